@@ -4,8 +4,7 @@
 namespace jupiter {
 
 namespace {
-std::string describe(std::string_view file, std::string_view thing, std::string_view expected,
-                     std::string_view found) {
+std::string describe(std::string_view file, std::string_view thing, std::string_view expected, std::string_view found) {
   std::string text;
   text.append(file).append(": ").append(thing).append(": expected ").append(expected).append(", found ").append(found);
   return text;

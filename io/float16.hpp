@@ -25,15 +25,17 @@ inline f16_t f32_to_f16(float x) {
   const std::uint32_t mag = bits & 0x7fffffffu;
   if (mag >= 0x7f800000u) return static_cast<f16_t>(sign | 0x7c00u | (mag > 0x7f800000u ? 0x200u : 0u));
   if (mag >= 0x477ff000u) return static_cast<f16_t>(sign | 0x7c00u);  // rounds to 65536 or more
-  if (mag < 0x38800000u) {                                           // below 2^-14: subnormal
-    const float shifted = std::bit_cast<float>(mag) + 0.5f;          // ulp of 0.5 is 2^-24: rounds to nearest even
+  if (mag < 0x38800000u) {                                            // below 2^-14: subnormal
+    const float shifted = std::bit_cast<float>(mag) + 0.5f;           // ulp of 0.5 is 2^-24: rounds to nearest even
     return static_cast<f16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
   }
   const std::uint32_t rounded = mag + 0xfffu + ((mag >> 13) & 1u);
   return static_cast<f16_t>(sign | ((rounded - (112u << 23)) >> 13));
 }
 
-inline float bf16_to_f32(bf16_t h) { return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16); }
+inline float bf16_to_f32(bf16_t h) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16);
+}
 
 inline bf16_t f32_to_bf16(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);

@@ -27,12 +27,18 @@ void check_range(std::string_view source, std::string_view field, std::int64_t v
 }
 }  // namespace
 
-std::string_view name(Architecture a) { return kArchitectures[static_cast<std::size_t>(a)]; }
+std::string_view name(Architecture a) {
+  return kArchitectures[static_cast<std::size_t>(a)];
+}
 std::optional<Architecture> architecture_from_name(std::string_view text) {
   return find<Architecture>(kArchitectures, text);
 }
-std::string_view name(Precision p) { return kPrecisions[static_cast<std::size_t>(p)]; }
-std::optional<Precision> precision_from_name(std::string_view text) { return find<Precision>(kPrecisions, text); }
+std::string_view name(Precision p) {
+  return kPrecisions[static_cast<std::size_t>(p)];
+}
+std::optional<Precision> precision_from_name(std::string_view text) {
+  return find<Precision>(kPrecisions, text);
+}
 
 void check(const ModelConfig& c, std::string_view source) {
   // Far above any model that exists, and small enough that products of two fit 64 bits with room.

@@ -17,7 +17,9 @@ std::optional<Architecture> architecture_from_name(std::string_view text);
 enum class Precision : std::uint8_t { f16 = 0, bf16 = 1, f32 = 2 };
 std::string_view name(Precision precision);
 std::optional<Precision> precision_from_name(std::string_view text);
-constexpr std::int64_t bytes_of(Precision p) { return p == Precision::f32 ? 4 : 2; }
+constexpr std::int64_t bytes_of(Precision p) {
+  return p == Precision::f32 ? 4 : 2;
+}
 
 struct ModelConfig {
   Architecture architecture = Architecture::llama;

@@ -14,17 +14,27 @@ namespace {
 constexpr std::array<std::string_view, 11> kNames = {"f32", "f16", "bf16", "q4",  "q4m", "q5",
                                                      "q5m", "q8",  "q4k",  "q5k", "q6k"};
 
-std::size_t element_bytes(Format f) { return f == Format::f32 ? 4 : 2; }
-bool has_low_nibbles(Format f) { return f != Format::q8; }
-bool has_fifth_bit(Format f) { return f == Format::q5 || f == Format::q5m || f == Format::q5k; }
+std::size_t element_bytes(Format f) {
+  return f == Format::f32 ? 4 : 2;
+}
+bool has_low_nibbles(Format f) {
+  return f != Format::q8;
+}
+bool has_fifth_bit(Format f) {
+  return f == Format::q5 || f == Format::q5m || f == Format::q5k;
+}
 
 std::uint16_t load_u16(const std::byte* p) {
   std::uint16_t v;
   std::memcpy(&v, p, 2);
   return v;
 }
-void store_u16(std::byte* p, std::uint16_t v) { std::memcpy(p, &v, 2); }
-unsigned load_u8(const std::byte* p) { return std::to_integer<unsigned>(*p); }
+void store_u16(std::byte* p, std::uint16_t v) {
+  std::memcpy(p, &v, 2);
+}
+unsigned load_u8(const std::byte* p) {
+  return std::to_integer<unsigned>(*p);
+}
 
 // Copies a column of an [n][16] table between the panel and a plain array.
 void put_u16(const Buffer<std::uint16_t>& from, std::size_t offset, std::int64_t i, std::byte* panel) {
@@ -70,7 +80,9 @@ Place place(Format f, const PanelLayout& at, std::int64_t i, std::int64_t col) {
 
 }  // namespace
 
-std::string_view name(Format format) { return kNames[static_cast<std::size_t>(format)]; }
+std::string_view name(Format format) {
+  return kNames[static_cast<std::size_t>(format)];
+}
 
 std::optional<Format> format_from_name(std::string_view text) {
   for (std::size_t i = 0; i < kNames.size(); ++i) {

@@ -11,8 +11,8 @@
 
 namespace jupiter {
 
-inline constexpr std::int64_t kPanelRows = 16;       // output rows interleaved in a panel
-inline constexpr std::int64_t kGroupCols = 32;       // columns that share a scale (and int8 activations' group)
+inline constexpr std::int64_t kPanelRows = 16;        // output rows interleaved in a panel
+inline constexpr std::int64_t kGroupCols = 32;        // columns that share a scale (and int8 activations' group)
 inline constexpr std::int64_t kSuperblockCols = 256;  // columns that share the upper scales of K-quants
 
 // How a weight is stored. q is the unsigned integer in the file.
@@ -33,19 +33,28 @@ enum class Format : std::uint8_t {
 std::string_view name(Format format);
 std::optional<Format> format_from_name(std::string_view text);
 
-constexpr bool is_float(Format f) { return f == Format::f32 || f == Format::f16 || f == Format::bf16; }
-constexpr bool is_k_quant(Format f) { return f == Format::q4k || f == Format::q5k || f == Format::q6k; }
+constexpr bool is_float(Format f) {
+  return f == Format::f32 || f == Format::f16 || f == Format::bf16;
+}
+constexpr bool is_k_quant(Format f) {
+  return f == Format::q4k || f == Format::q5k || f == Format::q6k;
+}
 constexpr bool has_min(Format f) {
   return f == Format::q4m || f == Format::q5m || f == Format::q4k || f == Format::q5k;
 }
 // What is subtracted from the stored integer.
 constexpr int zero_point(Format f) {
   switch (f) {
-    case Format::q4: return 8;
-    case Format::q5: return 16;
-    case Format::q8: return 128;
-    case Format::q6k: return 32;
-    default: return 0;
+    case Format::q4:
+      return 8;
+    case Format::q5:
+      return 16;
+    case Format::q8:
+      return 128;
+    case Format::q6k:
+      return 32;
+    default:
+      return 0;
   }
 }
 // Columns must be a multiple of this.
@@ -89,9 +98,9 @@ struct PackedMatrix {
 // Integers and scales of one row in plain order: what packing reads and unpacking gives back.
 // Quantised formats only. Scales are kept in the precision that the format stores.
 struct QuantizedRow {
-  Buffer<std::uint8_t> q;           // [cols], stored integers
-  Buffer<std::uint16_t> scales;     // f16 bits [G] of q4 q4m q5 q5m q8
-  Buffer<std::uint16_t> mins;       // f16 bits [G] of q4m q5m
+  Buffer<std::uint8_t> q;              // [cols], stored integers
+  Buffer<std::uint16_t> scales;        // f16 bits [G] of q4 q4m q5 q5m q8
+  Buffer<std::uint16_t> mins;          // f16 bits [G] of q4m q5m
   Buffer<std::uint16_t> super_scales;  // f16 bits [S] of K-quants
   Buffer<std::uint16_t> super_mins;    // f16 bits [S] of q4k q5k
   Buffer<std::uint8_t> sub_scales;     // [G] of q4k q5k, [2G] (int8 bits) of q6k

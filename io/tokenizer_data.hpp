@@ -29,17 +29,17 @@ enum class TokenType : std::uint8_t {  // GGUF's numbers
 struct TokenizerData {
   TokenizerKind kind = TokenizerKind::byte_bpe;
   PreTokenizer pre = PreTokenizer::none;
-  std::vector<std::string> tokens;    // [vocab_size], as the source spells them (byte-level BPE: GPT-2's byte alphabet)
-  std::vector<float> scores;          // [vocab_size] for sentencepiece, else empty
-  std::vector<TokenType> types;       // [vocab_size]
-  std::vector<std::string> merges;    // "left right", best first; byte_bpe only
-  TokenId bos = -1;                   // -1: none
+  std::vector<std::string> tokens;  // [vocab_size], as the source spells them (byte-level BPE: GPT-2's byte alphabet)
+  std::vector<float> scores;        // [vocab_size] for sentencepiece, else empty
+  std::vector<TokenType> types;     // [vocab_size]
+  std::vector<std::string> merges;  // "left right", best first; byte_bpe only
+  TokenId bos = -1;                 // -1: none
   TokenId eos = -1;
   TokenId unknown = -1;
-  std::vector<TokenId> end_of_turn;   // every token that ends an answer (eos included)
-  bool add_bos = false;               // encode() puts bos in front
-  bool add_space_prefix = false;      // sentencepiece: a space before the first word
-  std::string chat_template;          // Jinja text of the model; empty: none
+  std::vector<TokenId> end_of_turn;  // every token that ends an answer (eos included)
+  bool add_bos = false;              // encode() puts bos in front
+  bool add_space_prefix = false;     // sentencepiece: a space before the first word
+  std::string chat_template;         // Jinja text of the model; empty: none
 };
 
 }  // namespace jupiter

@@ -1,0 +1,32 @@
+// A whole file, mapped read-only: its bytes live in the page cache, not in this process's memory.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace jupiter {
+
+class MappedFile {
+ public:
+  // Throws FormatError where the file cannot be opened, is not a regular file, or cannot be mapped.
+  explicit MappedFile(const std::string& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::string& path() const { return path_; }
+  // Tells the kernel that this range is not needed for now; reading it again is allowed.
+  void release(const std::byte* first, std::size_t count) const;
+
+ private:
+  std::string path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// A small text file (JSON). Throws FormatError where it cannot be read or is larger than `max_bytes`.
+std::string read_text_file(const std::string& path, std::size_t max_bytes);
+
+}  // namespace jupiter
