@@ -13,18 +13,37 @@
 
 namespace jupiter {
 
-inline constexpr std::int64_t kKvBlock = 32;    // positions in a block of the KV cache; blocks are aligned to position
-inline constexpr std::int64_t kSumLanes = 16;   // partial sums of every reduction that is not over K of a matmul
+inline constexpr std::int64_t kKvBlock = 32;   // positions in a block of the KV cache; blocks are aligned to position
+inline constexpr std::int64_t kSumLanes = 16;  // partial sums of every reduction that is not over K of a matmul
+
+// Rows of activations lie in blocks of up to 16, the largest tile of outputs that the kernels hold in registers; a tile
+// reads its activations as one stream. The split is even: 17 rows are 8 and 9.
+inline constexpr std::int64_t kRowBlock = 16;
+struct RowBlock {
+  std::int64_t first = 0;
+  std::int64_t rows = 0;
+};
 
 // Activations quantised per row and group of 32 columns: value = scale * q, q in -127..127, nearest even.
+// Inside a block the order is [group][row of the block][...], blocks follow each other.
 struct QuantizedRows {
   std::int64_t rows = 0;
-  std::int64_t cols = 0;           // multiple of 32
-  std::int8_t* values = nullptr;   // [rows][cols]
-  float* scales = nullptr;         // [rows][cols/32]
-  std::int32_t* sums = nullptr;    // [rows][cols/32]: sum of the group's integers
-  float* scaled_sums = nullptr;    // [rows][cols/32]: scale * sum, for formats with a minimum
+  std::int64_t cols = 0;          // multiple of 32
+  std::int8_t* values = nullptr;  // rows * cols
+  float* scales = nullptr;        // rows * groups
+  std::int32_t* sums = nullptr;   // rows * groups: sum of the group's integers
+  float* scaled_sums = nullptr;   // rows * groups: scale * sum, for formats with a minimum
+
   std::int64_t groups() const { return cols / kGroupCols; }
+  std::int64_t blocks() const { return (rows + kRowBlock - 1) / kRowBlock; }
+  RowBlock block(std::int64_t b) const {
+    const std::int64_t first = rows * b / blocks();
+    return {first, rows * (b + 1) / blocks() - first};
+  }
+  // Index of (row r of the block, group g) in scales, sums and scaled_sums; its 32 integers start at 32 times that.
+  std::int64_t index(const RowBlock& at, std::int64_t r, std::int64_t g) const {
+    return at.first * groups() + g * at.rows + r;
+  }
 };
 
 struct PanelRange {
@@ -34,16 +53,16 @@ struct PanelRange {
 
 // Query rows that look at one block of 32 keys of one KV head (online softmax, Milakov & Gimelshein 2018).
 struct AttendBlock {
-  const float* keys = nullptr;      // [head_dim][32]: transposed, lane = position % 32
-  const float* values = nullptr;    // [32][head_dim]
+  const float* keys = nullptr;    // [head_dim][32]: transposed, lane = position % 32
+  const float* values = nullptr;  // [32][head_dim]
   std::int64_t head_dim = 0;
   std::int64_t rows = 0;
-  const float* queries = nullptr;         // [rows][head_dim], scaled by 1/sqrt(head_dim) already
+  const float* queries = nullptr;               // [rows][head_dim], scaled by 1/sqrt(head_dim) already
   const std::int32_t* first_visible = nullptr;  // [rows]: lanes first_visible <= lane < end_visible are seen
   const std::int32_t* end_visible = nullptr;    // [rows], 0..32; a row that sees nothing is left alone
-  float* max = nullptr;      // [rows], starts at -infinity
-  float* sums = nullptr;     // [rows][16] lane sums (lane = position % 16), start at 0
-  float* outputs = nullptr;  // [rows][head_dim], start at 0
+  float* max = nullptr;                         // [rows], starts at -infinity
+  float* sums = nullptr;                        // [rows][16] lane sums (lane = position % 16), start at 0
+  float* outputs = nullptr;                     // [rows][head_dim], start at 0
 };
 
 struct KernelTable {
