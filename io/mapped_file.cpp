@@ -59,7 +59,7 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-void MappedFile::release(const std::byte* first, std::size_t count) const {
+void release_mapped_pages(const std::byte* first, std::size_t count) {
   // Only whole pages inside the range; the advice may be refused without harm.
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto begin = (reinterpret_cast<std::uintptr_t>(first) + page - 1) / page * page;

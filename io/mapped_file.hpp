@@ -17,14 +17,16 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
-  // Tells the kernel that this range is not needed for now; reading it again is allowed.
-  void release(const std::byte* first, std::size_t count) const;
 
  private:
   std::string path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+// Tells the kernel that this part of a mapping is not needed for now, which keeps the resident set small; reading it
+// again is allowed.
+void release_mapped_pages(const std::byte* first, std::size_t count);
 
 // A small text file (JSON). Throws FormatError where it cannot be read or is larger than `max_bytes`.
 std::string read_text_file(const std::string& path, std::size_t max_bytes);
