@@ -1,0 +1,51 @@
+// Grouped-query attention of a batch of rows over the KV cache.
+#pragma once
+
+#include <vector>
+
+#include "kernels/kv_cache.hpp"
+#include "kernels/runtime.hpp"
+
+namespace jupiter {
+
+// Rows of a batch that are consecutive positions of one sequence. Their keys and values are in the cache already.
+struct RowRun {
+  const Sequence* sequence = nullptr;
+  std::int64_t first_position = 0;
+  std::int64_t rows = 0;
+};
+
+struct AttentionShape {
+  std::int64_t n_heads = 0;
+  std::int64_t n_kv_heads = 0;
+  std::int64_t head_dim = 0;
+  std::int64_t window = 0;  // positions that a row sees, itself included; 0: all before it
+
+  std::int64_t group() const { return n_heads / n_kv_heads; }
+};
+
+// Per-thread work space, made once for the longest tile.
+class AttentionScratch {
+ public:
+  AttentionScratch(const AttentionShape& shape, int threads);
+
+  static constexpr std::int64_t kTilePositions = 16;  // rows of a run that share each loaded block
+
+  struct PerThread {
+    Buffer<float> keys, values;       // a block as f32
+    Buffer<float> queries, outputs;   // [tile rows][head_dim]
+    Buffer<float> max, sums;          // [tile rows], [tile rows][16]
+    Buffer<std::int32_t> first, end;  // [tile rows]: visible lanes
+  };
+  PerThread& of(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
+
+ private:
+  std::vector<PerThread> threads_;
+};
+
+// q, out: [rows of all runs][n_heads * head_dim]. A row at position p sees positions max(0, p - window + 1) .. p.
+// Result and bits do not depend on how rows are batched, nor on threads (kernels/README.md).
+void attend(const Runtime& rt, const KvCache& cache, std::int64_t layer, const std::vector<RowRun>& runs,
+            const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, AttentionScratch& scratch);
+
+}  // namespace jupiter

@@ -1,0 +1,148 @@
+// The textbook steps in order; loops and threads live below.
+#include "kernels/block.hpp"
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <string>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+std::size_t product(std::int64_t a, std::int64_t b) {
+  return static_cast<std::size_t>(a * b);
+}
+
+void norm_rows(const Runtime& rt, MatrixView<const float> x, const float* weight, float eps, MatrixView<float> out) {
+  for_rows(rt, x.rows, 8, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) rt.kernels.rms_norm(x.row(i), weight, x.cols, eps, out.row(i));
+  });
+}
+
+void add_rows(const Runtime& rt, MatrixView<float> x, MatrixView<const float> y) {
+  for_rows(rt, x.rows, 8, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) rt.kernels.add(x.row(i), y.row(i), x.cols);
+  });
+}
+
+// Rounds to the precision of the wire, so that a layer boundary inside a rank gives the same bits as one between two.
+void round_residual(const Runtime& rt, Precision precision, MatrixView<float> x, std::string_view where) {
+  if (precision == Precision::f32) return;
+  std::atomic<bool> fits = true;
+  for_rows(rt, x.rows, 8, [&](std::int64_t first, std::int64_t last) {
+    std::vector<std::uint16_t> bits(static_cast<std::size_t>(x.cols));
+    for (std::int64_t i = first; i < last; ++i) {
+      if (!rt.kernels.narrow(precision, x.row(i), x.cols, bits.data())) fits = false;
+      rt.kernels.widen(precision, bits.data(), x.cols, x.row(i));
+    }
+  });
+  if (!fits) {
+    throw RunError("residual after " + std::string(where) + ": a value does not fit " + std::string(name(precision)) +
+                   " (or is not a number); convert the model with --residual bf16 or f32");
+  }
+}
+
+// Rotates and normalises the heads of one row in place.
+void prepare_heads(const BlockContext& c, const float* norm, std::int64_t position, std::int64_t n_heads, float* row) {
+  const std::int64_t dim = c.config.head_dim;
+  for (std::int64_t h = 0; h < n_heads; ++h, row += dim) {
+    if (norm != nullptr) c.rt.kernels.rms_norm(row, norm, dim, c.config.norm_eps, row);
+    c.rt.kernels.rope(row, c.rope.cos(position), c.rope.sin(position), dim);
+  }
+}
+
+std::vector<std::pair<const RowRun*, std::int64_t>> positions_of(const std::vector<RowRun>& runs) {
+  std::vector<std::pair<const RowRun*, std::int64_t>> rows;
+  for (const RowRun& run : runs) {
+    for (std::int64_t i = 0; i < run.rows; ++i) rows.emplace_back(&run, run.first_position + i);
+  }
+  return rows;
+}
+
+// Rotary embedding of q and k, then keys and values into the cache.
+void rotate_and_store(const BlockContext& c, const LayerWeights& w, std::int64_t layer, const std::vector<RowRun>& runs,
+                      MatrixView<float> q, MatrixView<float> k, MatrixView<float> v) {
+  const auto rows = positions_of(runs);
+  std::atomic<bool> fits = true;
+  for_rows(c.rt, q.rows, 8, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const auto [run, position] = rows[static_cast<std::size_t>(i)];
+      prepare_heads(c, w.q_norm, position, c.config.n_heads, q.row(i));
+      prepare_heads(c, w.k_norm, position, c.config.n_kv_heads, k.row(i));
+      if (!c.cache.write(layer, *run->sequence, position, k.row(i), v.row(i))) fits = false;
+    }
+  });
+  if (!fits) {
+    throw RunError("KV cache of layer " + std::to_string(layer) +
+                   " of this stage: a value does not fit its type; run with -ctk f32 -ctv f32");
+  }
+}
+
+}  // namespace
+
+BlockScratch::BlockScratch(const ModelConfig& c, std::int64_t max_rows, int threads)
+    : normed(product(max_rows, c.dim)),
+      q(product(max_rows, c.q_dim())),
+      k(product(max_rows, c.kv_dim())),
+      v(product(max_rows, c.kv_dim())),
+      attended(product(max_rows, c.q_dim())),
+      projected(product(max_rows, c.dim)),
+      gate(product(max_rows, c.hidden_dim)),
+      up(product(max_rows, c.hidden_dim)),
+      input(max_rows, std::max({c.dim, c.q_dim(), c.hidden_dim})),
+      attention({c.n_heads, c.n_kv_heads, c.head_dim, c.sliding_window}, threads),
+      max_rows_(max_rows) {}
+
+void forward_block(const BlockContext& c, const LayerWeights& w, std::int64_t layer, const std::vector<RowRun>& runs,
+                   MatrixView<float> x) {
+  BlockScratch& s = c.scratch;
+  const ModelConfig& m = c.config;
+  const std::int64_t n = x.rows;
+  const auto normed = s.view(s.normed, n, m.dim), projected = s.view(s.projected, n, m.dim);
+  const auto q = s.view(s.q, n, m.q_dim()), attended = s.view(s.attended, n, m.q_dim());
+  const auto k = s.view(s.k, n, m.kv_dim()), v = s.view(s.v, n, m.kv_dim());
+  const auto gate = s.view(s.gate, n, m.hidden_dim), up = s.view(s.up, n, m.hidden_dim);
+
+  norm_rows(c.rt, x, w.attn_norm, m.norm_eps, normed);
+  multiply(c.rt, s.input, normed, std::array{Product{w.wq, q, w.bq}, Product{w.wk, k, w.bk}, Product{w.wv, v, w.bv}});
+  rotate_and_store(c, w, layer, runs, q, k, v);
+  attend(c.rt, c.cache, layer, runs, {m.n_heads, m.n_kv_heads, m.head_dim, m.sliding_window}, q, attended, s.attention);
+  multiply(c.rt, s.input, attended, std::array{Product{w.wo, projected}});
+  add_rows(c.rt, x, projected);
+
+  norm_rows(c.rt, x, w.ffn_norm, m.norm_eps, normed);
+  multiply(c.rt, s.input, normed, std::array{Product{w.w_gate, gate}, Product{w.w_up, up}});
+  for_rows(c.rt, n, 2, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i) {
+      c.rt.kernels.swiglu(gate.row(i), up.row(i), m.hidden_dim, gate.row(i));
+    }
+  });
+  multiply(c.rt, s.input, gate, std::array{Product{w.w_down, projected}});
+  add_rows(c.rt, x, projected);
+  round_residual(c.rt, m.residual, x, "a layer");
+}
+
+void embed(const BlockContext& c, const PackedMatrix& embedding, std::span<const std::int32_t> tokens,
+           MatrixView<float> x) {
+  for_rows(c.rt, x.rows, 8, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t i = first; i < last; ++i)
+      dequantize_row(embedding, tokens[static_cast<std::size_t>(i)], x.row(i));
+  });
+  round_residual(c.rt, c.config.residual, x, "the embedding");
+}
+
+void forward_head(const BlockContext& c, const HeadWeights& head, MatrixView<const float> x,
+                  std::span<const std::int64_t> rows, MatrixView<float> logits) {
+  const auto n = static_cast<std::int64_t>(rows.size());
+  const MatrixView<float> normed = c.scratch.view(c.scratch.normed, n, c.config.dim);
+  for (std::int64_t i = 0; i < n; ++i) {
+    c.rt.kernels.rms_norm(x.row(rows[static_cast<std::size_t>(i)]), head.norm, c.config.dim, c.config.norm_eps,
+                          normed.row(i));
+  }
+  multiply(c.rt, c.scratch.input, normed, std::array{Product{head.output, logits}});
+}
+
+}  // namespace jupiter

@@ -1,0 +1,51 @@
+// The transformer block and the two ends of the model: embedding lookup and output head.
+#pragma once
+
+#include <vector>
+
+#include "io/weights.hpp"
+#include "kernels/attention.hpp"
+#include "kernels/linear.hpp"
+#include "kernels/rope.hpp"
+
+namespace jupiter {
+
+// Work space of a forward pass, made once for the largest batch; about rows * (3 dim + 2 hidden + ...) floats.
+class BlockScratch {
+ public:
+  BlockScratch(const ModelConfig& config, std::int64_t max_rows, int threads);
+  std::int64_t max_rows() const { return max_rows_; }
+
+  MatrixView<float> view(Buffer<float>& buffer, std::int64_t rows, std::int64_t cols) const {
+    return {buffer.data(), rows, cols};
+  }
+  Buffer<float> normed, q, k, v, attended, projected, gate, up;
+  LinearInput input;
+  AttentionScratch attention;
+
+ private:
+  std::int64_t max_rows_;
+};
+
+struct BlockContext {
+  const Runtime& rt;
+  const ModelConfig& config;
+  KvCache& cache;
+  RopeTable& rope;  // extended to all positions of the batch
+  BlockScratch& scratch;
+};
+
+// One layer over the residual x [rows of all runs][dim], in place, rounded to config.residual at the end. `layer` is
+// the layer's index in this stage's cache. RunError where a value leaves the range of the residual or of the cache.
+void forward_block(const BlockContext& context, const LayerWeights& weights, std::int64_t layer,
+                   const std::vector<RowRun>& runs, MatrixView<float> x);
+
+// x[i] = embedding of tokens[i], rounded to config.residual. The ids are below vocab_size.
+void embed(const BlockContext& context, const PackedMatrix& embedding, std::span<const std::int32_t> tokens,
+           MatrixView<float> x);
+
+// logits[i] = output head of x[rows[i]]: final norm, then [vocab_size].
+void forward_head(const BlockContext& context, const HeadWeights& head, MatrixView<const float> x,
+                  std::span<const std::int64_t> rows, MatrixView<float> logits);
+
+}  // namespace jupiter

@@ -1,0 +1,70 @@
+// Key-value cache of one stage: blocks of 32 positions, taken from one pool by every sequence. Which slot holds which
+// position is metadata of the sequence; the arithmetic never sees it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "kernels/kernel_table.hpp"
+
+namespace jupiter {
+
+enum class KvType : std::uint8_t { f16 = 0, f32 = 1, q8_0 = 2 };
+std::string_view name(KvType type);
+std::optional<KvType> kv_type_from_name(std::string_view text);
+
+using BlockId = std::int32_t;
+
+// Positions of one sequence and where they lie: position p in blocks[p / 32], lane p % 32.
+struct Sequence {
+  std::vector<BlockId> blocks;
+  std::int64_t length = 0;  // committed positions
+};
+
+struct KvShape {
+  std::int64_t n_layers = 0;  // of this stage
+  std::int64_t n_kv_heads = 0;
+  std::int64_t head_dim = 0;
+  KvType keys = KvType::f16;
+  KvType values = KvType::f16;
+};
+
+class KvCache {
+ public:
+  // Memory is touched only where it is used. UsageError where q8_0 does not divide the head.
+  KvCache(const KvShape& shape, std::int64_t n_blocks);
+  ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  // Gives the sequence blocks for positions below `end`; MemoryError where the pool is empty.
+  void reserve(Sequence& sequence, std::int64_t end);
+  // Forgets positions from `length` on and returns the blocks that this frees.
+  void truncate(Sequence& sequence, std::int64_t length);
+  std::int64_t free_blocks() const { return static_cast<std::int64_t>(free_.size()); }
+  std::int64_t used_bytes() const;  // of all blocks that were ever in use
+
+  // Stores one position's keys and values, [n_kv_heads][head_dim] each. false: a value does not fit the type.
+  [[nodiscard]] bool write(std::int64_t layer, const Sequence& sequence, std::int64_t position, const float* keys,
+                           const float* values);
+  // A block as f32: keys [head_dim][32], values [32][head_dim]. The pointer may be `scratch` or the cache itself.
+  const float* keys(const KernelTable& k, std::int64_t layer, BlockId block, std::int64_t head, float* scratch) const;
+  const float* values(const KernelTable& k, std::int64_t layer, BlockId block, std::int64_t head, float* scratch) const;
+  const KvShape& shape() const { return shape_; }
+  static std::int64_t bytes_per_block(const KvShape& shape);  // all layers and heads
+
+ private:
+  std::byte* key_block(std::int64_t layer, BlockId block, std::int64_t head) const;
+  std::byte* value_block(std::int64_t layer, BlockId block, std::int64_t head) const;
+  KvShape shape_;
+  std::int64_t n_blocks_;
+  std::int64_t key_bytes_, value_bytes_;  // of one head's block
+  std::byte* storage_ = nullptr;
+  std::size_t storage_bytes_ = 0;
+  std::vector<BlockId> free_;  // the last is taken first
+  std::int64_t most_used_ = 0;
+};
+
+}  // namespace jupiter

@@ -1,0 +1,103 @@
+// Static division of panels over threads; slices short enough that the main thread can move messages in between.
+#include "kernels/linear.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <vector>
+
+#include "kernels/float_matmul.hpp"
+
+namespace jupiter {
+
+namespace {
+
+// Multiplications between two polls: about half a millisecond of a slow core.
+constexpr std::int64_t kSliceWork = 1 << 23;
+
+void add_bias(const Product& p, PanelRange panels) {
+  if (p.bias == nullptr) return;
+  const std::int64_t first = panels.first * kPanelRows, last = std::min(panels.last * kPanelRows, p.w.rows);
+  for (std::int64_t m = 0; m < p.out.rows; ++m) {
+    float* row = p.out.row(m);
+    for (std::int64_t n = first; n < last; ++n) row[n] += p.bias[n];
+  }
+}
+
+void multiply_panels(const Runtime& rt, const LinearInput& x, const Product& p, PanelRange panels) {
+  if (is_float(p.w.format)) {
+    rt.kernels.matmul_exact(p.w, panels, x.floats(), p.out);
+  } else {
+    rt.kernels.matmul_quantized(p.w, panels, x.integers(), p.out);
+  }
+  add_bias(p, panels);
+}
+
+// Panels of all products are numbered one after the other; a thread owns one run of the numbers.
+void multiply_share(const Runtime& rt, const LinearInput& x, std::span<const Product> products, int thread,
+                    std::int64_t total) {
+  const Slice mine = slice_of(total, thread, rt.pool.size());
+  std::int64_t base = 0;
+  for (const Product& p : products) {
+    const std::int64_t first = std::max<std::int64_t>(mine.first - base, 0);
+    const std::int64_t last = std::min(mine.last - base, p.w.panels());
+    const std::int64_t panel_work = kPanelRows * p.w.cols * std::max<std::int64_t>(p.out.rows, 1);
+    const std::int64_t step = std::max<std::int64_t>(1, kSliceWork / panel_work);
+    for (std::int64_t at = first; at < last; at += step) {
+      multiply_panels(rt, x, p, {at, std::min(at + step, last)});
+      rt.pool.poll(thread);
+    }
+    base += p.w.panels();
+  }
+}
+
+}  // namespace
+
+LinearInput::LinearInput(std::int64_t max_rows, std::int64_t max_cols)
+    : values_(static_cast<std::size_t>(max_rows * max_cols)),
+      scales_(static_cast<std::size_t>(max_rows * (max_cols / kGroupCols + 1))),
+      sums_(scales_.size()),
+      scaled_sums_(scales_.size()) {}
+
+void LinearInput::set(const Runtime& rt, MatrixView<const float> x, bool quantised) {
+  floats_ = x;
+  if (!quantised) return;
+  assert(static_cast<std::size_t>(x.rows * x.cols) <= values_.size());
+  integers_ = {x.rows, x.cols, values_.data(), scales_.data(), sums_.data(), scaled_sums_.data()};
+  for_rows(rt, x.rows, 4, [&](std::int64_t first, std::int64_t last) {
+    QuantizedRows part = integers_;
+    part.rows = last - first;
+    part.values += first * x.cols;
+    part.scales += first * part.groups();
+    part.sums += first * part.groups();
+    part.scaled_sums += first * part.groups();
+    rt.kernels.quantize_rows(x.slice(first, last - first), part);
+  });
+}
+
+void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products) {
+  std::int64_t total = 0;
+  for (const Product& p : products) {
+    if (is_float(p.w.format) && !rt.exact) {
+      blas_multiply(rt, p.w, x.floats(), p.out);
+      add_bias(p, {0, p.w.panels()});
+      rt.pool.poll(0);
+    } else {
+      total += p.w.panels();
+    }
+  }
+  if (total == 0) return;
+  std::vector<Product> own;
+  for (const Product& p : products) {
+    if (!is_float(p.w.format) || rt.exact) own.push_back(p);
+  }
+  rt.pool.run([&](int thread) { multiply_share(rt, x, own, thread, total); });
+}
+
+void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products) {
+  const bool quantised =
+      std::any_of(products.begin(), products.end(), [](const Product& p) { return !is_float(p.w.format); });
+  input.set(rt, x, quantised);
+  multiply(rt, input, products);
+}
+
+}  // namespace jupiter

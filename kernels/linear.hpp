@@ -1,0 +1,46 @@
+// Multiplication of activation rows with packed weights: quantises each input once for all matrices that read it.
+#pragma once
+
+#include <span>
+
+#include "kernels/runtime.hpp"
+
+namespace jupiter {
+
+// Rows of activations in the forms that the kernels read. Made once for the largest batch.
+class LinearInput {
+ public:
+  LinearInput(std::int64_t max_rows, std::int64_t max_cols);
+
+  // Looks at x (which must stay alive); quantises it where one of the matrices needs that.
+  void set(const Runtime& rt, MatrixView<const float> x, bool quantised);
+
+  MatrixView<const float> floats() const { return floats_; }
+  const QuantizedRows& integers() const { return integers_; }
+
+ private:
+  MatrixView<const float> floats_;
+  QuantizedRows integers_;
+  Buffer<std::int8_t> values_;
+  Buffer<float> scales_;
+  Buffer<std::int32_t> sums_;
+  Buffer<float> scaled_sums_;
+};
+
+// out[m][n] = sum_k x[m][k] w[n][k] + bias[n]
+struct Product {
+  PackedMatrix w;
+  MatrixView<float> out;
+  const float* bias = nullptr;  // [w.rows] or null
+};
+
+// All products of one input in one parallel region. Float weights go through OpenBLAS unless rt.exact.
+void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products);
+
+// Sets x and multiplies: quantises only if a matrix is quantised.
+void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products);
+
+// Threads that OpenBLAS may use, where it is linked.
+void set_blas_threads(int threads);
+
+}  // namespace jupiter

@@ -1,0 +1,107 @@
+// Series in double precision: far below f32's resolution, the same bits on every machine (no libm, no contraction).
+#include "kernels/rope.hpp"
+
+#include <bit>
+#include <cmath>
+
+namespace jupiter {
+
+namespace {
+constexpr double kLn2 = 0.693147180559945309417;
+// pi/2 in three parts; k * kHalfPi1 is exact for k < 2^20 (Cody and Waite, 1980).
+constexpr double kHalfPi1 = 0x1.921fb544p+0;
+constexpr double kHalfPi2 = 0x1.0b4611a6p-34;
+constexpr double kHalfPi3 = 0x1.3198a2e037073p-69;
+
+// Taylor series on |r| <= pi/4.
+double sin_series(double r) {
+  const double r2 = r * r;
+  double term = r, sum = r;
+  for (int k = 1; k <= 10; ++k) {
+    term = -term * r2 / static_cast<double>((2 * k) * (2 * k + 1));
+    sum += term;
+  }
+  return sum;
+}
+double cos_series(double r) {
+  const double r2 = r * r;
+  double term = 1, sum = 1;
+  for (int k = 1; k <= 10; ++k) {
+    term = -term * r2 / static_cast<double>((2 * k - 1) * (2 * k));
+    sum += term;
+  }
+  return sum;
+}
+}  // namespace
+
+SinCos sin_cos(double x) {
+  const auto quarter = static_cast<std::int64_t>(x / (kHalfPi1 + kHalfPi2) + 0.5);
+  const auto k = static_cast<double>(quarter);
+  const double r = ((x - k * kHalfPi1) - k * kHalfPi2) - k * kHalfPi3;
+  const double s = sin_series(r), c = cos_series(r);
+  switch (quarter & 3) {
+    case 0:
+      return {s, c};
+    case 1:
+      return {c, -s};
+    case 2:
+      return {-s, -c};
+    default:
+      return {-c, s};
+  }
+}
+
+double exp_exact(double x) {
+  const double scaled = x / kLn2;
+  const auto n = static_cast<std::int64_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+  const double r = x - static_cast<double>(n) * kLn2;
+  double term = 1, sum = 1;
+  for (int k = 1; k <= 18; ++k) {
+    term = term * r / k;
+    sum += term;
+  }
+  return sum * std::bit_cast<double>(static_cast<std::uint64_t>(n + 1023) << 52);
+}
+
+double log_exact(double x) {
+  const std::uint64_t bits = std::bit_cast<std::uint64_t>(x);
+  std::int64_t exponent = static_cast<std::int64_t>(bits >> 52) - 1023;
+  double m = std::bit_cast<double>((bits & 0xfffffffffffffull) | 0x3ff0000000000000ull);
+  if (m > 1.4142135623730951) {
+    m *= 0.5;
+    ++exponent;
+  }
+  const double z = (m - 1) / (m + 1), z2 = z * z;  // log m = 2 atanh z
+  double power = z, sum = 0;
+  for (int k = 0; k <= 14; ++k) {
+    sum += power / (2 * k + 1);
+    power *= z2;
+  }
+  return 2 * sum + static_cast<double>(exponent) * kLn2;
+}
+
+RopeTable::RopeTable(const ModelConfig& config) : half_(config.head_dim / 2) {
+  const double log_theta = log_exact(static_cast<double>(config.rope_theta));
+  for (std::int64_t i = 0; i < half_; ++i) {
+    const double fraction = static_cast<double>(2 * i) / static_cast<double>(config.head_dim);
+    double frequency = exp_exact(-fraction * log_theta);
+    if (!config.rope_factors.empty()) frequency /= static_cast<double>(config.rope_factors[i]);
+    frequencies_.push_back(frequency);
+  }
+}
+
+void RopeTable::extend(std::int64_t end) {
+  const auto have = static_cast<std::int64_t>(cos_.size()) / half_;
+  if (end <= have) return;
+  cos_.resize(static_cast<std::size_t>(end * half_));
+  sin_.resize(static_cast<std::size_t>(end * half_));
+  for (std::int64_t p = have; p < end; ++p) {
+    for (std::int64_t i = 0; i < half_; ++i) {
+      const SinCos v = sin_cos(static_cast<double>(p) * frequencies_[i]);
+      cos_[p * half_ + i] = static_cast<float>(v.cos);
+      sin_[p * half_ + i] = static_cast<float>(v.sin);
+    }
+  }
+}
+
+}  // namespace jupiter

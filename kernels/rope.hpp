@@ -1,0 +1,37 @@
+// Rotary position embedding tables (Su et al., RoFormer, 2021), made without libm so that they are the same everywhere.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "io/model_config.hpp"
+
+namespace jupiter {
+
+class RopeTable {
+ public:
+  explicit RopeTable(const ModelConfig& config);
+
+  // Makes rows for positions below `end`; call before cos() and sin() of them.
+  void extend(std::int64_t end);
+  const float* cos(std::int64_t position) const { return &cos_[static_cast<std::size_t>(position * half_)]; }
+  const float* sin(std::int64_t position) const { return &sin_[static_cast<std::size_t>(position * half_)]; }
+
+ private:
+  std::int64_t half_;                // head_dim / 2
+  std::vector<double> frequencies_;  // [half], radians per position
+  std::vector<float> cos_, sin_;     // [positions][half]
+};
+
+// sine and cosine of x >= 0 (radians, below 2^30), in double arithmetic with a fixed order of operations.
+struct SinCos {
+  double sin;
+  double cos;
+};
+SinCos sin_cos(double x);
+// exp(x) for |x| < 700 in double arithmetic with a fixed order of operations.
+double exp_exact(double x);
+// natural logarithm of x > 0, likewise.
+double log_exact(double x);
+
+}  // namespace jupiter
