@@ -2,6 +2,7 @@
 // truth; the others compute the same bits (kernels/README.md says how each sum is ordered).
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -25,14 +26,15 @@ struct RowBlock {
 };
 
 // Activations quantised per row and group of 32 columns: value = scale * q, q in -127..127, nearest even.
-// Inside a block the order is [group][row of the block][...], blocks follow each other.
+// A view. Inside a block the order is [group][row of the block][...], blocks follow each other.
 struct QuantizedRows {
   std::int64_t rows = 0;
-  std::int64_t cols = 0;          // multiple of 32
-  std::int8_t* values = nullptr;  // rows * cols
-  float* scales = nullptr;        // rows * groups
-  std::int32_t* sums = nullptr;   // rows * groups: sum of the group's integers
-  float* scaled_sums = nullptr;   // rows * groups: scale * sum, for formats with a minimum
+  std::int64_t cols = 0;              // multiple of 32
+  std::int8_t* values = nullptr;      // rows * cols
+  float* scales = nullptr;            // rows * groups
+  std::int32_t* sums = nullptr;       // rows * groups: sum of the group's integers
+  std::int32_t* half_sums = nullptr;  // rows * groups: sum of its first 16 integers
+  float* scaled_sums = nullptr;       // rows * groups: scale * sum, for formats with a minimum
 
   std::int64_t groups() const { return cols / kGroupCols; }
   std::int64_t blocks() const { return (rows + kRowBlock - 1) / kRowBlock; }
@@ -44,6 +46,33 @@ struct QuantizedRows {
   std::int64_t index(const RowBlock& at, std::int64_t r, std::int64_t g) const {
     return at.first * groups() + g * at.rows + r;
   }
+  // That block alone; other slices of rows are no view, since blocks of another number of rows begin elsewhere.
+  QuantizedRows only(const RowBlock& at) const {
+    const std::int64_t i = at.first * groups();
+    return {at.rows, cols, values + i * kGroupCols, scales + i, sums + i, half_sums + i, scaled_sums + i};
+  }
+};
+
+// Owns the arrays of up to max_rows x max_cols.
+class QuantizedBuffer {
+ public:
+  QuantizedBuffer(std::int64_t max_rows, std::int64_t max_cols)
+      : values_(static_cast<std::size_t>(max_rows * max_cols)),
+        scales_(static_cast<std::size_t>(max_rows * (max_cols / kGroupCols))),
+        sums_(scales_.size()),
+        half_sums_(scales_.size()),
+        scaled_sums_(scales_.size()) {}
+  QuantizedRows view(std::int64_t rows, std::int64_t cols) {
+    assert(static_cast<std::size_t>(rows * cols) <= values_.size() && cols % kGroupCols == 0);
+    return {rows, cols, values_.data(), scales_.data(), sums_.data(), half_sums_.data(), scaled_sums_.data()};
+  }
+
+ private:
+  Buffer<std::int8_t> values_;
+  Buffer<float> scales_;
+  Buffer<std::int32_t> sums_;
+  Buffer<std::int32_t> half_sums_;
+  Buffer<float> scaled_sums_;
 };
 
 struct PanelRange {

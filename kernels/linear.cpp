@@ -52,25 +52,17 @@ void multiply_share(const Runtime& rt, const LinearInput& x, std::span<const Pro
 
 }  // namespace
 
-LinearInput::LinearInput(std::int64_t max_rows, std::int64_t max_cols)
-    : values_(static_cast<std::size_t>(max_rows * max_cols)),
-      scales_(static_cast<std::size_t>(max_rows * (max_cols / kGroupCols + 1))),
-      sums_(scales_.size()),
-      scaled_sums_(scales_.size()) {}
+LinearInput::LinearInput(std::int64_t max_rows, std::int64_t max_cols) : buffer_(max_rows, max_cols) {}
 
 void LinearInput::set(const Runtime& rt, MatrixView<const float> x, bool quantised) {
   floats_ = x;
   if (!quantised) return;
-  assert(static_cast<std::size_t>(x.rows * x.cols) <= values_.size());
-  integers_ = {x.rows, x.cols, values_.data(), scales_.data(), sums_.data(), scaled_sums_.data()};
-  for_rows(rt, x.rows, 4, [&](std::int64_t first, std::int64_t last) {
-    QuantizedRows part = integers_;
-    part.rows = last - first;
-    part.values += first * x.cols;
-    part.scales += first * part.groups();
-    part.sums += first * part.groups();
-    part.scaled_sums += first * part.groups();
-    rt.kernels.quantize_rows(x.slice(first, last - first), part);
+  integers_ = buffer_.view(x.rows, x.cols);
+  for_rows(rt, integers_.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t b = first; b < last; ++b) {
+      const RowBlock at = integers_.block(b);
+      rt.kernels.quantize_rows(x.slice(at.first, at.rows), integers_.only(at));
+    }
   });
 }
 

@@ -21,10 +21,7 @@ class LinearInput {
  private:
   MatrixView<const float> floats_;
   QuantizedRows integers_;
-  Buffer<std::int8_t> values_;
-  Buffer<float> scales_;
-  Buffer<std::int32_t> sums_;
-  Buffer<float> scaled_sums_;
+  QuantizedBuffer buffer_;
 };
 
 // out[m][n] = sum_k x[m][k] w[n][k] + bias[n]
