@@ -2,7 +2,6 @@
 #include "io/files.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -100,31 +99,6 @@ void rename_file(const std::filesystem::path& from, const std::filesystem::path&
   if (::rename(from.c_str(), to.c_str()) != 0) {
     throw RunError(to.string() + ": cannot be put in place: " + reason());
   }
-}
-
-MappedFile::MappedFile(const std::filesystem::path& path) : name_(path.string()) {
-  struct stat info;
-  const Descriptor fd(open_for_reading(path, info));
-  if (!S_ISREG(info.st_mode)) throw FormatError(name_, "file", "a regular file", "something else");
-  size_ = static_cast<std::size_t>(info.st_size);
-  if (size_ == 0) return;
-  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd.get(), 0);
-  if (address == MAP_FAILED) throw FormatError(name_ + ": cannot be mapped: " + reason());
-  data_ = static_cast<const std::byte*>(address);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), name_(std::move(other.name_)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  std::swap(name_, other.name_);
-  return *this;
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 }  // namespace jupiter

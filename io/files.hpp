@@ -1,10 +1,9 @@
-// Files as this project uses them: read whole with a limit, mapped read-only, or written durably beside and renamed.
+// Files read whole with a limit, or written durably: beside their place, then renamed.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -18,23 +17,5 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 // Flushes a file that was written through another library to the disk.
 void sync_file(const std::filesystem::path& path);
 void rename_file(const std::filesystem::path& from, const std::filesystem::path& to);
-
-// A read-only mapping of a whole file. Moves, does not copy.
-class MappedFile {
- public:
-  MappedFile() = default;
-  explicit MappedFile(const std::filesystem::path& path);  // FormatError where it cannot be mapped
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  ~MappedFile();
-
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-  const std::string& name() const { return name_; }
-
- private:
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
-  std::string name_;
-};
 
 }  // namespace jupiter

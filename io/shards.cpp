@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "io/error.hpp"
+#include "io/files.hpp"
 #include "io/hash.hpp"
 
 namespace jupiter {
@@ -20,7 +21,7 @@ constexpr const char* kCreatorVersion = JUPITER_VERSION;
 // An HDF5 identifier and the function that closes it.
 class Handle {
  public:
-  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  Handle(hid_t id, herr_t (*closer)(hid_t)) : id_(id), close_(closer) {}
   ~Handle() {
     if (id_ >= 0) close_(id_);
   }
@@ -232,9 +233,9 @@ std::string shard_path(const std::filesystem::path& folder, const FileInfo& info
 
 }  // namespace
 
-ShardFile::ShardFile(const std::filesystem::path& folder, const FileInfo& info, bool verify) : info_(info) {
-  const std::string path = shard_path(folder, info);
-  mapping_ = MappedFile(path);
+ShardFile::ShardFile(const std::filesystem::path& folder, const FileInfo& info, bool verify)
+    : info_(info), mapping_(shard_path(folder, info)) {
+  const std::string& path = mapping_.path();
   const Handle file = open_hdf5(path);
   for (const DatasetInfo& d : info_.datasets) {
     offsets_.push_back(locate(file, path, d, mapping_.bytes().size()));

@@ -9,8 +9,8 @@
 #include <span>
 #include <string>
 
-#include "io/files.hpp"
 #include "io/manifest.hpp"
+#include "io/mapped_file.hpp"
 #include "io/tokenizer_data.hpp"
 
 namespace jupiter {
@@ -49,7 +49,7 @@ class ShardFile {
   std::span<const float> vector(const std::string& dataset, std::int64_t size) const;
   std::span<const std::byte> bytes(const std::string& dataset) const;
   std::uint64_t mapped_bytes() const { return mapping_.bytes().size(); }
-  const std::string& name() const { return mapping_.name(); }
+  const std::string& name() const { return mapping_.path(); }
 
  private:
   const std::byte* find(const std::string& dataset, DatasetInfo::Kind kind, const DatasetInfo** info) const;
