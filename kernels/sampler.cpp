@@ -1,0 +1,120 @@
+// Filters work on a short list of candidates, sorted by logit, ties by token id.
+#include "kernels/sampler.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_set>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+std::uint64_t mix(std::uint64_t x) {  // finaliser of SplitMix64 (Steele, Lea and Flood, 2014)
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+void check_numbers(std::span<const float> logits) {
+  for (const float l : logits) {
+    if (std::isnan(l)) throw RunError("logits: expected numbers, found NaN (damaged weights, or an overflow)");
+  }
+}
+
+// Divides positive and multiplies negative logits of recent tokens (Keskar et al., CTRL, 2019).
+std::vector<float> penalise(std::span<const float> logits, const SamplingOptions& options,
+                            std::span<const std::int32_t> history) {
+  std::vector<float> out(logits.begin(), logits.end());
+  if (options.repeat_penalty == 1.0f) return out;
+  const std::size_t n = std::min<std::size_t>(history.size(), static_cast<std::size_t>(options.repeat_last));
+  std::unordered_set<std::int32_t> recent(history.end() - static_cast<std::ptrdiff_t>(n), history.end());
+  for (const std::int32_t t : recent) {
+    if (t < 0 || t >= static_cast<std::int32_t>(out.size())) continue;
+    out[t] = out[t] > 0 ? out[t] / options.repeat_penalty : out[t] * options.repeat_penalty;
+  }
+  return out;
+}
+
+std::int32_t argmax(std::span<const float> logits) {
+  return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// exp((logit - best) * factor), normalised; sums in order.
+void softmax(const KernelTable& kernels, const std::vector<float>& logits, double factor,
+             std::vector<Candidate>& candidates) {
+  std::vector<float> x(candidates.size());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] =
+        static_cast<float>((static_cast<double>(logits[candidates[i].token]) - logits[candidates[0].token]) * factor);
+  }
+  kernels.exponential(x.data(), static_cast<std::int64_t>(x.size()), x.data());
+  double sum = 0;
+  for (const float p : x) sum += p;
+  for (std::size_t i = 0; i < x.size(); ++i) candidates[i].probability = static_cast<float>(x[i] / sum);
+}
+
+void keep_top_p(std::vector<Candidate>& candidates, float top_p) {
+  double sum = 0;
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    sum += candidates[i].probability;
+    if (sum >= top_p) {
+      candidates.resize(i + 1);
+      return;
+    }
+  }
+}
+
+void keep_min_p(std::vector<Candidate>& candidates, float min_p) {
+  const float least = min_p * candidates[0].probability;
+  std::size_t kept = 1;
+  while (kept < candidates.size() && candidates[kept].probability >= least) ++kept;
+  candidates.resize(kept);
+}
+
+}  // namespace
+
+double uniform(std::uint64_t seed, std::int64_t position, std::uint32_t draw) {
+  std::uint64_t x = mix(seed + 0x9e3779b97f4a7c15ull);
+  x = mix(x ^ (static_cast<std::uint64_t>(position) + 0x9e3779b97f4a7c15ull));
+  x = mix(x ^ (std::uint64_t{draw} + 0x9e3779b97f4a7c15ull));
+  return static_cast<double>(x >> 11) * 0x1p-53;
+}
+
+std::vector<Candidate> distribution(const KernelTable& kernels, std::span<const float> raw,
+                                    const SamplingOptions& options, std::span<const std::int32_t> history) {
+  check_numbers(raw);
+  const std::vector<float> logits = penalise(raw, options, history);
+  std::vector<Candidate> candidates(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) candidates[i] = {static_cast<std::int32_t>(i), 0};
+  const auto better = [&](const Candidate& a, const Candidate& b) {
+    return logits[a.token] != logits[b.token] ? logits[a.token] > logits[b.token] : a.token < b.token;
+  };
+  const std::size_t k = options.top_k > 0 ? std::min<std::size_t>(options.top_k, candidates.size()) : candidates.size();
+  std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(k), candidates.end(), better);
+  candidates.resize(k);
+  softmax(kernels, logits, 1.0, candidates);
+  if (options.top_p < 1) keep_top_p(candidates, options.top_p);
+  if (options.min_p > 0) keep_min_p(candidates, options.min_p);
+  softmax(kernels, logits, 1.0 / static_cast<double>(options.temperature), candidates);
+  return candidates;
+}
+
+std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, const SamplingOptions& options,
+                    std::span<const std::int32_t> history, std::int64_t position) {
+  if (options.temperature <= 0) {
+    check_numbers(logits);
+    return options.repeat_penalty == 1.0f ? argmax(logits) : argmax(penalise(logits, options, history));
+  }
+  const std::vector<Candidate> candidates = distribution(kernels, logits, options, history);
+  const double u = uniform(options.seed, position, 0);
+  double sum = 0;
+  for (const Candidate& c : candidates) {
+    sum += c.probability;
+    if (u < sum) return c.token;
+  }
+  return candidates.back().token;
+}
+
+}  // namespace jupiter

@@ -1,0 +1,40 @@
+// From a row of logits to a token: greedy, or drawn from the filtered distribution. The random number is keyed by seed
+// and position, so that a token does not depend on how the pipeline came to it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/kernel_table.hpp"
+
+namespace jupiter {
+
+// Applied in this order (llama.cpp's): repeat penalty, top-k, top-p, min-p, temperature.
+struct SamplingOptions {
+  float temperature = 0;          // 0: greedy
+  std::int32_t top_k = 40;        // 0: all
+  float top_p = 0.95f;            // 1: all
+  float min_p = 0.05f;            // of the most likely token's probability; 0: all
+  float repeat_penalty = 1;       // 1: none
+  std::int32_t repeat_last = 64;  // tokens that the penalty looks back at
+  std::uint64_t seed = 0;
+};
+
+struct Candidate {
+  std::int32_t token;
+  float probability;
+};
+
+// Uniform in [0, 1), a function of its arguments only.
+double uniform(std::uint64_t seed, std::int64_t position, std::uint32_t draw);
+
+// The distribution that `options` (temperature > 0) leave, most likely first; probabilities sum to 1.
+std::vector<Candidate> distribution(const KernelTable& kernels, std::span<const float> logits,
+                                    const SamplingOptions& options, std::span<const std::int32_t> history);
+
+// The token at `position`. history: prompt and answer up to here. RunError where a logit is not a number.
+std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, const SamplingOptions& options,
+                    std::span<const std::int32_t> history, std::int64_t position);
+
+}  // namespace jupiter

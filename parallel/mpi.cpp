@@ -1,0 +1,177 @@
+// Session, signals, polite waiting, and the two exchanges of text that start-up needs.
+#include "parallel/mpi.hpp"
+
+#include <mpi.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <exception>
+
+#include "parallel/channel.hpp"
+
+namespace jupiter {
+
+namespace {
+
+bool has_environment(std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(), [](const char* n) { return std::getenv(n) != nullptr; });
+}
+
+bool launched_by_mpi() {
+  return has_environment({"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"});
+}
+
+long slurm_tasks() {
+  const char* text = std::getenv("SLURM_NTASKS");
+  return text == nullptr || std::getenv("SLURM_PROCID") == nullptr ? 1 : std::strtol(text, nullptr, 10);
+}
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+volatile std::sig_atomic_t pending_signal = 0;
+extern "C" void note_signal(int signal) {
+  pending_signal = signal;
+}
+
+void check_signal() {
+  if (pending_signal == SIGINT) throw Error(ExitCode::interrupted, "interrupted");
+  if (pending_signal != 0) throw Error(ExitCode::terminated, "terminated");
+}
+
+void sleep_us(long us) {
+  const timespec t{0, us * 1000};
+  ::nanosleep(&t, nullptr);
+}
+
+}  // namespace
+
+MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), host_(host_name()) {
+  ::prctl(PR_SET_TIMERSLACK, 1000UL);  // ns: the default 50 us would lengthen every short sleep
+  if (launched_by_mpi()) {
+    int provided = 0;
+    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
+    initialised_ = true;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+    MPI_Comm_size(MPI_COMM_WORLD, &size_);
+  }
+  if (size_ == 1 && slurm_tasks() > 1) {
+    if (initialised_) MPI_Finalize();
+    throw UsageError("srun started " + std::to_string(slurm_tasks()) +
+                     " tasks, but MPI sees only this one: use srun --mpi=pmix (or pmi2), or mpirun");
+  }
+  if (size_ > 1) find_neighbours();
+}
+
+void MpiSession::find_neighbours() {
+  const std::vector<std::string> hosts = gather_text(*this, host_);
+  std::string all;
+  for (const std::string& h : hosts) all += h + "\n";
+  all = broadcast_text(*this, all);
+  ranks_on_host_ = 0;
+  std::size_t start = 0;
+  for (int r = 0; r < size_; ++r) {
+    const std::size_t end = all.find('\n', start);
+    if (all.compare(start, end - start, host_) == 0) {
+      if (r == rank_) rank_on_host_ = ranks_on_host_;
+      ++ranks_on_host_;
+    }
+    start = end + 1;
+  }
+}
+
+MpiSession::~MpiSession() {
+  if (initialised_ && std::uncaught_exceptions() == exceptions_at_start_) MPI_Finalize();
+}
+
+void MpiSession::abort(ExitCode code) const {
+  if (initialised_ && size_ > 1) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  std::_Exit(static_cast<int>(code));
+}
+
+int interrupted_by() {
+  return pending_signal;
+}
+
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = note_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the process at once
+  for (const int s : {SIGINT, SIGTERM}) ::sigaction(s, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a closed output is an error of the write, with a message
+}
+
+void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for, std::chrono::seconds deadline) {
+  using Clock = std::chrono::steady_clock;
+  using std::chrono::microseconds;
+  const auto start = Clock::now();
+  for (;;) {
+    if (ready()) return;
+    check_signal();
+    const auto waited = std::chrono::duration_cast<microseconds>(Clock::now() - start);
+    if (waited < microseconds(30)) continue;
+    if (deadline.count() > 0 && waited > deadline) {
+      throw PeerError("no answer from " + waiting_for + " for " + std::to_string(deadline.count()) + " s");
+    }
+    // Sleep about a fiftieth of what was waited already: cheap when idle, prompt when busy.
+    sleep_us(std::clamp<long>(waited.count() / 50, 20, 1000));
+  }
+}
+
+namespace {
+constexpr std::uint64_t kMaxTextBytes = 16 << 20;
+
+Message text_message(const std::string& text) {
+  Message m;
+  PayloadWriter(m.payload).text(text);
+  return m;
+}
+
+void send_text(const MpiSession& mpi, int peer, const std::string& text) {
+  SendChannel channel(mpi, peer, Tag::text);
+  channel.send(text_message(text));
+  wait_politely(
+      [&] {
+        channel.poll();
+        return channel.idle();
+      },
+      "rank " + std::to_string(peer));
+}
+
+std::string receive_text(const MpiSession& mpi, int peer) {
+  ReceiveChannel channel(mpi, peer, Tag::text, kMaxTextBytes);
+  std::optional<Message> message;
+  wait_politely(
+      [&] {
+        channel.poll();
+        message = channel.receive();
+        return message.has_value();
+      },
+      "rank " + std::to_string(peer));
+  return PayloadReader(message->payload).text(kMaxTextBytes);
+}
+}  // namespace
+
+std::vector<std::string> gather_text(const MpiSession& mpi, const std::string& mine) {
+  if (mpi.rank() != 0) {
+    send_text(mpi, 0, mine);
+    return {};
+  }
+  std::vector<std::string> all{mine};
+  for (int r = 1; r < mpi.size(); ++r) all.push_back(receive_text(mpi, r));
+  return all;
+}
+
+std::string broadcast_text(const MpiSession& mpi, const std::string& text) {
+  if (mpi.rank() != 0) return receive_text(mpi, 0);
+  for (int r = 1; r < mpi.size(); ++r) send_text(mpi, r, text);
+  return text;
+}
+
+}  // namespace jupiter

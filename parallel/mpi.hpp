@@ -1,0 +1,58 @@
+// The MPI session of this process and polite waiting. Only this file's source and channel.cpp see mpi.h.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+// A process that no launcher started is rank 0 of 1 and never initialises MPI. UsageError under srun without PMI,
+// where every process would believe it is alone.
+class MpiSession {
+ public:
+  MpiSession();
+  ~MpiSession();  // finalises, except while an exception is on its way: a peer may wait for what never comes
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  const std::string& host() const { return host_; }
+  // How many ranks run on this host, and which of them this is.
+  int ranks_on_host() const { return ranks_on_host_; }
+  int rank_on_host() const { return rank_on_host_; }
+
+  // Ends all ranks with this exit code.
+  [[noreturn]] void abort(ExitCode code) const;
+
+ private:
+  void find_neighbours();
+  bool initialised_ = false;
+  int rank_ = 0;
+  int size_ = 1;
+  int ranks_on_host_ = 1;
+  int rank_on_host_ = 0;
+  int exceptions_at_start_ = 0;
+  std::string host_;
+};
+
+// Set by SIGINT and SIGTERM: 0, or the signal's number.
+int interrupted_by();
+void install_signal_handlers();
+
+// Waits until ready() is true: a short spin, then sleeps that back off from 20 us to 1 ms, so that an idle rank leaves
+// its core to others. Throws PeerError naming `waiting_for` when `deadline` (zero: none) has passed, and Error(130 or
+// 143) after a signal.
+void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for,
+                   std::chrono::seconds deadline = std::chrono::seconds{0});
+
+// Every rank's text, by rank; empty on all ranks but 0. Point-to-point, polite.
+std::vector<std::string> gather_text(const MpiSession& mpi, const std::string& mine);
+// Rank 0's text on every rank.
+std::string broadcast_text(const MpiSession& mpi, const std::string& text);
+
+}  // namespace jupiter
