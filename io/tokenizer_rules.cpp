@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string>
 
 #include "io/error.hpp"
@@ -52,6 +53,9 @@ void check(const TokenizerData& data, std::string_view source) {
   check_id(data.eos, data, "eos", source);
   check_id(data.unknown, data, "unknown", source);
   for (const TokenId id : data.end_of_turn) check_id(id, data, "end-of-turn token", source);
+  for (const float score : data.scores) {
+    if (!std::isfinite(score)) throw FormatError(source, "tokenizer scores", "finite numbers", std::to_string(score));
+  }
   if (data.add_bos && data.bos < 0) throw FormatError(source, "tokenizer bos", "a token (add_bos is set)", "none");
   for (const TokenType type : data.types) {
     if (type < TokenType::normal || type > TokenType::byte) {
