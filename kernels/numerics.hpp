@@ -1,7 +1,6 @@
 // Constants that every table of kernels computes with. Plain data: the files of an instruction set include it too.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 namespace jupiter {
@@ -23,7 +22,8 @@ inline constexpr float kLog2E = 0x1.715476p+0f;
 inline constexpr float kLn2High = 0x1.62e43p-1f;
 inline constexpr float kLn2Low = -0x1.05c61p-29f;
 // Highest power first. Fitted to the smallest largest relative error over |r| <= 0.35 with p(0) = p'(0) = 1.
-inline constexpr std::array<float, 7> kExpPoly = {
+inline constexpr int kExpTerms = 7;
+inline constexpr float kExpPoly[kExpTerms] = {
     0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f, 1.0f, 1.0f};
 
 }  // namespace jupiter

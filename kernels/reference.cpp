@@ -30,7 +30,7 @@ float exp_reference(float x) {
   const float n = shifted - kRoundMagic;  // clamped / ln 2, nearest integer
   const float r = std::fma(n, -kLn2Low, std::fma(n, -kLn2High, clamped));
   float p = kExpPoly[0];
-  for (std::size_t i = 1; i < kExpPoly.size(); ++i) p = std::fma(p, r, kExpPoly[i]);
+  for (int i = 1; i < kExpTerms; ++i) p = std::fma(p, r, kExpPoly[i]);
   const std::uint32_t power = (std::bit_cast<std::uint32_t>(shifted) << 23) + kOneBits;  // 2^n
   return p * std::bit_cast<float>(power);
 }
@@ -147,17 +147,18 @@ void matmul_quantized(const PackedMatrix& w, PanelRange panels, const QuantizedR
   }
 }
 
-// ---- float matmul: 16 partial sums, column k in lane k % 16
+// ---- float matmul: 16 partial sums, column k in lane k % 16; a last short step counts zeros
 
 void matmul_exact(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out) {
-  Buffer<float> weights(static_cast<std::size_t>(w.cols));
+  const std::int64_t padded = (w.cols + kSumLanes - 1) / kSumLanes * kSumLanes;
+  Buffer<float> weights(static_cast<std::size_t>(padded));
   for (std::int64_t n = panels.first * kPanelRows; n < panels.last * kPanelRows && n < w.rows; ++n) {
     dequantize_row(w, n, weights.data());
     for (std::int64_t m = 0; m < x.rows; ++m) {
       Lanes sum{};
-      for (std::int64_t k = 0; k < w.cols; ++k) {
+      for (std::int64_t k = 0; k < padded; ++k) {
         float& lane = sum[static_cast<std::size_t>(k % kSumLanes)];
-        lane = std::fma(x.row(m)[k], weights[k], lane);
+        lane = std::fma(k < w.cols ? x.row(m)[k] : 0.0f, weights[k], lane);
       }
       out.row(m)[n] = tree_sum(sum);
     }

@@ -1,4 +1,4 @@
-// The tables of the instruction sets that this build has. Each is null where the machine lacks the instructions.
+// The tables of the instruction sets that this build has.
 #pragma once
 
 #include <vector>
@@ -6,6 +6,13 @@
 #include "kernels/kernel_table.hpp"
 
 namespace jupiter {
+
+// Each in its own file; to be used only where the machine has the instructions.
+const KernelTable& avx512_kernels();
+const KernelTable& avx2_kernels();
+const KernelTable& avx_vnni_kernels();
+const KernelTable& neon_kernels();
+const KernelTable& neon_dotprod_kernels();
 
 // Best first; asks the processor (and the operating system) what it has.
 std::vector<const KernelTable*> simd_tables();

@@ -1,0 +1,255 @@
+// The quantised matmul, once for every instruction set: a tile of kSubPanels * Isa::kLanes outputs by kRows rows stays
+// in registers over all of K; a group of weights is unpacked once for all rows of the tile.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kernel_table.hpp"
+#include "kernels/simd_lanes.hpp"
+
+namespace jupiter {
+namespace {
+
+// Bytes of each section per group of 32 columns.
+template <Format kFormat>
+struct Traits {
+  static constexpr bool kQuant = is_k_quant(kFormat);
+  static constexpr bool kMin = has_min(kFormat);
+  static constexpr bool kFifthBit = kFormat == Format::q5 || kFormat == Format::q5m || kFormat == Format::q5k;
+  static constexpr int kScaleBytes = kQuant && kMin ? 16 : 32;  // q6k: two of 16
+  static constexpr int kMinBytes = kQuant ? 16 : 32;
+  static constexpr int kLowBytes = kFormat == Format::q8 ? 512 : 256;
+  static constexpr int kHighBytes = kFormat == Format::q6k ? 128 : kFifthBit ? 64 : 0;
+  static constexpr int kScales = kFormat == Format::q6k ? 2 : 1;  // scales in a group
+  static constexpr int kMaxWeight = kFormat == Format::q8 ? 255 : kFormat == Format::q6k ? 63 : kFifthBit ? 31 : 15;
+};
+
+// Prefetched ahead of the group in work: enough to cover the memory's latency at one core's full bandwidth.
+constexpr int kAheadBytes = 4096;
+
+// Where the sections of one panel start.
+struct Panel {
+  const std::byte* super_scales;
+  const std::byte* super_mins;
+  const std::byte* scales;
+  const std::byte* mins;
+  const std::byte* low;
+  const std::byte* high;
+};
+JUPITER_INLINE Panel panel_at(const std::byte* p, const PanelLayout& at) {
+  return {p + at.super_scales, p + at.super_mins, p + at.scales, p + at.mins, p + at.low, p + at.high};
+}
+
+// Rows of one block of activations (kernel_table.hpp): consecutive groups lie `block_rows` entries apart.
+struct Activations {
+  const std::int8_t* values;
+  const float* scales;
+  const std::int32_t* sums;
+  const std::int32_t* half_sums;
+  const float* scaled_sums;
+  std::int64_t block_rows;
+
+  JUPITER_INLINE void skip(std::int64_t entries) {
+    values += entries * kGroupCols;
+    scales += entries;
+    sums += entries;
+    half_sums += entries;
+    scaled_sums += entries;
+  }
+};
+
+// One group of 32 columns of Isa::kLanes outputs: eight quads of columns, and the f32 factors.
+template <class Isa>
+struct Group {
+  typename Isa::Bytes quads[8];
+  typename Isa::F scale[2];
+  typename Isa::F min;
+};
+
+template <class Isa, Format kFormat>
+JUPITER_INLINE void load_factors(const Panel& p, std::int64_t g, int lane, Group<Isa>& out) {
+  using T = Traits<kFormat>;
+  if constexpr (T::kQuant) {
+    const std::int64_t super = (g * kGroupCols / kSuperblockCols) * kPanelRows * 2 + lane * 2;
+    const auto d = Isa::load_f16(p.super_scales + super);
+    if constexpr (kFormat == Format::q6k) {
+      out.scale[0] = Isa::mul(d, Isa::load_i8(p.scales + g * T::kScaleBytes + lane));
+      out.scale[1] = Isa::mul(d, Isa::load_i8(p.scales + g * T::kScaleBytes + 16 + lane));
+    } else {
+      out.scale[0] = Isa::mul(d, Isa::load_u8(p.scales + g * T::kScaleBytes + lane));
+      const auto dmin = Isa::load_f16(p.super_mins + super);
+      out.min = Isa::negate(Isa::mul(dmin, Isa::load_u8(p.mins + g * T::kMinBytes + lane)));
+    }
+  } else {
+    out.scale[0] = Isa::load_f16(p.scales + g * T::kScaleBytes + lane * 2);
+    if constexpr (T::kMin) out.min = Isa::load_f16(p.mins + g * T::kMinBytes + lane * 2);
+  }
+}
+
+template <class Isa, Format kFormat>
+JUPITER_INLINE void load_quads(const Panel& p, std::int64_t g, int lane, Group<Isa>& out) {
+  using T = Traits<kFormat>;
+  const std::byte* low = p.low + g * T::kLowBytes + lane * 4;
+  if constexpr (kFormat == Format::q8) {
+    for (int j = 0; j < 8; ++j) out.quads[j] = Isa::load_q8(low + j * 64);
+    return;
+  }
+  for (int j = 0; j < 4; ++j) {
+    const auto both = Isa::load_bytes(low + j * 64);
+    out.quads[j] = Isa::low_nibbles(both);
+    out.quads[j + 4] = Isa::high_nibbles(both);
+  }
+  const std::byte* high = p.high + g * T::kHighBytes;
+  if constexpr (T::kFifthBit) {
+    for (int j = 0; j < 8; ++j) out.quads[j] = Isa::add_bit4(out.quads[j], high + j * 8 + lane / 2);
+  } else if constexpr (kFormat == Format::q6k) {
+    for (int h = 0; h < 2; ++h) {
+      const auto bits = Isa::load_bytes(high + h * 64 + lane * 4);
+      out.quads[4 * h] = Isa::template add_bits45<0>(out.quads[4 * h], bits);
+      out.quads[4 * h + 1] = Isa::template add_bits45<1>(out.quads[4 * h + 1], bits);
+      out.quads[4 * h + 2] = Isa::template add_bits45<2>(out.quads[4 * h + 2], bits);
+      out.quads[4 * h + 3] = Isa::template add_bits45<3>(out.quads[4 * h + 3], bits);
+    }
+  }
+}
+
+// acc + the group's share for one row; the order of the fused steps is dot_row's in reference.cpp.
+template <class Isa, Format kFormat>
+JUPITER_INLINE typename Isa::F add_group(const Group<Isa>& w, const Activations& x, int r, typename Isa::F acc) {
+  using T = Traits<kFormat>;
+  constexpr int kZero = kFormat == Format::q8 && Isa::kSignedQ8 ? 0 : zero_point(kFormat);
+  constexpr int kQuads = 8 / T::kScales;
+  const auto scale = Isa::set1(x.scales[r]);
+  for (int part = 0; part < T::kScales; ++part) {
+    auto sum = Isa::template dot<T::kMaxWeight, kQuads>(w.quads + part * kQuads, x.values + r * kGroupCols + part * 16);
+    if constexpr (kZero != 0) {
+      std::int32_t offset = x.sums[r];
+      if constexpr (T::kScales == 2) offset = part == 0 ? x.half_sums[r] : offset - x.half_sums[r];
+      sum = Isa::template subtract_times<kZero>(sum, offset);
+    }
+    acc = Isa::fma(Isa::mul(Isa::to_float(sum), w.scale[part]), scale, acc);
+  }
+  if constexpr (T::kMin) acc = Isa::fma(w.min, Isa::set1(x.scaled_sums[r]), acc);
+  return acc;
+}
+
+template <Format kFormat>
+JUPITER_INLINE void prefetch_group(const Panel& p, std::int64_t g) {
+  using T = Traits<kFormat>;
+  const std::byte* low = p.low + g * T::kLowBytes + kAheadBytes;
+  for (int i = 0; i < T::kLowBytes; i += 64) __builtin_prefetch(low + i);
+  if constexpr (T::kHighBytes > 0) {
+    const std::byte* high = p.high + g * T::kHighBytes + kAheadBytes * T::kHighBytes / T::kLowBytes;
+    for (int i = 0; i < T::kHighBytes; i += 64) __builtin_prefetch(high + i);
+  }
+}
+
+// out[r][lane ...] of kRows rows and kSubPanels * kLanes outputs.
+template <class Isa, Format kFormat, int kSubPanels, int kRows>
+void multiply_tile(const Panel& p, std::int64_t groups, int lane, Activations x, float* out, std::int64_t stride) {
+  typename Isa::F acc[kSubPanels][kRows];
+  for (int s = 0; s < kSubPanels; ++s) {
+    for (int r = 0; r < kRows; ++r) acc[s][r] = Isa::set1(0.0f);
+  }
+  for (std::int64_t g = 0; g < groups; ++g) {
+    prefetch_group<kFormat>(p, g);
+    for (int s = 0; s < kSubPanels; ++s) {
+      Group<Isa> w;
+      load_factors<Isa, kFormat>(p, g, lane + s * Isa::kLanes, w);
+      load_quads<Isa, kFormat>(p, g, lane + s * Isa::kLanes, w);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) acc[s][r] = add_group<Isa, kFormat>(w, x, r, acc[s][r]);
+    }
+    x.skip(x.block_rows);
+  }
+  for (int s = 0; s < kSubPanels; ++s) {
+    for (int r = 0; r < kRows; ++r) Isa::store(out + r * stride + s * Isa::kLanes, acc[s][r]);
+  }
+}
+
+// All 16 outputs of a panel for `rows` <= kRows rows.
+template <class Isa, Format kFormat, int kRows>
+JUPITER_INLINE void multiply_rows(const Panel& p, std::int64_t groups, const Activations& x, std::int64_t rows,
+                                  float* out, std::int64_t stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return multiply_rows<Isa, kFormat, kRows - 1>(p, groups, x, rows, out, stride);
+  }
+  constexpr int kAll = kWide / Isa::kLanes;
+  constexpr int kSubPanels = kAll * kRows <= Isa::kTileRegisters ? kAll : 1;
+  for (int s = 0; s < kAll; s += kSubPanels) {
+    multiply_tile<Isa, kFormat, kSubPanels, kRows>(p, groups, s * Isa::kLanes, x, out + s * Isa::kLanes, stride);
+  }
+}
+
+// A panel times a block of rows, cut evenly into tiles.
+template <class Isa, Format kFormat>
+void multiply_block(const Panel& p, std::int64_t groups, const Activations& block, float* out, std::int64_t stride) {
+  const std::int64_t tiles = (block.block_rows + Isa::kTileRows - 1) / Isa::kTileRows;
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    const std::int64_t first = block.block_rows * t / tiles, last = block.block_rows * (t + 1) / tiles;
+    Activations x = block;
+    x.skip(first);
+    multiply_rows<Isa, kFormat, Isa::kTileRows>(p, groups, x, last - first, out + first * stride, stride);
+  }
+}
+
+// Panels that stay in the second level cache while all blocks of rows pass by.
+constexpr std::int64_t kResidentBytes = 256 * 1024;
+
+template <class Isa, Format kFormat>
+void multiply_panels(const PackedMatrix& w, PanelRange panels, const QuantizedRows& x, const MatrixView<float>& out) {
+  const PanelLayout layout = panel_layout(kFormat, w.cols);
+  const std::int64_t groups = w.cols / kGroupCols, blocks = (x.rows + kRowBlock - 1) / kRowBlock;
+  const std::int64_t fitting = kResidentBytes / static_cast<std::int64_t>(layout.bytes);
+  const std::int64_t step = fitting > 1 ? fitting : 1;
+  for (std::int64_t base = panels.first; base < panels.last; base += step) {
+    const std::int64_t end = base + step < panels.last ? base + step : panels.last;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const std::int64_t first = x.rows * b / blocks, rows = x.rows * (b + 1) / blocks - first;
+      Activations block = {x.values, x.scales, x.sums, x.half_sums, x.scaled_sums, rows};
+      block.skip(first * groups);
+      for (std::int64_t n = base; n < end; ++n) {
+        const Panel p = panel_at(w.data + static_cast<std::size_t>(n) * layout.bytes, layout);
+        const std::int64_t valid = w.rows - n * kPanelRows;
+        float* to = out.data + first * out.stride + n * kPanelRows;
+        if (valid >= kPanelRows) {
+          multiply_block<Isa, kFormat>(p, groups, block, to, out.stride);
+          continue;
+        }
+        float whole[kRowBlock * kPanelRows];
+        multiply_block<Isa, kFormat>(p, groups, block, whole, kPanelRows);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          for (std::int64_t i = 0; i < valid; ++i) to[r * out.stride + i] = whole[r * kPanelRows + i];
+        }
+      }
+    }
+  }
+}
+
+template <class Isa>
+void matmul_quantized(const PackedMatrix& w, PanelRange panels, const QuantizedRows& x, MatrixView<float> out) {
+  switch (w.format) {
+    case Format::q4:
+      return multiply_panels<Isa, Format::q4>(w, panels, x, out);
+    case Format::q4m:
+      return multiply_panels<Isa, Format::q4m>(w, panels, x, out);
+    case Format::q5:
+      return multiply_panels<Isa, Format::q5>(w, panels, x, out);
+    case Format::q5m:
+      return multiply_panels<Isa, Format::q5m>(w, panels, x, out);
+    case Format::q8:
+      return multiply_panels<Isa, Format::q8>(w, panels, x, out);
+    case Format::q4k:
+      return multiply_panels<Isa, Format::q4k>(w, panels, x, out);
+    case Format::q5k:
+      return multiply_panels<Isa, Format::q5k>(w, panels, x, out);
+    case Format::q6k:
+      return multiply_panels<Isa, Format::q6k>(w, panels, x, out);
+    default:
+      return;  // float formats have matmul_exact
+  }
+}
+
+}  // namespace
+}  // namespace jupiter
