@@ -195,7 +195,7 @@ class GgufParser {
   }
 
   void read_tensor_info(std::vector<std::uint64_t>& offsets) {
-    GgufTensor tensor;
+    StoredTensor tensor;
     tensor.name = read_string("tensor name");
     const std::string thing = "tensor " + quoted(tensor.name);
     const auto n_dims = read<std::uint32_t>(thing);
@@ -239,7 +239,7 @@ class GgufParser {
     const std::uint64_t start = (at_ + align - 1) / align * align;
     const std::uint64_t size = start <= bytes_.size() ? bytes_.size() - start : 0;
     for (std::size_t i = 0; i < offsets.size(); ++i) {
-      GgufTensor& tensor = out_.tensors_[i];
+      StoredTensor& tensor = out_.tensors_[i];
       const std::string thing = "tensor " + quoted(tensor.name);
       if (offsets[i] % align != 0)
         fail(thing, "an offset in multiples of " + std::to_string(align), std::to_string(offsets[i]));
@@ -253,9 +253,10 @@ class GgufParser {
   }
 
   void check_overlap() const {
-    std::vector<const GgufTensor*> order;
-    for (const GgufTensor& tensor : out_.tensors_) order.push_back(&tensor);
-    std::sort(order.begin(), order.end(), [](const GgufTensor* a, const GgufTensor* b) { return a->data < b->data; });
+    std::vector<const StoredTensor*> order;
+    for (const StoredTensor& tensor : out_.tensors_) order.push_back(&tensor);
+    std::sort(order.begin(), order.end(),
+              [](const StoredTensor* a, const StoredTensor* b) { return a->data < b->data; });
     for (std::size_t i = 1; i < order.size(); ++i) {
       if (order[i - 1]->data + order[i - 1]->bytes > order[i]->data) {
         fail("tensor " + quoted(order[i]->name), "its own bytes", "an overlap with " + quoted(order[i - 1]->name));
@@ -273,12 +274,6 @@ Gguf parse_gguf(std::span<const std::byte> bytes, std::string_view file_name) {
 }
 
 GgufFile::GgufFile(const std::string& path) : mapping_(path), content_(parse_gguf(mapping_.bytes(), path)) {}
-
-std::int64_t GgufTensor::rows() const {
-  std::int64_t rows = 1;
-  for (std::size_t d = 1; d < shape.size(); ++d) rows *= shape[d];
-  return rows;
-}
 
 const GgufValue* Gguf::find(std::string_view key) const {
   const auto it = values_.find(key);
@@ -359,7 +354,7 @@ std::optional<std::vector<float>> Gguf::find_floats(std::string_view key) const 
   return out;
 }
 
-const GgufTensor* Gguf::find_tensor(std::string_view name) const {
+const StoredTensor* Gguf::find_tensor(std::string_view name) const {
   const auto it = tensor_index_.find(name);
   return it == tensor_index_.end() ? nullptr : &tensors_[it->second];
 }

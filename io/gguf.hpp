@@ -28,17 +28,6 @@ struct GgufArray {
 };
 using GgufValue = std::variant<std::uint64_t, std::int64_t, double, bool, std::string_view, GgufArray>;
 
-struct GgufTensor {
-  std::string_view name;
-  GgufType type = GgufType::f32;
-  std::vector<std::int64_t> shape;  // GGUF's order: columns first; 1 to 4 numbers
-  const std::byte* data = nullptr;
-  std::size_t bytes = 0;
-
-  std::int64_t cols() const { return shape[0]; }
-  std::int64_t rows() const;  // product of all but the first
-};
-
 // A parsed file: looks at the bytes it was parsed from, owns none of them.
 class Gguf {
  public:
@@ -54,8 +43,8 @@ class Gguf {
   std::optional<std::vector<std::int64_t>> find_ints(std::string_view key) const;  // any integer element type
   std::optional<std::vector<float>> find_floats(std::string_view key) const;       // f32 elements
 
-  const std::vector<GgufTensor>& tensors() const { return tensors_; }
-  const GgufTensor* find_tensor(std::string_view name) const;
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }
+  const StoredTensor* find_tensor(std::string_view name) const;
 
   // What the metadata says, checked. FormatError on unknown architectures, RoPE scalings, tokenizers.
   ModelConfig config() const;
@@ -65,7 +54,7 @@ class Gguf {
   friend class GgufParser;
   std::string file_name_;
   std::map<std::string_view, GgufValue> values_;
-  std::vector<GgufTensor> tensors_;
+  std::vector<StoredTensor> tensors_;
   std::map<std::string_view, std::size_t> tensor_index_;
 };
 
@@ -81,7 +70,7 @@ class GgufFile {
   const MappedFile& mapping() const { return mapping_; }
   ModelConfig config() const { return content_.config(); }
   TokenizerData tokenizer_data() const { return content_.tokenizer_data(); }
-  const GgufTensor* find_tensor(std::string_view name) const { return content_.find_tensor(name); }
+  const StoredTensor* find_tensor(std::string_view name) const { return content_.find_tensor(name); }
 
  private:
   MappedFile mapping_;

@@ -58,7 +58,7 @@ std::vector<float> read_rope_factors(const Gguf& file, const Fields& fields, std
   }
   double factor = fields.number_or("rope.scaling.factor", fields.number_or("rope.scale_linear", 0));
   if (factor == 0 || type == "none") factor = 1;
-  const GgufTensor* tensor = file.find_tensor("rope_freqs.weight");
+  const StoredTensor* tensor = file.find_tensor("rope_freqs.weight");
   if (tensor == nullptr && factor == 1) return {};
   std::vector<float> factors(static_cast<std::size_t>(head_dim / 2), static_cast<float>(factor));
   if (tensor == nullptr) return factors;
@@ -161,7 +161,7 @@ ModelConfig Gguf::config() const {
   if (!eps)
     throw FormatError(file_name_, "metadata " + fields.key("attention.layer_norm_rms_epsilon"), "a number", "nothing");
   c.norm_eps = static_cast<float>(*eps);
-  const GgufTensor* embed = find_tensor("token_embd.weight");
+  const StoredTensor* embed = find_tensor("token_embd.weight");
   if (embed == nullptr) throw FormatError(file_name_, "tensor token_embd.weight", "the embedding", "nothing");
   c.vocab_size = embed->rows();
   c.tied_embeddings = find_tensor("output.weight") == nullptr;

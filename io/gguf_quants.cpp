@@ -182,6 +182,12 @@ std::size_t gguf_row_bytes(GgufType type, std::int64_t cols) {
   return static_cast<std::size_t>(cols / block.cols) * block.bytes;
 }
 
+std::int64_t StoredTensor::rows() const {
+  std::int64_t rows = 1;
+  for (std::size_t d = 1; d < shape.size(); ++d) rows *= shape[d];
+  return rows;
+}
+
 std::optional<Format> packed_format(GgufType type) {
   return info(type).format;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/packed.hpp"
 
@@ -42,6 +43,18 @@ struct GgufBlock {
 GgufBlock gguf_block(GgufType type);
 // cols must be a multiple of the block's columns.
 std::size_t gguf_row_bytes(GgufType type, std::int64_t cols);
+
+// A tensor as it lies in a file's memory: GGUF's, or a float one of a safetensors file.
+struct StoredTensor {
+  std::string_view name;
+  GgufType type = GgufType::f32;
+  std::vector<std::int64_t> shape;  // columns first, as GGUF has it
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;
+
+  std::int64_t cols() const { return shape.empty() ? 1 : shape[0]; }
+  std::int64_t rows() const;  // product of all but the first
+};
 
 // The format that holds this type without loss; empty: none does.
 std::optional<Format> packed_format(GgufType type);

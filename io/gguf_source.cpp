@@ -10,46 +10,9 @@ namespace jupiter {
 
 namespace {
 
-std::string shape_text(const GgufTensor& tensor) {
-  std::string text = "[";
-  for (const std::int64_t size : tensor.shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
-}
-
-SourceTensor source_tensor(const GgufTensor& from, const TensorSpec& spec, const ModelConfig& config,
-                           const std::string& file) {
-  const bool vector = spec.rows == 0;
-  const std::int64_t rows = vector ? 1 : spec.rows;
-  const bool flat = from.shape.size() <= 2 && (!vector || from.shape.size() == 1 || from.rows() == 1);
-  if (!flat || from.cols() != spec.cols || from.rows() != rows) {
-    throw FormatError(file, "tensor " + spec.gguf,
-                      "shape [" + std::to_string(spec.cols) + (vector ? "]" : ", " + std::to_string(rows) + "]"),
-                      shape_text(from));
-  }
-  SourceTensor t;
-  t.name = spec.canonical;
-  t.format = packed_format(from.type).value();
-  t.rows = rows;
-  t.cols = spec.cols;
-  t.stored = from.type;
-  t.data = from.data;
-  // llama.cpp computes RoPE of this architecture on neighbouring pairs, so its converter reorders Q and K.
-  if (spec.rotary && config.architecture == Architecture::llama) t.interleaved_head_dim = config.head_dim;
-  return t;
-}
-
-void refuse_unknown(const Gguf& content, const std::set<std::string, std::less<>>& known) {
-  for (const GgufTensor& tensor : content.tensors()) {
-    // Frequencies that old converters wrote out; they follow from the configuration.
-    if (tensor.name == "rope_freqs.weight" || tensor.name.ends_with(".attn_rot_embd.weight") ||
-        tensor.name.ends_with(".attn_rot_embd")) {
-      continue;
-    }
-    if (!known.contains(tensor.name)) {
-      throw FormatError(content.file_name(), "tensors", "those of the architecture",
-                        "also " + std::string(tensor.name.substr(0, 80)));
-    }
-  }
+// Frequencies that converters write out; they follow from the configuration or were read with it.
+bool is_rope_table(std::string_view name) {
+  return name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd") || name.ends_with(".attn_rot_embd.weight");
 }
 
 }  // namespace
@@ -62,15 +25,19 @@ std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) {
     throw FormatError(path, "metadata tokenizer.ggml.tokens", std::to_string(config.vocab_size) + " (embedding rows)",
                       std::to_string(tokenizer.tokens.size()));
   }
+  // llama.cpp computes RoPE of this architecture on neighbouring pairs, so its converter reorders Q and K.
+  const bool interleaved = config.architecture == Architecture::llama;
   std::vector<SourceTensor> tensors;
-  std::set<std::string, std::less<>> known;
+  std::set<std::string, std::less<>> used;
   for (const TensorSpec& spec : tensor_specs(config)) {
-    const GgufTensor* tensor = file->find_tensor(spec.gguf);
+    const StoredTensor* tensor = file->find_tensor(spec.gguf);
     if (tensor == nullptr) throw FormatError(path, "tensor " + spec.gguf, "its weights", "nothing");
-    tensors.push_back(source_tensor(*tensor, spec, config, path));
-    known.insert(spec.gguf);
+    tensors.push_back(source_tensor(*tensor, spec, config, interleaved, path));
+    used.insert(spec.gguf);
   }
-  refuse_unknown(file->content(), known);
+  for (const StoredTensor& tensor : file->content().tensors()) {
+    if (!used.contains(tensor.name) && !is_rope_table(tensor.name)) refuse_tensor(tensor.name, path);
+  }
   return std::make_unique<ModelSource>(path, std::move(config), std::move(tokenizer), std::move(tensors), file);
 }
 

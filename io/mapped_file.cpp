@@ -67,13 +67,4 @@ void release_mapped_pages(const std::byte* first, std::size_t count) {
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
-std::string read_text_file(const std::string& path, std::size_t max_bytes) {
-  const MappedFile file(path);
-  if (file.bytes().size() > max_bytes) {
-    throw FormatError(path, "size", "at most " + std::to_string(max_bytes) + " bytes",
-                      std::to_string(file.bytes().size()));
-  }
-  return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-}
-
 }  // namespace jupiter

@@ -28,7 +28,4 @@ class MappedFile {
 // again is allowed.
 void release_mapped_pages(const std::byte* first, std::size_t count);
 
-// A small text file (JSON). Throws FormatError where it cannot be read or is larger than `max_bytes`.
-std::string read_text_file(const std::string& path, std::size_t max_bytes);
-
 }  // namespace jupiter

@@ -7,6 +7,7 @@
 
 #include "io/error.hpp"
 #include "io/gguf_source.hpp"
+#include "io/hf_source.hpp"
 #include "io/mapped_file.hpp"
 
 namespace jupiter {
@@ -59,6 +60,41 @@ std::vector<TensorSpec> tensor_specs(const ModelConfig& c) {
   return specs;
 }
 
+namespace {
+
+std::string shape_text(const std::vector<std::int64_t>& columns_first) {
+  std::string text = "[";
+  for (auto size = columns_first.rbegin(); size != columns_first.rend(); ++size) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(*size);
+  }
+  return text + "]";
+}
+
+}  // namespace
+
+SourceTensor source_tensor(const StoredTensor& stored, const TensorSpec& spec, const ModelConfig& config,
+                           bool interleaved, std::string_view file) {
+  std::vector<std::int64_t> expected = {spec.cols};
+  if (spec.rows != 0) expected.push_back(spec.rows);
+  if (stored.shape != expected) {
+    throw FormatError(file, "tensor " + std::string(stored.name), "shape " + shape_text(expected),
+                      shape_text(stored.shape));
+  }
+  SourceTensor t;
+  t.name = spec.canonical;
+  t.format = packed_format(stored.type).value();
+  t.rows = stored.rows();
+  t.cols = stored.cols();
+  t.stored = stored.type;
+  t.data = stored.data;
+  if (spec.rotary && interleaved) t.interleaved_head_dim = config.head_dim;
+  return t;
+}
+
+void refuse_tensor(std::string_view name, std::string_view file) {
+  throw FormatError(file, "tensors", "those that its architecture has", "also " + std::string(name.substr(0, 80)));
+}
+
 ModelSource::ModelSource(std::string file, ModelConfig config, TokenizerData tokenizer,
                          std::vector<SourceTensor> tensors, std::shared_ptr<const void> keep)
     : file_(std::move(file)), config_(std::move(config)), tokenizer_(std::move(tokenizer)), keep_(std::move(keep)) {
@@ -103,6 +139,7 @@ void ModelSource::release(const SourceTensor& t) const {
 }
 
 std::unique_ptr<ModelSource> open_model_source(const std::string& path) {
+  if (std::filesystem::is_directory(path)) return open_hf_source(path);
   return open_gguf_source(path);
 }
 

@@ -85,4 +85,11 @@ struct TensorSpec {
 // Every tensor of a model, in the order of the forward pass.
 std::vector<TensorSpec> tensor_specs(const ModelConfig& config);
 
+// `stored` under its canonical name. FormatError, naming `file`, where its shape is not the one that `spec` asks for.
+// interleaved: the source stores the halves of each rotary head as pairs.
+SourceTensor source_tensor(const StoredTensor& stored, const TensorSpec& spec, const ModelConfig& config,
+                           bool interleaved, std::string_view file);
+// A tensor that the architecture as we compute it does not use: ignoring it would change the answer.
+[[noreturn]] void refuse_tensor(std::string_view name, std::string_view file);
+
 }  // namespace jupiter
