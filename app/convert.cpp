@@ -1,0 +1,64 @@
+// jupiter convert SRC -o DIR
+#include "io/convert.hpp"
+
+#include <fmt/format.h>
+
+#include <iostream>
+
+#include "app/command.hpp"
+#include "io/hash.hpp"
+#include "io/progress.hpp"
+
+namespace jupiter {
+
+namespace {
+template <typename T>
+T named_option(std::optional<T> value, const char* option, const std::string& text, const char* known) {
+  if (!value) throw UsageError(fmt::format("{}: expected {}, found '{}'", option, known, text));
+  return *value;
+}
+}  // namespace
+
+ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments) {
+  cxxopts::Options options("jupiter convert", "Converts a GGUF file or a Hugging Face folder to a folder of shards.");
+  options.positional_help("SRC");
+  // clang-format off
+  options.add_options()
+    ("source", "GGUF file or Hugging Face folder", cxxopts::value<std::string>(), "SRC")
+    ("o,output", "Folder to write", cxxopts::value<std::string>(), "DIR")
+    ("quant", "keep (what the source has), q4, q8, f16 or f32", cxxopts::value<std::string>()->default_value("keep"), "NAME")
+    ("residual", "Precision between layers: f16, bf16 or f32 (default f16; f32 with --quant f32)", cxxopts::value<std::string>(), "NAME");
+  // clang-format on
+  options.parse_positional({"source"});
+  const auto args = parse(mpi, options, arguments);
+  if (!args) return ExitCode::ok;
+  expect_one_rank(mpi, "convert");
+  if (args->count("source") == 0) throw UsageError("convert: expected a source (see --help)");
+  if (args->count("output") == 0) throw UsageError("convert: expected -o DIR (see --help)");
+
+  ConvertOptions convert;
+  const auto quant = (*args)["quant"].as<std::string>();
+  convert.quantization = named_option(quantization_from_name(quant), "--quant", quant, "keep, q4, q8, f16 or f32");
+  if (args->count("residual") > 0) {
+    const auto residual = (*args)["residual"].as<std::string>();
+    convert.residual = named_option(precision_from_name(residual), "--residual", residual, "f16, bf16 or f32");
+  }
+  ProgressBar bar("convert", "MB", 1e6);
+  convert.progress = [&](std::uint64_t done, std::uint64_t total) {
+    if (interrupted_by() != 0) throw Error(ExitCode::interrupted, "interrupted");
+    bar.update(done, total);
+  };
+  const auto source = open_model_source((*args)["source"].as<std::string>());
+  const std::string folder = (*args)["output"].as<std::string>();
+  const Manifest manifest = convert_model(*source, folder, convert);
+  std::uint64_t bytes = 0;
+  for (const FileInfo& f : manifest.files) {
+    for (const DatasetInfo& d : f.datasets) bytes += d.bytes;
+  }
+  std::cerr << fmt::format("{}: {} layers, {:.1f} MB of weights, model hash {}\n", folder, manifest.config.n_layers,
+                           static_cast<double>(bytes) / 1e6, hex(manifest.hash));
+  for (const std::string& note : manifest.notes) std::cerr << note << "\n";
+  return ExitCode::ok;
+}
+
+}  // namespace jupiter

@@ -1,0 +1,171 @@
+// Shared options and loading.
+#include "app/engine.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+
+#include "io/hash.hpp"
+
+namespace jupiter {
+
+namespace {
+
+int allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+// Bytes that this host can still give; 0: unknown.
+std::uint64_t available_memory() {
+  std::ifstream in("/proc/meminfo");
+  std::string key;
+  std::uint64_t kib = 0;
+  while (in >> key >> kib) {
+    if (key == "MemAvailable:") return kib << 10;
+    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
+}
+
+std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
+  std::uint64_t bytes = 0;
+  const auto add = [&](const std::string& name) {
+    for (const DatasetInfo& d : m.file(name).datasets) bytes += d.bytes;
+  };
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) add(layer_file_name(i));
+  if (part.embedding || (part.head && m.config.tied_embeddings)) add(embed_file_name());
+  if (part.head) add(output_file_name());
+  return bytes;
+}
+
+void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
+  const std::uint64_t available = available_memory();
+  const std::uint64_t weights = weight_bytes(m, part);
+  const auto own = static_cast<std::uint64_t>(Stage::private_bytes(m.config, part, options));
+  if (available == 0 || weights + own <= available) return;
+  throw MemoryError(
+      fmt::format("host {}: expected at most {} MiB (available memory), found {} MiB of weights and {} MiB "
+                  "of KV cache and work space for -c {}; use a smaller -c, or more boards",
+                  mpi.host(), available >> 20, weights >> 20, own >> 20, options.context_tokens));
+}
+
+void check_config(const ModelConfig& c, const MpiSession& mpi) {
+  if (mpi.size() > c.n_layers) {
+    throw UsageError(fmt::format("expected at most {} ranks (the model's layers), found {}", c.n_layers, mpi.size()));
+  }
+}
+
+StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const ModelConfig& c) {
+  if (o.context_tokens > c.max_seq_len) {
+    throw UsageError(
+        fmt::format("-c: expected at most {} (the model's context), found {}", c.max_seq_len, o.context_tokens));
+  }
+  StageOptions s;
+  s.context_tokens = o.context_tokens > 0 ? o.context_tokens : c.max_seq_len;
+  s.cache_tokens = (s.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
+  const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.size() == 1 ? 512 : 128;
+  s.max_rows = std::min(chunk, s.context_tokens);
+  const KvType fallback = c.residual == Precision::f32 ? KvType::f32 : KvType::f16;
+  s.keys = o.kv_given ? o.keys : fallback;
+  s.values = o.kv_given ? o.values : fallback;
+  s.exact = o.exact;
+  return s;
+}
+
+}  // namespace
+
+int default_threads(const MpiSession& mpi) {
+  if (const char* slurm = std::getenv("SLURM_CPUS_PER_TASK")) {
+    const int n = std::atoi(slurm);
+    if (n > 0) return n;
+  }
+  return std::max(1, allowed_cores() / mpi.ranks_on_host());
+}
+
+ModelPart equal_split(std::int64_t n_layers, int rank, int ranks) {
+  const Slice s = slice_of(n_layers, rank, ranks);
+  return {s.first, s.last, rank == 0, rank + 1 == ranks};
+}
+
+void add_engine_options(cxxopts::Options& options) {
+  // clang-format off
+  options.add_options("Model and machine")
+    ("m,model", "Model folder that `convert` made", cxxopts::value<std::string>(), "DIR")
+    ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<int>(), "N")
+    ("c,ctx-size", "Context, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
+    ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 128)", cxxopts::value<std::int64_t>(), "N")
+    ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
+    ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
+    ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
+    ("no-verify", "Do not check the shards' checksums at start")
+    ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
+  // clang-format on
+}
+
+KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option) {
+  const auto text = args[option].as<std::string>();
+  const auto type = kv_type_from_name(text);
+  if (!type)
+    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected f16, f32 or q8_0, found '{}'", option, text));
+  return *type;
+}
+
+EngineOptions read_engine_options(const cxxopts::ParseResult& args) {
+  EngineOptions o;
+  if (args.count("model") == 0) throw CollectiveError(ExitCode::usage, "expected -m DIR (see --help)");
+  o.model = args["model"].as<std::string>();
+  const auto positive = [&](const char* option, std::int64_t value) {
+    if (value >= 1) return value;
+    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected a positive number, found {}", option, value));
+  };
+  if (args.count("threads") > 0) o.threads = static_cast<int>(positive("threads", args["threads"].as<int>()));
+  if (args.count("ctx-size") > 0) o.context_tokens = positive("ctx-size", args["ctx-size"].as<std::int64_t>());
+  if (args.count("chunk") > 0) o.chunk_tokens = positive("chunk", args["chunk"].as<std::int64_t>());
+  o.kv_given = args.count("cache-type-k") + args.count("cache-type-v") > 0;
+  if (args.count("cache-type-k") > 0) o.keys = kv_type_option(args, "cache-type-k");
+  if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
+  o.exact = args.count("exact") > 0;
+  o.verify = args.count("no-verify") == 0;
+  o.timeout = std::chrono::seconds(positive("timeout", args["timeout"].as<int>()));
+  return o;
+}
+
+Engine::Engine(const MpiSession& mpi, const EngineOptions& options,
+               const std::function<void(const Manifest&)>& prepare) {
+  RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
+  try {
+    manifest_ = read_manifest(options.model);
+    status.model_hash = hex(manifest_.hash);
+    check_config(config(), mpi);
+    stage_options_ = stage_options(mpi, options, config());
+    if (mpi.rank() == 0) prepare(manifest_);
+    load(mpi, options);
+  } catch (const Error& e) {
+    status.problem = e;
+  } catch (const std::bad_alloc&) {
+    status.problem = MemoryError("out of memory while loading");
+  }
+  agree(mpi, status);
+}
+
+void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const ModelPart part = equal_split(config().n_layers, mpi.rank(), mpi.size());
+  check_memory(mpi, manifest_, part, stage_options_);
+  const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
+  const bool alone = mpi.ranks_on_host() == 1;
+  pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads,
+                                                           .pin = alone && threads > 1 && threads == allowed_cores(),
+                                                           .share_cores = !alone || threads > allowed_cores()});
+  stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part, options.verify), stage_options_,
+                                   *pool_);
+  load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace jupiter

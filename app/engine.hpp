@@ -1,0 +1,58 @@
+// The start of every command that computes: options that they share, the plan of layers, loading, agreement of ranks.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "app/command.hpp"
+#include "parallel/pipeline.hpp"
+
+namespace jupiter {
+
+struct EngineOptions {
+  std::string model;
+  int threads = 0;                  // 0: SLURM_CPUS_PER_TASK, else the allowed cores over the ranks on this host
+  std::int64_t context_tokens = 0;  // 0: the model's maximum
+  std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, 128 on several
+  KvType keys = KvType::f16;
+  KvType values = KvType::f16;
+  bool kv_given = false;  // otherwise f32 with f32 weights
+  bool exact = false;
+  bool verify = true;
+  std::chrono::seconds timeout{600};
+};
+
+void add_engine_options(cxxopts::Options& options);
+EngineOptions read_engine_options(const cxxopts::ParseResult& args);
+
+// One of two names, or UsageError.
+KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option);
+
+class Engine {
+ public:
+  // Loads this rank's part. `prepare` runs before loading on rank 0, with the manifest: what it throws ends all ranks
+  // in good order. Throws CollectiveError on all ranks where one of them cannot run.
+  Engine(const MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare);
+
+  const Manifest& manifest() const { return manifest_; }
+  const ModelConfig& config() const { return manifest_.config; }
+  std::int64_t context_tokens() const { return stage_options_.context_tokens; }
+  std::int64_t chunk_tokens() const { return stage_options_.max_rows; }
+  double load_s() const { return load_s_; }
+  ThreadPool& pool() { return *pool_; }
+  Stage& stage() { return *stage_; }
+
+ private:
+  void load(const MpiSession& mpi, const EngineOptions& options);
+  Manifest manifest_;
+  StageOptions stage_options_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Stage> stage_;
+  double load_s_ = 0;
+};
+
+// Layers [first, last) of a rank in an equal split; embedding on the first, head on the last.
+ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
+int default_threads(const MpiSession& mpi);
+
+}  // namespace jupiter

@@ -1,0 +1,86 @@
+// jupiter inspect DIR [--verify]
+#include <fmt/format.h>
+
+#include <iostream>
+#include <map>
+
+#include "app/command.hpp"
+#include "io/hash.hpp"
+#include "io/progress.hpp"
+#include "io/shards.hpp"
+
+namespace jupiter {
+
+namespace {
+
+std::uint64_t bytes_of(const FileInfo& file) {
+  std::uint64_t bytes = 0;
+  for (const DatasetInfo& d : file.datasets) bytes += d.bytes;
+  return bytes;
+}
+
+// "q4m 7, f32 2" and so on: how many datasets of each format.
+std::string formats_of(const FileInfo& file) {
+  std::map<std::string, int> counts;
+  for (const DatasetInfo& d : file.datasets) {
+    if (d.kind == DatasetInfo::Kind::matrix) ++counts[std::string(name(d.format))];
+    if (d.kind == DatasetInfo::Kind::vector) ++counts["vector"];
+  }
+  std::string text;
+  for (const auto& [format, count] : counts) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", format, count);
+  return text;
+}
+
+void print_model(const std::string& folder, const Manifest& m) {
+  const ModelConfig& c = m.config;
+  std::uint64_t total = 0;
+  for (const FileInfo& f : m.files) total += bytes_of(f);
+  std::cout << fmt::format(
+      "{}\n  model         {} ({})\n  source        {}, --quant {}\n  hash          {}\n"
+      "  layers        {}\n  width         {} (hidden {})\n  heads         {} of {} (key/value {})\n"
+      "  vocabulary    {}{}\n  context       {} tokens\n  residual      {}\n  size          {:.1f} MB in {} files\n",
+      folder, c.model_name.empty() ? "unnamed" : c.model_name, name(c.architecture), m.source, m.quantization,
+      hex(m.hash), c.n_layers, c.dim, c.hidden_dim, c.n_heads, c.head_dim, c.n_kv_heads, c.vocab_size,
+      c.tied_embeddings ? " (tied)" : "", c.max_seq_len, name(c.residual), static_cast<double>(total) / 1e6,
+      m.files.size());
+  for (const std::string& note : m.notes) std::cout << "  note          " << note << "\n";
+  for (const FileInfo& f : m.files) {
+    std::cout << fmt::format("  {:<16} {:>12} bytes  {}\n", f.name, bytes_of(f), formats_of(f));
+  }
+}
+
+}  // namespace
+
+ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments) {
+  cxxopts::Options options("jupiter inspect", "Shows what a model folder holds.");
+  options.positional_help("DIR");
+  // clang-format off
+  options.add_options()
+    ("model", "Model folder", cxxopts::value<std::string>(), "DIR")
+    ("verify", "Check every checksum; names what is bad, exit 3");
+  // clang-format on
+  options.parse_positional({"model"});
+  const auto args = parse(mpi, options, arguments);
+  if (!args) return ExitCode::ok;
+  expect_one_rank(mpi, "inspect");
+  if (args->count("model") == 0) throw UsageError("inspect: expected a model folder (see --help)");
+  const std::string folder = (*args)["model"].as<std::string>();
+  const Manifest manifest = read_manifest(folder);
+  print_model(folder, manifest);
+  if (args->count("verify") == 0) return ExitCode::ok;
+
+  ProgressBar bar("verify", "files");
+  std::size_t done = 0, bad = 0;
+  for (const FileInfo& f : manifest.files) {
+    for (const std::string& problem : verify_shard(folder, f)) {
+      std::cout << "BAD " << problem << "\n";
+      ++bad;
+    }
+    bar.update(++done, manifest.files.size());
+  }
+  if (bad > 0) throw FormatError(fmt::format("{}: {} bad datasets or files", folder, bad));
+  std::cout << fmt::format("all {} files are whole\n", manifest.files.size());
+  return ExitCode::ok;
+}
+
+}  // namespace jupiter

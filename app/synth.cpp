@@ -1,0 +1,6 @@
+#include "app/command.hpp"
+namespace jupiter {
+ExitCode synth_command(const MpiSession&, const Arguments&) {
+  return ExitCode::failed;
+}
+}  // namespace jupiter

@@ -1,0 +1,26 @@
+// The start of a distributed run: every rank says what it is and whether it is ready; either all go on or all end.
+#pragma once
+
+#include <optional>
+
+#include "parallel/mpi.hpp"
+
+namespace jupiter {
+
+// An error that every rank knows of: rank 0 reports it, all end with its code, nobody is aborted.
+class CollectiveError : public Error {
+ public:
+  using Error::Error;
+};
+
+struct RankStatus {
+  std::string version;     // of this program
+  std::string model_hash;  // hex
+  int format_version = 0;
+  std::optional<Error> problem;  // what keeps this rank from running
+};
+
+// Throws CollectiveError on all ranks where one has a problem or two disagree; the message names rank, host and value.
+void agree(const MpiSession& mpi, const RankStatus& mine);
+
+}  // namespace jupiter
