@@ -114,24 +114,28 @@ JUPITER_INLINE void load_quads(const Panel& p, std::int64_t g, int lane, Group<I
   }
 }
 
-// acc + the group's share for one row; the order of the fused steps is dot_row's in reference.cpp.
-template <class Isa, Format kFormat>
-JUPITER_INLINE typename Isa::F add_group(const Group<Isa>& w, const Activations& x, int r, typename Isa::F acc) {
+// acc + the group's share for kRows rows from row r on; the order of the fused steps is dot_row's in reference.cpp.
+template <class Isa, Format kFormat, int kRows>
+JUPITER_INLINE void add_group(const Group<Isa>& w, const Activations& x, int r, typename Isa::F* acc) {
   using T = Traits<kFormat>;
   constexpr int kZero = kFormat == Format::q8 && Isa::kSignedQ8 ? 0 : zero_point(kFormat);
   constexpr int kQuads = 8 / T::kScales;
-  const auto scale = Isa::set1(x.scales[r]);
   for (int part = 0; part < T::kScales; ++part) {
-    auto sum = Isa::template dot<T::kMaxWeight, kQuads>(w.quads + part * kQuads, x.values + r * kGroupCols + part * 16);
-    if constexpr (kZero != 0) {
-      std::int32_t offset = x.sums[r];
-      if constexpr (T::kScales == 2) offset = part == 0 ? x.half_sums[r] : offset - x.half_sums[r];
-      sum = Isa::template subtract_times<kZero>(sum, offset);
+    typename Isa::I sums[kRows];
+    Isa::template dot<T::kMaxWeight, kQuads, kRows>(w.quads + part * kQuads, x.values + r * kGroupCols + part * 16,
+                                                    sums);
+    for (int i = 0; i < kRows; ++i) {
+      if constexpr (kZero != 0) {
+        std::int32_t offset = x.sums[r + i];
+        if constexpr (T::kScales == 2) offset = part == 0 ? x.half_sums[r + i] : offset - x.half_sums[r + i];
+        sums[i] = Isa::template subtract_times<kZero>(sums[i], offset);
+      }
+      acc[i] = Isa::fma(Isa::mul(Isa::to_float(sums[i]), w.scale[part]), Isa::set1(x.scales[r + i]), acc[i]);
     }
-    acc = Isa::fma(Isa::mul(Isa::to_float(sum), w.scale[part]), scale, acc);
   }
-  if constexpr (T::kMin) acc = Isa::fma(w.min, Isa::set1(x.scaled_sums[r]), acc);
-  return acc;
+  if constexpr (T::kMin) {
+    for (int i = 0; i < kRows; ++i) acc[i] = Isa::fma(w.min, Isa::set1(x.scaled_sums[r + i]), acc[i]);
+  }
 }
 
 template <Format kFormat>
@@ -158,8 +162,11 @@ void multiply_tile(const Panel& p, std::int64_t groups, int lane, Activations x,
       Group<Isa> w;
       load_factors<Isa, kFormat>(p, g, lane + s * Isa::kLanes, w);
       load_quads<Isa, kFormat>(p, g, lane + s * Isa::kLanes, w);
+      constexpr int kTogether = kRows < Isa::kInterleave ? kRows : Isa::kInterleave;
+      constexpr int kWhole = kRows / kTogether * kTogether;
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) acc[s][r] = add_group<Isa, kFormat>(w, x, r, acc[s][r]);
+      for (int r = 0; r < kWhole; r += kTogether) add_group<Isa, kFormat, kTogether>(w, x, r, acc[s] + r);
+      if constexpr (kWhole < kRows) add_group<Isa, kFormat, kRows - kWhole>(w, x, kWhole, acc[s] + kWhole);
     }
     x.skip(x.block_rows);
   }
