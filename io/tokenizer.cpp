@@ -120,7 +120,10 @@ std::vector<TokenId> Tokenizer::encode_text(std::string_view text, const Allowed
 }
 
 void Tokenizer::encode_fragment(std::string_view text, bool after_whole_token, std::vector<TokenId>& out) const {
-  if (const auto* bytes = std::get_if<ByteBpe>(&bpe_)) return bytes->encode(text, out);
+  if (const auto* bytes = std::get_if<ByteBpe>(&bpe_)) {
+    // Qwen 2 was trained on composed characters, and its own tokenizer composes them.
+    return data_.pre == PreTokenizer::qwen2 ? bytes->encode(to_nfc(text), out) : bytes->encode(text, out);
+  }
   std::string marked = replace_all(text, " ", kSpaceMark);
   if (data_.add_space_prefix && after_whole_token) marked.insert(0, kSpaceMark);
   std::get<ScoredBpe>(bpe_).encode(marked, out);

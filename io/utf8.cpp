@@ -1,6 +1,13 @@
 // Decoding after the table of well-formed sequences in the Unicode standard (chapter 3, table 3-7).
 #include "io/utf8.hpp"
 
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
 namespace jupiter {
 
 namespace {
@@ -55,6 +62,33 @@ void append_utf8(char32_t code, std::string& out) {
     put(0x80 | ((code >> 6) & 0x3F));
     put(0x80 | (code & 0x3F));
   }
+}
+
+std::string to_nfc(std::string_view text) {
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<std::uint8_t>(c) < 0x80; })) {
+    return std::string(text);
+  }
+  std::string out;
+  while (!text.empty()) {
+    std::size_t valid = 0;
+    Utf8State state = Utf8State::valid;
+    while (valid < text.size()) {
+      const Utf8Char c = first_utf8_char(text.substr(valid));
+      state = c.state;
+      if (state != Utf8State::valid) break;
+      valid += c.bytes;
+    }
+    utf8proc_uint8_t* composed = nullptr;
+    const utf8proc_ssize_t size =
+        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(valid),
+                     &composed, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(composed, &std::free);
+    if (size < 0) throw std::bad_alloc();  // the only fault left: the text is valid
+    out.append(reinterpret_cast<const char*>(composed), static_cast<std::size_t>(size));
+    if (state != Utf8State::valid) out += text[valid++];
+    text.remove_prefix(valid);
+  }
+  return out;
 }
 
 std::string to_valid_utf8(std::string_view text) {

@@ -28,4 +28,7 @@ void append_utf8(char32_t code, std::string& out);
 // Bytes that are no UTF-8 become U+FFFD, one for each longest valid beginning.
 std::string to_valid_utf8(std::string_view text);
 
+// Unicode's composed form (NFC) of the parts that are UTF-8; other bytes stay as they are.
+std::string to_nfc(std::string_view text);
+
 }  // namespace jupiter
