@@ -45,7 +45,7 @@ ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments) {
   }
   ProgressBar bar("convert", "MB", 1e6);
   convert.progress = [&](std::uint64_t done, std::uint64_t total) {
-    if (interrupted_by() != 0) throw Error(ExitCode::interrupted, "interrupted");
+    if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
     bar.update(done, total);
   };
   const auto source = open_model_source((*args)["source"].as<std::string>());

@@ -1,5 +1,6 @@
 // jupiter SUBCOMMAND [options]: dispatch, and what becomes of an error.
 #include <array>
+#include <cstdlib>
 #include <iostream>
 #include <new>
 
@@ -56,6 +57,14 @@ void report(const MpiSession* mpi, const char* message) {
   std::cerr << line << message << std::endl;
 }
 
+// jobs/jupiter-run starts mpirun so that it does not wait for its kill timeout after an exit code other than 0; such an
+// mpirun swallows the code, so rank 0 tells it on stderr, where the launcher takes it out.
+void note_exit_code(const MpiSession& mpi, ExitCode code) {
+  if (mpi.rank() == 0 && mpi.size() > 1 && std::getenv("JUPITER_EXIT_NOTE") != nullptr) {
+    std::cerr << "\x1e" << static_cast<int>(code) << "\x1e" << std::endl;
+  }
+}
+
 // An error of one rank ends all of them; one that all know of ends each in good order.
 ExitCode run_all(const MpiSession& mpi, const Arguments& arguments) {
   try {
@@ -83,7 +92,9 @@ int main(int argc, char** argv) {
   install_signal_handlers();
   try {
     const MpiSession mpi;
-    return static_cast<int>(run_all(mpi, {argv + 1, argv + argc}));
+    const ExitCode code = run_all(mpi, {argv + 1, argv + argc});
+    note_exit_code(mpi, code);
+    return static_cast<int>(code);
   } catch (const Error& e) {
     report(nullptr, e.what());
     return static_cast<int>(e.code());

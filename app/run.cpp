@@ -277,7 +277,7 @@ nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>
 ExitCode chat(const RunOptions& o, Frontend& front, Generator& generator, Engine& engine) {
   const bool terminal = is_terminal(Stream::in) && is_terminal(Stream::out);
   bool first = o.prompt.has_value();
-  for (std::string line; interrupted_by() == 0;) {
+  for (std::string line; interrupted_by() == ExitCode::ok;) {
     if (!first) {
       if (terminal) print("> ");
       if (!std::getline(std::cin, line)) break;
@@ -298,10 +298,6 @@ ExitCode chat(const RunOptions& o, Frontend& front, Generator& generator, Engine
   return ExitCode::ok;
 }
 
-ExitCode signal_code() {
-  return interrupted_by() == 0 ? ExitCode::ok : interrupted_by() == 2 ? ExitCode::interrupted : ExitCode::terminated;
-}
-
 ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), {.deadline = o.engine.timeout});
   Generator generator(pipeline, o.sampling, engine.context_tokens());
@@ -313,7 +309,7 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
     a = answer(o, front, generator, engine.chunk_tokens());
     print("\n");
   }
-  if (signal_code() != ExitCode::ok) code = signal_code();
+  if (interrupted_by() != ExitCode::ok) code = interrupted_by();
   const std::uint64_t digest = generator.close();
   pipeline.stop(code);
   const auto reports = gather_reports(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));

@@ -47,7 +47,7 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
   ConvertOptions convert;
   if (quant == "f32") convert.residual = Precision::f32;
   convert.progress = [&](std::uint64_t done, std::uint64_t total) {
-    if (interrupted_by() != 0) throw Error(ExitCode::interrupted, "interrupted");
+    if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
     bar.update(done, total);
   };
   const std::string folder = (*args)["output"].as<std::string>();

@@ -54,7 +54,7 @@ Generated Generator::generate(const std::vector<TokenId>& prompt, const Generate
     }
     if (static_cast<std::int64_t>(out.tokens.size()) == options.max_new_tokens) break;
     if (static_cast<std::int64_t>(cached_.size()) >= context_tokens_) break;
-    if (interrupted_by() != 0) break;
+    if (interrupted_by() != ExitCode::ok) break;
     token = step(token);
     ++out.steps;
   }

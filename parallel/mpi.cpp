@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <exception>
+#include <optional>
 
 #include "parallel/channel.hpp"
 
@@ -35,15 +36,10 @@ std::string host_name() {
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
-volatile std::sig_atomic_t pending_signal = 0;
-extern "C" void note_signal(int signal) {
-  pending_signal = signal;
-}
+constexpr std::chrono::seconds kGraceAfterSignal{5};
 
-void check_signal() {
-  if (pending_signal == SIGINT) throw Error(ExitCode::interrupted, "interrupted");
-  if (pending_signal != 0) throw Error(ExitCode::terminated, "terminated");
-}
+volatile std::sig_atomic_t pending_signal = 0;
+extern "C" void note_signal(int signal) { pending_signal = signal; }
 
 void sleep_us(long us) {
   const timespec t{0, us * 1000};
@@ -95,15 +91,20 @@ void MpiSession::abort(ExitCode code) const {
   std::_Exit(static_cast<int>(code));
 }
 
-int interrupted_by() {
-  return pending_signal;
+ExitCode interrupted_by() {
+  switch (pending_signal) {
+    case 0: return ExitCode::ok;
+    case SIGINT:
+    case SIGUSR1: return ExitCode::interrupted;
+    default: return ExitCode::terminated;
+  }
 }
 
 void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = note_signal;
   action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the process at once
-  for (const int s : {SIGINT, SIGTERM}) ::sigaction(s, &action, nullptr);
+  for (const int s : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) ::sigaction(s, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed output is an error of the write, with a message
 }
 
@@ -111,9 +112,15 @@ void wait_politely(const std::function<bool()>& ready, const std::string& waitin
   using Clock = std::chrono::steady_clock;
   using std::chrono::microseconds;
   const auto start = Clock::now();
+  std::optional<Clock::time_point> signalled;
   for (;;) {
     if (ready()) return;
-    check_signal();
+    if (interrupted_by() != ExitCode::ok) {
+      if (!signalled) signalled = Clock::now();
+      if (Clock::now() - *signalled > kGraceAfterSignal) {
+        throw Error(interrupted_by(), "stopped while waiting for " + waiting_for);
+      }
+    }
     const auto waited = std::chrono::duration_cast<microseconds>(Clock::now() - start);
     if (waited < microseconds(30)) continue;
     if (deadline.count() > 0 && waited > deadline) {

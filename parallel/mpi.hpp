@@ -40,13 +40,14 @@ class MpiSession {
   std::string host_;
 };
 
-// Set by SIGINT and SIGTERM: 0, or the signal's number.
-int interrupted_by();
+// The exit code that a signal asks for: ok, interrupted (SIGINT, or SIGUSR1 from jobs/jupiter-run, which mpirun passes on)
+// or terminated (SIGTERM, SIGUSR2).
+ExitCode interrupted_by();
 void install_signal_handlers();
 
 // Waits until ready() is true: a short spin, then sleeps that back off from 20 us to 1 ms, so that an idle rank leaves
-// its core to others. Throws PeerError naming `waiting_for` when `deadline` (zero: none) has passed, and Error(130 or
-// 143) after a signal.
+// its core to others. Throws PeerError naming `waiting_for` when `deadline` (zero: none) has passed. After a signal it
+// goes on for a while, so that a run can end in good order (rank 0 ends it), then throws Error(130 or 143).
 void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for,
                    std::chrono::seconds deadline = std::chrono::seconds{0});
 
