@@ -1,17 +1,40 @@
 // Asks the processor for its instruction sets.
 #include "kernels/simd_tables.hpp"
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 namespace jupiter {
 
 #if defined(__x86_64__)
 
+namespace {
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+}  // namespace
+
 std::vector<const KernelTable*> simd_tables() {
   std::vector<const KernelTable*> found;
-  __builtin_cpu_init();
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512vnni");
-  if (avx512) found.push_back(&avx512_kernels());
+  if (has_avx512()) found.push_back(&avx512_kernels());
+  if (has_avx2() && __builtin_cpu_supports("avxvnni")) found.push_back(&avx_vnni_kernels());
+  if (has_avx2()) found.push_back(&avx2_kernels());
+  return found;
+}
+
+#elif defined(__aarch64__)
+
+std::vector<const KernelTable*> simd_tables() {
+  constexpr unsigned long kDotprod = 1ul << 20;  // HWCAP_ASIMDDP
+  std::vector<const KernelTable*> found;
+  if ((getauxval(AT_HWCAP) & kDotprod) != 0) found.push_back(&neon_dotprod_kernels());
+  found.push_back(&neon_kernels());
   return found;
 }
 
