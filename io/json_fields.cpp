@@ -69,7 +69,7 @@ std::optional<JsonObject> JsonObject::find_object(std::string_view key) const {
   return JsonObject(*found, where_ + ": " + std::string(key.substr(0, 80)));
 }
 
-const std::vector<json>& JsonObject::array_or_empty(std::string_view key) const {
+const std::vector<json>& JsonObject::array_or_empty(std::string_view key) const& {
   static const std::vector<json> kEmpty;
   const json* found = find(key);
   if (found == nullptr) return kEmpty;

@@ -16,7 +16,8 @@ class JsonObject {
   JsonObject(nlohmann::json value, std::string where);
 
   const std::string& where() const { return where_; }
-  const nlohmann::json& value() const { return value_; }
+  const nlohmann::json& value() const& { return value_; }
+  const nlohmann::json& value() && = delete;  // would dangle in a range-for
   std::vector<std::string> keys() const;
   // Absent and null are the same: nullptr.
   const nlohmann::json* find(std::string_view key) const;
@@ -28,7 +29,8 @@ class JsonObject {
   std::optional<bool> find_bool(std::string_view key) const;
   std::optional<std::string> find_string(std::string_view key) const;
   std::optional<JsonObject> find_object(std::string_view key) const;
-  const std::vector<nlohmann::json>& array_or_empty(std::string_view key) const;
+  const std::vector<nlohmann::json>& array_or_empty(std::string_view key) const&;
+  const std::vector<nlohmann::json>& array_or_empty(std::string_view key) && = delete;
 
   // FormatError where absent.
   std::int64_t integer(std::string_view key) const;
