@@ -140,7 +140,7 @@ int byte_of_token(std::string_view token) {
   return value;
 }
 
-ByteBpe::ByteBpe(const TokenizerData& data, const std::vector<std::string>& pieces)
+ByteBpe::ByteBpe(const TokenizerData& data, const std::vector<std::string>& pieces, std::string_view source)
     : pre_(data.pre), whole_words_first_(data.pre == PreTokenizer::llama3) {
   byte_tokens_.fill(-1);
   for (std::size_t id = 0; id < pieces.size(); ++id) {
@@ -159,7 +159,7 @@ ByteBpe::ByteBpe(const TokenizerData& data, const std::vector<std::string>& piec
     const TokenId right = two ? token_of_merge_part(text.substr(space + 1)) : -1;
     const auto result = left < 0 || right < 0 ? ids_.end() : ids_.find(pieces[left] + pieces[right]);
     if (result == ids_.end()) {
-      throw FormatError("tokenizer", "merge " + std::to_string(rank), "two tokens that make a third",
+      throw FormatError(source, "tokenizer merge " + std::to_string(rank), "two tokens that make a third",
                         "\"" + to_valid_utf8(text.substr(0, 80)) + "\"");
     }
     merges_.emplace(pair_key(left, right), Merge{static_cast<std::uint32_t>(rank), result->second});

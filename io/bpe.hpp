@@ -20,8 +20,9 @@ std::string gpt2_from_bytes(std::string_view bytes);
 // Merges ranked pairs inside words. Time O(n log n) in the length of a word.
 class ByteBpe {
  public:
-  // pieces[id]: the bytes of each token. FormatError where a merge names a token that does not exist.
-  ByteBpe(const TokenizerData& data, const std::vector<std::string>& pieces);
+  // pieces[id]: the bytes of each token. FormatError, naming `source`, where a merge names a token that does
+  // not exist.
+  ByteBpe(const TokenizerData& data, const std::vector<std::string>& pieces, std::string_view source);
   void encode(std::string_view text, std::vector<TokenId>& out) const;
 
  private:

@@ -9,6 +9,7 @@
 #include "io/gguf_source.hpp"
 #include "io/hf_source.hpp"
 #include "io/mapped_file.hpp"
+#include "io/tokenizer.hpp"
 
 namespace jupiter {
 
@@ -139,8 +140,9 @@ void ModelSource::release(const SourceTensor& t) const {
 }
 
 std::unique_ptr<ModelSource> open_model_source(const std::string& path) {
-  if (std::filesystem::is_directory(path)) return open_hf_source(path);
-  return open_gguf_source(path);
+  auto source = std::filesystem::is_directory(path) ? open_hf_source(path) : open_gguf_source(path);
+  const Tokenizer tokenizer(source->tokenizer(), path);  // a broken one is to be found now, not when the model runs
+  return source;
 }
 
 }  // namespace jupiter

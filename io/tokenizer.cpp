@@ -46,8 +46,8 @@ std::string piece_bytes(const TokenizerData& data, std::size_t id) {
   return bytes_from_gpt2(token, bytes) ? bytes : token;
 }
 
-TokenizerData checked(TokenizerData data) {
-  check(data, "tokenizer");
+TokenizerData checked(TokenizerData data, std::string_view source) {
+  check(data, source);
   return data;
 }
 
@@ -58,9 +58,10 @@ std::vector<std::string> all_pieces(const TokenizerData& data) {
   return pieces;
 }
 
-std::variant<ByteBpe, ScoredBpe> make_bpe(const TokenizerData& data, const std::vector<std::string>& pieces) {
+std::variant<ByteBpe, ScoredBpe> make_bpe(const TokenizerData& data, const std::vector<std::string>& pieces,
+                                          std::string_view source) {
   if (data.kind == TokenizerKind::sentencepiece) return ScoredBpe(data);
-  return ByteBpe(data, pieces);
+  return ByteBpe(data, pieces, source);
 }
 
 }  // namespace
@@ -93,11 +94,11 @@ WholeTokenFinder::Match WholeTokenFinder::find(std::string_view text, std::size_
   return {text.size(), 0, -1, false};
 }
 
-Tokenizer::Tokenizer(TokenizerData data)
-    : data_(checked(std::move(data))),
+Tokenizer::Tokenizer(TokenizerData data, std::string_view source)
+    : data_(checked(std::move(data), source)),
       pieces_(all_pieces(data_)),
       whole_tokens_(data_),
-      bpe_(make_bpe(data_, pieces_)) {}
+      bpe_(make_bpe(data_, pieces_, source)) {}
 
 template <typename Allowed>
 std::vector<TokenId> Tokenizer::encode_text(std::string_view text, const Allowed& control_allowed) const {

@@ -50,8 +50,8 @@ class WholeTokenFinder {
 
 class Tokenizer {
  public:
-  // Throws FormatError where the data do not fit together.
-  explicit Tokenizer(TokenizerData data);
+  // Throws FormatError, naming `source`, where the data do not fit together.
+  explicit Tokenizer(TokenizerData data, std::string_view source = "tokenizer");
   Tokenizer(Tokenizer&&) = default;
   Tokenizer& operator=(Tokenizer&&) = default;
 
