@@ -25,8 +25,10 @@ struct Traits {
   static constexpr int kMaxWeight = kFormat == Format::q8 ? 255 : kFormat == Format::q6k ? 63 : kFifthBit ? 31 : 15;
 };
 
-// Prefetched ahead of the group in work: enough to cover the memory's latency at one core's full bandwidth.
-constexpr int kAheadBytes = 4096;
+// Prefetched ahead of the group in work. The far distance fills the second level cache from memory; the near one the
+// first level, whose few outstanding misses the activations need too (one distance for both: 20 % slower at 8 rows).
+constexpr int kNearBytes = 4096;
+constexpr int kFarBytes = 24576;
 
 // Where the sections of one panel start.
 struct Panel {
@@ -138,14 +140,18 @@ JUPITER_INLINE void add_group(const Group<Isa>& w, const Activations& x, int r, 
   }
 }
 
+JUPITER_INLINE void prefetch_lines(const std::byte* p, int bytes, int near, int far) {
+  for (int i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(p + i + near, 0, 3);
+    __builtin_prefetch(p + i + far, 0, 2);
+  }
+}
 template <Format kFormat>
 JUPITER_INLINE void prefetch_group(const Panel& p, std::int64_t g) {
-  using T = Traits<kFormat>;
-  const std::byte* low = p.low + g * T::kLowBytes + kAheadBytes;
-  for (int i = 0; i < T::kLowBytes; i += 64) __builtin_prefetch(low + i);
-  if constexpr (T::kHighBytes > 0) {
-    const std::byte* high = p.high + g * T::kHighBytes + kAheadBytes * T::kHighBytes / T::kLowBytes;
-    for (int i = 0; i < T::kHighBytes; i += 64) __builtin_prefetch(high + i);
+  constexpr int kLow = Traits<kFormat>::kLowBytes, kHigh = Traits<kFormat>::kHighBytes;
+  prefetch_lines(p.low + g * kLow, kLow, kNearBytes, kFarBytes);
+  if constexpr (kHigh > 0) {
+    prefetch_lines(p.high + g * kHigh, kHigh, kNearBytes * kHigh / kLow, kFarBytes * kHigh / kLow);
   }
 }
 

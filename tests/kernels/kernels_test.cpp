@@ -404,6 +404,48 @@ TEST_P(EveryTable, AttentionCarriesNanAndSkipsWhatIsHidden) {
   }
 }
 
+// ---- the same bits on every machine
+
+// FNV-1a over the bits of numbers without NaN.
+std::uint64_t hash(std::uint64_t h, const Floats& x) {
+  for (std::int64_t i = 0; i < x.size(); ++i) h = (h ^ std::bit_cast<std::uint32_t>(x.data()[i])) * 0x100000001b3ull;
+  return h;
+}
+
+// Runs on x86-64 and, under qemu, on aarch64: the constant is what a mixed cluster relies on.
+TEST_P(EveryTable, HasTheBitsOfEveryOtherMachine) {
+  Random random(59);
+  std::uint64_t h = 0xcbf29ce484222325ull;
+  for (const Format format : kQuantised) {
+    const Weights w(format, 40, 512, 61);
+    const Floats x(random, 5 * 512, 0, -3, 3);
+    Floats out(5 * 40, 0);
+    QuantizedBuffer buffer(5, 512);
+    table().quantize_rows({x.data(), 5, 512}, buffer.view(5, 512));
+    table().matmul_quantized(w.matrix(), {0, 3}, buffer.view(5, 512), {out.data(), 5, 40});
+    h = hash(h, out);
+  }
+  const Floats x(random, 576, 0, -3, 3), y(random, 576, 0, -3, 3);
+  Floats out(576, 0);
+  table().rms_norm(x.data(), y.data(), 576, 1e-5f, out.data());
+  h = hash(h, out);
+  table().swiglu(x.data(), y.data(), 576, out.data());
+  h = hash(h, out);
+  table().rope(out.data(), x.data(), y.data(), 64);
+  h = hash(h, out);
+  const float third[] = {1.0f / 3};
+  Floats widened(1, 0);
+  std::uint16_t narrow = 0;
+  table().narrow(Precision::f16, third, 1, &narrow);
+  table().widen(Precision::f16, &narrow, 1, widened.data());
+  h = hash(h, widened);
+  Attention attention(random, 11, 64);
+  attention.see(random, 1);
+  table().attend_block(attention.block());
+  h = hash(hash(h, attention.sums), attention.outputs);
+  EXPECT_EQ(h, 8011285565918560544ull);
+}
+
 // ---- the reference against exact arithmetic
 
 TEST(Reference, ExponentialIsWithinItsStatedError) {
