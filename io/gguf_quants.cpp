@@ -133,23 +133,6 @@ void read_q6k_block(const std::byte* block, std::int64_t s, QuantizedRow& out) {
   }
 }
 
-void dequantize_quantized(Format format, const QuantizedRow& row, std::int64_t cols, float* out) {
-  const int zero = zero_point(format);
-  for (std::int64_t c = 0; c < cols; ++c) {
-    const std::int64_t g = c / kGroupCols, s = c / kSuperblockCols;
-    const float q = static_cast<float>(int{row.q[c]} - zero);
-    if (format == Format::q6k) {
-      out[c] =
-          f16_to_f32(row.super_scales[s]) * static_cast<float>(static_cast<std::int8_t>(row.sub_scales[c / 16])) * q;
-    } else if (is_k_quant(format)) {
-      out[c] = f16_to_f32(row.super_scales[s]) * static_cast<float>(row.sub_scales[g]) * q -
-               f16_to_f32(row.super_mins[s]) * static_cast<float>(row.sub_mins[g]);
-    } else {
-      out[c] = f16_to_f32(row.scales[g]) * q + (has_min(format) ? f16_to_f32(row.mins[g]) : 0.0f);
-    }
-  }
-}
-
 }  // namespace
 
 std::optional<GgufType> gguf_type_from_number(std::uint32_t number) {
@@ -219,7 +202,7 @@ void dequantize_gguf_row(GgufType type, const std::byte* row, std::int64_t cols,
   } else {
     QuantizedRow split(format, cols);
     read_gguf_row(type, row, cols, split);
-    dequantize_quantized(format, split, cols, out);
+    dequantize_row(format, cols, split, out);
   }
 }
 

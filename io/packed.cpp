@@ -195,25 +195,29 @@ void dequantize_float_row(const PackedMatrix& m, std::int64_t row, float* out) {
 }
 }  // namespace
 
-void dequantize_row(const PackedMatrix& m, std::int64_t row, float* out) {
-  if (is_float(m.format)) return dequantize_float_row(m, row, out);
-  QuantizedRow r(m.format, m.cols);
-  unpack_row(m.format, m.cols, m.panel(row / kPanelRows), row % kPanelRows, r);
-  const int zero = zero_point(m.format);
-  for (std::int64_t c = 0; c < m.cols; ++c) {
+void dequantize_row(Format format, std::int64_t cols, const QuantizedRow& r, float* out) {
+  const int zero = zero_point(format);
+  for (std::int64_t c = 0; c < cols; ++c) {
     const std::int64_t g = c / kGroupCols, s = c / kSuperblockCols;
     const float q = static_cast<float>(int{r.q[c]} - zero);
-    if (m.format == Format::q6k) {
+    if (format == Format::q6k) {
       const float scale = static_cast<float>(static_cast<std::int8_t>(r.sub_scales[c / 16]));
       out[c] = f16_to_f32(r.super_scales[s]) * scale * q;
-    } else if (is_k_quant(m.format)) {
+    } else if (is_k_quant(format)) {
       const float scale = f16_to_f32(r.super_scales[s]) * static_cast<float>(r.sub_scales[g]);
       const float min = f16_to_f32(r.super_mins[s]) * static_cast<float>(r.sub_mins[g]);
       out[c] = scale * q - min;
     } else {
-      out[c] = f16_to_f32(r.scales[g]) * q + (has_min(m.format) ? f16_to_f32(r.mins[g]) : 0.0f);
+      out[c] = f16_to_f32(r.scales[g]) * q + (has_min(format) ? f16_to_f32(r.mins[g]) : 0.0f);
     }
   }
+}
+
+void dequantize_row(const PackedMatrix& m, std::int64_t row, float* out) {
+  if (is_float(m.format)) return dequantize_float_row(m, row, out);
+  QuantizedRow r(m.format, m.cols);
+  unpack_row(m.format, m.cols, m.panel(row / kPanelRows), row % kPanelRows, r);
+  dequantize_row(m.format, m.cols, r, out);
 }
 
 }  // namespace jupiter

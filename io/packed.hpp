@@ -115,6 +115,8 @@ void unpack_row(Format format, std::int64_t cols, const std::byte* panel, std::i
 // A padding row: multiplies to exactly zero.
 void pack_zero_row(Format format, std::int64_t cols, std::int64_t i, std::byte* panel);
 
+// A split row of a quantised format as f32: out[cols].
+void dequantize_row(Format format, std::int64_t cols, const QuantizedRow& row, float* out);
 // One row of any format as f32: out[cols]. The truth that quantised kernels are tested against.
 void dequantize_row(const PackedMatrix& matrix, std::int64_t row, float* out);
 
