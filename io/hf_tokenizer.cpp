@@ -87,21 +87,23 @@ void check_byte_level(const JsonObject& tokenizer, const JsonObject& model, PreT
   }
 }
 
-// SentencePiece's spaces: spelled as a mark, one put in front of the text where `prefix` comes back true.
-bool read_space_prefix(const JsonObject& tokenizer) {
-  bool prefix = false;
+// SentencePiece's spaces: spelled as a mark, and one put in front. As a normaliser's step that happens in every part
+// between control tokens; as a pre-tokenizer's it may be the first part only.
+void read_space_prefix(const JsonObject& tokenizer, TokenizerData& data) {
   for (const JsonObject& step : steps_of(tokenizer, "normalizer", "normalizers")) {
     const bool space_rule = type_of(step) == "Replace" && step.find_string("content").value_or("") == kSpaceMark;
     const bool prepend = type_of(step) == "Prepend" && step.find_string("prepend").value_or("") == kSpaceMark;
     if (!space_rule && !prepend) tokenizer.fail("normalizer", "Prepend and Replace of spaces", json_text(step.value()));
-    prefix = prefix || prepend;
+    data.add_space_prefix = data.add_space_prefix || prepend;
   }
   for (const JsonObject& step : steps_of(tokenizer, "pre_tokenizer", "pretokenizers")) {
     if (type_of(step) != "Metaspace") tokenizer.fail("pre_tokenizer", "Metaspace or nothing", json_text(step.value()));
-    const std::string scheme = step.find_string("prepend_scheme").value_or("");
-    prefix = prefix || (scheme.empty() ? step.find_bool("add_prefix_space").value_or(true) : scheme != "never");
+    if (step.find_bool("split").value_or(true)) step.fail("split", "false (pieces that hold spaces)", "true");
+    const std::string scheme = step.find_string("prepend_scheme").value_or("always");
+    if (scheme != "first" && scheme != "never") step.fail("prepend_scheme", "first or never", scheme.substr(0, 40));
+    data.space_prefix_once = scheme == "first" && !data.add_space_prefix;
+    data.add_space_prefix = data.add_space_prefix || data.space_prefix_once;
   }
-  return prefix;
 }
 
 std::string merge_text(const json& merge, const JsonObject& model) {
@@ -153,7 +155,7 @@ class Reader {
     for (const json& merge : model.array_or_empty("merges")) merges.push_back(merge_text(merge, model));
     if (merges.empty()) model.fail("merges", "a list of merges", "nothing");
     if (scored) {
-      data_.add_space_prefix = read_space_prefix(tokenizer);
+      read_space_prefix(tokenizer, data_);
       scores_from_merges(merges, data_);
     } else {
       data_.pre = read_pre_tokenizer(tokenizer);

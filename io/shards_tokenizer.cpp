@@ -70,6 +70,7 @@ void write_tokenizer(ShardWriter& writer, const TokenizerData& t) {
                          {"end_of_turn", t.end_of_turn},
                          {"add_bos", t.add_bos},
                          {"add_space_prefix", t.add_space_prefix},
+                         {"space_prefix_once", t.space_prefix_once},
                          {"chat_template", t.chat_template}};
   const std::string text = settings.dump(-1, ' ', false, json::error_handler_t::replace);
   writer.write_bytes("settings", std::as_bytes(std::span(text)), "JSON: kind, pre-tokenizer, special tokens, template");
@@ -99,6 +100,7 @@ TokenizerData read_tokenizer(const ShardFile& file, std::int64_t vocab_size) {
     t.end_of_turn = s.at("end_of_turn").get<std::vector<TokenId>>();
     t.add_bos = s.at("add_bos").get<bool>();
     t.add_space_prefix = s.at("add_space_prefix").get<bool>();
+    t.space_prefix_once = s.value("space_prefix_once", false);
     t.chat_template = s.at("chat_template").get<std::string>();
   } catch (const json::exception& e) {
     throw FormatError(file.name(), "dataset settings", "JSON of the tokenizer's settings", e.what());

@@ -104,11 +104,12 @@ template <typename Allowed>
 std::vector<TokenId> Tokenizer::encode_text(std::string_view text, const Allowed& control_allowed) const {
   if (text.size() > kMaxTextBytes) throw UsageError("prompt: longer than 1 GiB");
   std::vector<TokenId> out;
-  bool after_whole_token = true;
+  bool after_whole_token = false;
   for (std::size_t at = 0; at < text.size();) {
     const WholeTokenFinder::Match match = whole_tokens_.find(text, at, control_allowed);
     if (match.begin > at) {
-      encode_fragment(text.substr(at, match.begin - at), after_whole_token, out);
+      const bool prefix = at == 0 || (after_whole_token && !data_.space_prefix_once);
+      encode_fragment(text.substr(at, match.begin - at), prefix, out);
       after_whole_token = false;
     }
     if (match.size > 0) {
@@ -120,13 +121,14 @@ std::vector<TokenId> Tokenizer::encode_text(std::string_view text, const Allowed
   return out;
 }
 
-void Tokenizer::encode_fragment(std::string_view text, bool after_whole_token, std::vector<TokenId>& out) const {
+void Tokenizer::encode_fragment(std::string_view text, bool space_prefix, std::vector<TokenId>& out) const {
   if (const auto* bytes = std::get_if<ByteBpe>(&bpe_)) {
     // Qwen 2 was trained on composed characters, and its own tokenizer composes them.
     return data_.pre == PreTokenizer::qwen2 ? bytes->encode(to_nfc(text), out) : bytes->encode(text, out);
   }
   std::string marked = replace_all(text, " ", kSpaceMark);
-  if (data_.add_space_prefix && after_whole_token) marked.insert(0, kSpaceMark);
+  const bool has_one = data_.space_prefix_once && marked.starts_with(kSpaceMark);
+  if (data_.add_space_prefix && space_prefix && !has_one) marked.insert(0, kSpaceMark);
   std::get<ScoredBpe>(bpe_).encode(marked, out);
 }
 

@@ -72,7 +72,7 @@ class Tokenizer {
   bool is_end(TokenId id) const;      // ends an answer
 
  private:
-  void encode_fragment(std::string_view text, bool after_whole_token, std::vector<TokenId>& out) const;
+  void encode_fragment(std::string_view text, bool space_prefix, std::vector<TokenId>& out) const;
   template <typename Allowed>
   std::vector<TokenId> encode_text(std::string_view text, const Allowed& control_allowed) const;
 

@@ -38,7 +38,8 @@ struct TokenizerData {
   TokenId unknown = -1;
   std::vector<TokenId> end_of_turn;  // every token that ends an answer (eos included)
   bool add_bos = false;              // encode() puts bos in front
-  bool add_space_prefix = false;     // sentencepiece: a space before the first word
+  bool add_space_prefix = false;     // sentencepiece: a space before the first word, and after each control token
+  bool space_prefix_once = false;    // that space only at the start of a text that has none (newer tokenizers)
   std::string chat_template;         // Jinja text of the model; empty: none
 };
 
