@@ -19,14 +19,13 @@ struct Avx2 : Avx2Lanes {
     return _mm256_maddubs_epi16(w, x);
   }
 
-  // sums[i] = sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
+  // sums[i] += sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
   template <int kMaxWeight, int kQuads, int kRows>
   static JUPITER_INLINE void dot(const Bytes* quads, const std::int8_t* x, I* sums) {
     constexpr int kLargest = kMaxWeight > 127 ? 128 : kMaxWeight;
     constexpr int kSafe = 32767 / (2 * 127 * kLargest);  // sums of pairs that fit 16 bits
     constexpr int kStep = kSafe < kQuads ? kSafe : kQuads;
     static_assert(kQuads % kStep == 0);
-    for (int i = 0; i < kRows; ++i) sums[i] = _mm256_setzero_si256();
     for (int first = 0; first < kQuads; first += kStep) {
       for (int i = 0; i < kRows; ++i) {
         I words = pairs<kMaxWeight>(quads[first], broadcast_quad(x + 32 * i + 4 * first));

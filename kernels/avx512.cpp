@@ -92,10 +92,9 @@ struct Avx512 {
     return _mm512_ternarylogic_epi32(q, at, _mm512_set1_epi8(0x30), 0xf8);  // q | (at & 0x30)
   }
 
-  // sums[i] = sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
+  // sums[i] += sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
   template <int kMaxWeight, int kQuads, int kRows>
   static JUPITER_INLINE void dot(const Bytes* quads, const std::int8_t* x, I* sums) {
-    for (int i = 0; i < kRows; ++i) sums[i] = _mm512_setzero_si512();
     for (int j = 0; j < kQuads; ++j) {
       for (int i = 0; i < kRows; ++i) {
         // g++ would broadcast by an instruction of its own: 8 % slower.
@@ -104,10 +103,10 @@ struct Avx512 {
       }
     }
   }
-  // sum - kZero * x, kZero a power of two
+  // x * kZero in all lanes; kZero is a power of two
   template <int kZero>
-  static JUPITER_INLINE I subtract_times(I sum, std::int32_t x) {
-    return _mm512_sub_epi32(sum, _mm512_slli_epi32(_mm512_set1_epi32(x), __builtin_ctz(kZero)));
+  static JUPITER_INLINE I times(std::int32_t x) {
+    return _mm512_slli_epi32(_mm512_set1_epi32(x), __builtin_ctz(kZero));
   }
   static JUPITER_INLINE F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 };

@@ -9,10 +9,9 @@ struct AvxVnni : Avx2Lanes {
   static constexpr bool kSignedQ8 = false;
   static JUPITER_INLINE Bytes load_q8(const std::byte* p) { return load_bytes(p); }
 
-  // sums[i] = sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
+  // sums[i] += sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
   template <int kMaxWeight, int kQuads, int kRows>
   static JUPITER_INLINE void dot(const Bytes* quads, const std::int8_t* x, I* sums) {
-    for (int i = 0; i < kRows; ++i) sums[i] = _mm256_setzero_si256();
     for (int j = 0; j < kQuads; ++j) {
       for (int i = 0; i < kRows; ++i) {
         sums[i] = _mm256_dpbusd_avx_epi32(sums[i], quads[j], broadcast_quad(x + 32 * i + 4 * j));

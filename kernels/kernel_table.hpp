@@ -29,12 +29,14 @@ struct RowBlock {
 // A view. Inside a block the order is [group][row of the block][...], blocks follow each other.
 struct QuantizedRows {
   std::int64_t rows = 0;
-  std::int64_t cols = 0;              // multiple of 32
-  std::int8_t* values = nullptr;      // rows * cols
-  float* scales = nullptr;            // rows * groups
-  std::int32_t* sums = nullptr;       // rows * groups: sum of the group's integers
-  std::int32_t* half_sums = nullptr;  // rows * groups: sum of its first 16 integers
-  float* scaled_sums = nullptr;       // rows * groups: scale * sum, for formats with a minimum
+  std::int64_t cols = 0;          // multiple of 32
+  std::int8_t* values = nullptr;  // rows * cols
+  float* scales = nullptr;        // rows * groups
+  // What integer sums start from, times the weights' zero point: minus the sum of the group's integers, and of each
+  // half's 16.
+  std::int32_t* offsets = nullptr;       // rows * groups
+  std::int32_t* half_offsets = nullptr;  // rows * groups * 2
+  float* scaled_sums = nullptr;          // rows * groups: scale * sum, for formats with a minimum
 
   std::int64_t groups() const { return cols / kGroupCols; }
   std::int64_t blocks() const { return (rows + kRowBlock - 1) / kRowBlock; }
@@ -42,14 +44,14 @@ struct QuantizedRows {
     const std::int64_t first = rows * b / blocks();
     return {first, rows * (b + 1) / blocks() - first};
   }
-  // Index of (row r of the block, group g) in scales, sums and scaled_sums; its 32 integers start at 32 times that.
+  // Index of (row r of the block, group g) in scales, offsets and scaled_sums; its 32 integers start at 32 times that.
   std::int64_t index(const RowBlock& at, std::int64_t r, std::int64_t g) const {
     return at.first * groups() + g * at.rows + r;
   }
   // That block alone; other slices of rows are no view, since blocks of another number of rows begin elsewhere.
   QuantizedRows only(const RowBlock& at) const {
     const std::int64_t i = at.first * groups();
-    return {at.rows, cols, values + i * kGroupCols, scales + i, sums + i, half_sums + i, scaled_sums + i};
+    return {at.rows, cols, values + i * kGroupCols, scales + i, offsets + i, half_offsets + 2 * i, scaled_sums + i};
   }
 };
 
@@ -59,19 +61,19 @@ class QuantizedBuffer {
   QuantizedBuffer(std::int64_t max_rows, std::int64_t max_cols)
       : values_(static_cast<std::size_t>(max_rows * max_cols)),
         scales_(static_cast<std::size_t>(max_rows * (max_cols / kGroupCols))),
-        sums_(scales_.size()),
-        half_sums_(scales_.size()),
+        offsets_(scales_.size()),
+        half_offsets_(2 * scales_.size()),
         scaled_sums_(scales_.size()) {}
   QuantizedRows view(std::int64_t rows, std::int64_t cols) {
     assert(static_cast<std::size_t>(rows * cols) <= values_.size() && cols % kGroupCols == 0);
-    return {rows, cols, values_.data(), scales_.data(), sums_.data(), half_sums_.data(), scaled_sums_.data()};
+    return {rows, cols, values_.data(), scales_.data(), offsets_.data(), half_offsets_.data(), scaled_sums_.data()};
   }
 
  private:
   Buffer<std::int8_t> values_;
   Buffer<float> scales_;
-  Buffer<std::int32_t> sums_;
-  Buffer<std::int32_t> half_sums_;
+  Buffer<std::int32_t> offsets_;
+  Buffer<std::int32_t> half_offsets_;
   Buffer<float> scaled_sums_;
 };
 

@@ -7,7 +7,7 @@ namespace jupiter {
 namespace {
 
 struct Neon : NeonLanes {
-  // sums[i] = sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
+  // sums[i] += sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
   template <int kMaxWeight, int kQuads, int kRows>
   static JUPITER_INLINE void dot(const Bytes* quads, const std::int8_t* x, I* sums) {
     constexpr int kLargest = kMaxWeight > 127 ? 128 : kMaxWeight;
@@ -27,7 +27,7 @@ struct Neon : NeonLanes {
         low = vpadalq_s16(low, words_low);
         high = vpadalq_s16(high, words_high);
       }
-      sums[i] = vpaddq_s32(low, high);
+      sums[i] = vaddq_s32(sums[i], vpaddq_s32(low, high));
     }
   }
 

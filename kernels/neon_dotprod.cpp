@@ -14,10 +14,9 @@ struct NeonDotprod : NeonLanes {
     return vdotq_laneq_s32(sum, vreinterpretq_s8_u8(quads[3]), x, 3);
   }
 
-  // sums[i] = sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
+  // sums[i] += sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
   template <int kMaxWeight, int kQuads, int kRows>
   static JUPITER_INLINE void dot(const Bytes* quads, const std::int8_t* x, I* sums) {
-    for (int i = 0; i < kRows; ++i) sums[i] = vdupq_n_s32(0);
     for (int j = 0; j < kQuads; j += 4) {
       for (int i = 0; i < kRows; ++i) sums[i] = four_quads(sums[i], quads + j, vld1q_s8(x + 32 * i + 4 * j));
     }

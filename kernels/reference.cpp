@@ -41,7 +41,7 @@ struct QuantizedGroup {
   std::array<std::int8_t, kGroupCols> q{};
   float scale = 0;
   std::int32_t sum = 0;
-  std::int32_t half_sum = 0;
+  std::array<std::int32_t, 2> half_sums{};
 };
 
 QuantizedGroup quantize_group(const float* x) {
@@ -61,7 +61,7 @@ QuantizedGroup quantize_group(const float* x) {
       const float rounded = x[i] * inverse + kRoundMagic;
       group.q[i] = static_cast<std::int8_t>(std::bit_cast<std::int32_t>(rounded) - kRoundMagicBits);
       group.sum += group.q[i];
-      if (i < kGroupCols / 2) group.half_sum += group.q[i];
+      group.half_sums[i / (kGroupCols / 2)] += group.q[i];
     }
   }
   return group;
@@ -76,8 +76,8 @@ void quantize_rows(MatrixView<const float> x, const QuantizedRows& out) {
         const std::int64_t i = out.index(at, r, g);
         std::memcpy(out.values + i * kGroupCols, group.q.data(), kGroupCols);
         out.scales[i] = group.scale;
-        out.sums[i] = group.sum;
-        out.half_sums[i] = group.half_sum;
+        out.offsets[i] = -group.sum;
+        for (std::size_t half = 0; half < 2; ++half) out.half_offsets[2 * i + half] = -group.half_sums[half];
         out.scaled_sums[i] = group.scale * static_cast<float>(group.sum);
       }
     }

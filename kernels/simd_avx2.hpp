@@ -114,10 +114,10 @@ struct Avx2Lanes {
   static JUPITER_INLINE Bytes broadcast_quad(const std::int8_t* x) {
     return _mm256_set1_epi32(*reinterpret_cast<const AnyInt*>(x));
   }
-  // sum - kZero * x
+  // x * kZero in all lanes
   template <int kZero>
-  static JUPITER_INLINE I subtract_times(I sum, std::int32_t x) {
-    return _mm256_sub_epi32(sum, _mm256_set1_epi32(x * kZero));
+  static JUPITER_INLINE I times(std::int32_t x) {
+    return _mm256_set1_epi32(x * kZero);
   }
   static JUPITER_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
 };

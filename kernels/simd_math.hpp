@@ -49,8 +49,9 @@ void quantize_group(const float* x, const QuantizedRows& out, std::int64_t entry
     sum = Isa::sum_int(total);
   }
   out.scales[entry] = scale;
-  out.sums[entry] = sum;
-  out.half_sums[entry] = half;
+  out.offsets[entry] = -sum;
+  out.half_offsets[2 * entry] = -half;
+  out.half_offsets[2 * entry + 1] = half - sum;
   out.scaled_sums[entry] = scale * static_cast<float>(sum);
 }
 

@@ -47,16 +47,16 @@ JUPITER_INLINE Panel panel_at(const std::byte* p, const PanelLayout& at) {
 struct Activations {
   const std::int8_t* values;
   const float* scales;
-  const std::int32_t* sums;
-  const std::int32_t* half_sums;
+  const std::int32_t* offsets;
+  const std::int32_t* half_offsets;
   const float* scaled_sums;
   std::int64_t block_rows;
 
   JUPITER_INLINE void skip(std::int64_t entries) {
     values += entries * kGroupCols;
     scales += entries;
-    sums += entries;
-    half_sums += entries;
+    offsets += entries;
+    half_offsets += 2 * entries;
     scaled_sums += entries;
   }
 };
@@ -124,14 +124,17 @@ JUPITER_INLINE void add_group(const Group<Isa>& w, const Activations& x, int r, 
   constexpr int kQuads = 8 / T::kScales;
   for (int part = 0; part < T::kScales; ++part) {
     typename Isa::I sums[kRows];
+    for (int i = 0; i < kRows; ++i) {
+      if constexpr (kZero == 0) {
+        sums[i] = Isa::set1_int(0);
+      } else {
+        const std::int32_t offset = T::kScales == 2 ? x.half_offsets[2 * (r + i) + part] : x.offsets[r + i];
+        sums[i] = Isa::template times<kZero>(offset);
+      }
+    }
     Isa::template dot<T::kMaxWeight, kQuads, kRows>(w.quads + part * kQuads, x.values + r * kGroupCols + part * 16,
                                                     sums);
     for (int i = 0; i < kRows; ++i) {
-      if constexpr (kZero != 0) {
-        std::int32_t offset = x.sums[r + i];
-        if constexpr (T::kScales == 2) offset = part == 0 ? x.half_sums[r + i] : offset - x.half_sums[r + i];
-        sums[i] = Isa::template subtract_times<kZero>(sums[i], offset);
-      }
       acc[i] = Isa::fma(Isa::mul(Isa::to_float(sums[i]), w.scale[part]), Isa::set1(x.scales[r + i]), acc[i]);
     }
   }
@@ -220,7 +223,7 @@ void multiply_panels(const PackedMatrix& w, PanelRange panels, const QuantizedRo
     const std::int64_t end = base + step < panels.last ? base + step : panels.last;
     for (std::int64_t b = 0; b < blocks; ++b) {
       const std::int64_t first = x.rows * b / blocks, rows = x.rows * (b + 1) / blocks - first;
-      Activations block = {x.values, x.scales, x.sums, x.half_sums, x.scaled_sums, rows};
+      Activations block = {x.values, x.scales, x.offsets, x.half_offsets, x.scaled_sums, rows};
       block.skip(first * groups);
       for (std::int64_t n = base; n < end; ++n) {
         const Panel p = panel_at(w.data + static_cast<std::size_t>(n) * layout.bytes, layout);

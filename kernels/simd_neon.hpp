@@ -102,10 +102,10 @@ struct NeonLanes {
     return vorrq_u8(q, vandq_u8(at, vdupq_n_u8(0x30)));
   }
 
-  // sum - kZero * x
+  // x * kZero in all lanes
   template <int kZero>
-  static JUPITER_INLINE I subtract_times(I sum, std::int32_t x) {
-    return vsubq_s32(sum, vdupq_n_s32(x * kZero));
+  static JUPITER_INLINE I times(std::int32_t x) {
+    return vdupq_n_s32(x * kZero);
   }
   static JUPITER_INLINE F to_float(I a) { return vcvtq_f32_s32(a); }
 };

@@ -66,8 +66,8 @@ void expect_same(const QuantizedRows& a, const QuantizedRows& b) {
   EXPECT_TRUE(same_bits(a.scales, b.scales, n));
   EXPECT_TRUE(same_bits(a.scaled_sums, b.scaled_sums, n));
   EXPECT_EQ(std::memcmp(a.values, b.values, static_cast<std::size_t>(n * kGroupCols)), 0);
-  EXPECT_EQ(std::memcmp(a.sums, b.sums, static_cast<std::size_t>(n) * 4), 0);
-  EXPECT_EQ(std::memcmp(a.half_sums, b.half_sums, static_cast<std::size_t>(n) * 4), 0);
+  EXPECT_EQ(std::memcmp(a.offsets, b.offsets, static_cast<std::size_t>(n) * 4), 0);
+  EXPECT_EQ(std::memcmp(a.half_offsets, b.half_offsets, static_cast<std::size_t>(n) * 8), 0);
 }
 
 TEST_P(EveryTable, QuantizesRows) {
