@@ -190,6 +190,7 @@ void ReceiveChannel::poll() {
     MPI_Get_count(&status, MPI_BYTE, &received);
     std::unique_ptr<Pending> pending = std::move(impl_->posted.front());
     impl_->posted.pop_front();
+    note_activity();
     impl_->take(pending->buffer, received);
     const bool finished_text = impl_->tag == static_cast<int>(Tag::text) && !impl_->whole.empty();
     if (!finished_text) impl_->post(std::move(pending));

@@ -74,8 +74,9 @@ class PayloadReader {
   std::vector<T> array(std::size_t max_count) {
     const auto count = value<std::uint32_t>();
     if (count > max_count) throw malformed("a list of " + std::to_string(count) + " elements");
+    const std::byte* from = take(count * sizeof(T));  // before any memory is taken for them
     std::vector<T> values(count);
-    if (count > 0) std::memcpy(values.data(), take(count * sizeof(T)), count * sizeof(T));
+    if (count > 0) std::memcpy(values.data(), from, count * sizeof(T));
     return values;
   }
   std::string text(std::size_t max_bytes = 1 << 20) {

@@ -11,6 +11,7 @@
 #include <ctime>
 #include <exception>
 #include <optional>
+#include <utility>
 
 #include "parallel/channel.hpp"
 
@@ -37,6 +38,8 @@ std::string host_name() {
 }
 
 constexpr std::chrono::seconds kGraceAfterSignal{5};
+
+std::uint64_t activity = 0;  // arrivals so far; the main thread's alone
 
 volatile std::sig_atomic_t pending_signal = 0;
 extern "C" void note_signal(int signal) { pending_signal = signal; }
@@ -91,6 +94,8 @@ void MpiSession::abort(ExitCode code) const {
   std::_Exit(static_cast<int>(code));
 }
 
+void note_activity() { ++activity; }
+
 ExitCode interrupted_by() {
   switch (pending_signal) {
     case 0: return ExitCode::ok;
@@ -111,10 +116,11 @@ void install_signal_handlers() {
 void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for, std::chrono::seconds deadline) {
   using Clock = std::chrono::steady_clock;
   using std::chrono::microseconds;
-  const auto start = Clock::now();
+  auto start = Clock::now();
   std::optional<Clock::time_point> signalled;
-  for (;;) {
+  for (std::uint64_t seen = activity;;) {
     if (ready()) return;
+    if (std::exchange(seen, activity) != activity) start = Clock::now();
     if (interrupted_by() != ExitCode::ok) {
       if (!signalled) signalled = Clock::now();
       if (Clock::now() - *signalled > kGraceAfterSignal) {

@@ -50,6 +50,8 @@ void install_signal_handlers();
 // goes on for a while, so that a run can end in good order (rank 0 ends it), then throws Error(130 or 143).
 void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for,
                    std::chrono::seconds deadline = std::chrono::seconds{0});
+// Something arrived: the wait begins anew, since more is likely to follow soon. Called by channels.
+void note_activity();
 
 // Every rank's text, by rank; empty on all ranks but 0. Point-to-point, polite.
 std::vector<std::string> gather_text(const MpiSession& mpi, const std::string& mine);

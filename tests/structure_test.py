@@ -1,0 +1,40 @@
+"""The rules of the tree: includes point only to the left of io <- kernels <- parallel <- app, mpi.h is seen by two
+files, no source file is longer than 600 lines."""
+import pathlib
+import re
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ORDER = ["io", "kernels", "parallel", "app"]
+SEES_MPI = {"parallel/mpi.cpp", "parallel/channel.cpp"}
+
+
+def sources():
+    for folder in ORDER:
+        for path in sorted((ROOT / folder).rglob("*.[ch]pp")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text()
+
+
+class Structure(unittest.TestCase):
+    def test_includes_point_left(self):
+        for name, text in sources():
+            level = ORDER.index(name.split("/")[0])
+            for target in re.findall(r'#include "(\w+)/', text):
+                self.assertIn(target, ORDER, f"{name} includes {target}/")
+                self.assertLessEqual(ORDER.index(target), level, f"{name} includes {target}/")
+
+    def test_mpi_is_seen_by_two_files(self):
+        for name, text in sources():
+            if re.search(r"#include\s*<mpi\.h>", text):
+                self.assertIn(name, SEES_MPI)
+
+    def test_no_file_is_too_long(self):
+        for name, text in sources():
+            self.assertLessEqual(text.count("\n"), 600, name)
+
+    def test_the_check_itself_finds_something(self):
+        self.assertGreater(len(list(sources())), 20)
+
+
+if __name__ == "__main__":
+    unittest.main()
