@@ -91,24 +91,34 @@ JUPITER_INLINE Lanes<Isa> load_weights(const std::byte* row, std::int64_t k, std
   return out;
 }
 
+// One step of up to 16 columns for kRows x kOutputs outputs.
+template <class Isa, Format kFormat, int kRows, int kOutputs>
+JUPITER_INLINE void exact_step(const std::byte* weights, std::int64_t row_bytes, const float* x, std::int64_t x_stride,
+                               std::int64_t k, std::int64_t part, Lanes<Isa> (&sums)[kRows][kOutputs]) {
+  Lanes<Isa> rows[kRows];
+  for (int r = 0; r < kRows; ++r) rows[r] = load_part<Isa>(x + r * x_stride + k, part);
+  for (int o = 0; o < kOutputs; ++o) {
+    const auto w = load_weights<Isa, kFormat>(weights + o * row_bytes, k, part);
+    for (int r = 0; r < kRows; ++r) sums[r][o] = fma<Isa>(rows[r], w, sums[r][o]);
+  }
+}
+
 // kRows x kOutputs outputs at once, so that their sums hide each other's latency.
 template <class Isa, Format kFormat, int kRows, int kOutputs>
 void exact_tile(const PackedMatrix& w, std::int64_t n, const MatrixView<const float>& x, std::int64_t m, float* out,
                 std::int64_t stride) {
-  constexpr int kBytes = kFormat == Format::f32 ? 4 : 2;
+  const std::int64_t row_bytes = w.cols * (kFormat == Format::f32 ? 4 : 2);
+  const std::byte* weights = w.data + n * row_bytes;
+  const float* rows = x.data + m * x.stride;
   Lanes<Isa> sums[kRows][kOutputs];
   for (int r = 0; r < kRows; ++r) {
     for (int o = 0; o < kOutputs; ++o) sums[r][o] = set1<Isa>(0.0f);
   }
-  for (std::int64_t k = 0; k < w.cols; k += kWide) {
-    const std::int64_t part = part_of(w.cols, k);
-    Lanes<Isa> rows[kRows];
-    for (int r = 0; r < kRows; ++r) rows[r] = load_part<Isa>(x.data + (m + r) * x.stride + k, part);
-    for (int o = 0; o < kOutputs; ++o) {
-      const auto weights = load_weights<Isa, kFormat>(w.data + (n + o) * w.cols * kBytes, k, part);
-      for (int r = 0; r < kRows; ++r) sums[r][o] = fma<Isa>(rows[r], weights, sums[r][o]);
-    }
+  std::int64_t k = 0;
+  for (; k + kWide <= w.cols; k += kWide) {
+    exact_step<Isa, kFormat, kRows, kOutputs>(weights, row_bytes, rows, x.stride, k, kWide, sums);
   }
+  if (k < w.cols) exact_step<Isa, kFormat, kRows, kOutputs>(weights, row_bytes, rows, x.stride, k, w.cols - k, sums);
   for (int r = 0; r < kRows; ++r) {
     for (int o = 0; o < kOutputs; ++o) out[(m + r) * stride + n + o] = tree_sum<Isa>(sums[r][o]);
   }
