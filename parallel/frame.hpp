@@ -15,7 +15,10 @@ using SequenceId = std::uint32_t;
 // Consecutive positions of one sequence. What a stage holds of the sequence from first_position on is forgotten first:
 // that is how a conversation goes back to where two prompts part.
 struct FrameRun {
-  enum Flags : std::uint32_t { sample = 1 };  // the last row passes the head, and a token is drawn from it
+  enum Flags : std::uint32_t {
+    sample = 1,     // the last row passes the head, and a token is drawn from it
+    every_row = 2,  // all rows pass the head; their logits go to the last stage's sink
+  };
   SequenceId sequence = 0;
   std::int32_t first_position = 0;
   std::int32_t rows = 0;

@@ -42,7 +42,9 @@ constexpr std::chrono::seconds kGraceAfterSignal{5};
 std::uint64_t activity = 0;  // arrivals so far; the main thread's alone
 
 volatile std::sig_atomic_t pending_signal = 0;
-extern "C" void note_signal(int signal) { pending_signal = signal; }
+extern "C" void note_signal(int signal) {
+  pending_signal = signal;
+}
 
 void sleep_us(long us) {
   const timespec t{0, us * 1000};
@@ -94,14 +96,19 @@ void MpiSession::abort(ExitCode code) const {
   std::_Exit(static_cast<int>(code));
 }
 
-void note_activity() { ++activity; }
+void note_activity() {
+  ++activity;
+}
 
 ExitCode interrupted_by() {
   switch (pending_signal) {
-    case 0: return ExitCode::ok;
+    case 0:
+      return ExitCode::ok;
     case SIGINT:
-    case SIGUSR1: return ExitCode::interrupted;
-    default: return ExitCode::terminated;
+    case SIGUSR1:
+      return ExitCode::interrupted;
+    default:
+      return ExitCode::terminated;
   }
 }
 

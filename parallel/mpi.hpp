@@ -40,8 +40,8 @@ class MpiSession {
   std::string host_;
 };
 
-// The exit code that a signal asks for: ok, interrupted (SIGINT, or SIGUSR1 from jobs/jupiter-run, which mpirun passes on)
-// or terminated (SIGTERM, SIGUSR2).
+// The exit code that a signal asks for: ok, interrupted (SIGINT, or SIGUSR1 from jobs/jupiter-run, which mpirun passes
+// on) or terminated (SIGTERM, SIGUSR2).
 ExitCode interrupted_by();
 void install_signal_handlers();
 

@@ -127,31 +127,42 @@ std::vector<SampledToken> Stage::forward(Frame& frame) {
   return tokens;
 }
 
+std::vector<Stage::HeadRow> Stage::head_rows(const Frame& frame) {
+  std::vector<HeadRow> rows;
+  std::int64_t begin = 0;
+  for (const FrameRun& run : frame.runs) {
+    const bool all = (run.flags & FrameRun::every_row) != 0;
+    if (all || (run.flags & FrameRun::sample) != 0) {
+      for (std::int64_t i = all ? 0 : run.rows - 1; i < run.rows; ++i) {
+        rows.push_back({&run, begin + i, run.first_position + i});
+      }
+    }
+    begin += run.rows;
+  }
+  return rows;
+}
+
 std::vector<SampledToken> Stage::draw(const Frame& frame, const BlockContext& context, MatrixView<float> x) {
   std::vector<SampledToken> drawn;
-  std::vector<const FrameRun*> runs;
+  const std::vector<HeadRow> wanted = head_rows(frame);
   std::vector<std::int64_t> rows;
-  const auto flush = [&] {
+  for (std::size_t at = 0; at < wanted.size(); at += rows.size()) {
+    rows.clear();
+    for (std::size_t i = at; i < std::min(wanted.size(), at + kMaxDrawnRows); ++i) rows.push_back(wanted[i].row);
     const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
     forward_head(context, files_.head(), x, rows, logits);
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      State& s = state(runs[i]->sequence);
+      const HeadRow& from = wanted[at + i];
       const std::span<const float> row(logits.row(static_cast<std::int64_t>(i)), static_cast<std::size_t>(logits.cols));
+      if ((from.run->flags & FrameRun::every_row) != 0 && sink_) sink_(from.run->sequence, from.position, row);
+      if ((from.run->flags & FrameRun::sample) == 0 || from.position + 1 != from.run->first_position + from.run->rows) {
+        continue;
+      }
+      State& s = state(from.run->sequence);
       s.logits.update(row.data(), row.size_bytes());
-      drawn.push_back({runs[i]->sequence, sample(rt_.kernels, row, s.sampling, s.history, s.cache.length)});
+      drawn.push_back({from.run->sequence, sample(rt_.kernels, row, s.sampling, s.history, s.cache.length)});
     }
-    runs.clear();
-    rows.clear();
-  };
-  std::int64_t end = 0;
-  for (const FrameRun& run : frame.runs) {
-    end += run.rows;
-    if ((run.flags & FrameRun::sample) == 0) continue;
-    runs.push_back(&run);
-    rows.push_back(end - 1);
-    if (static_cast<std::int64_t>(rows.size()) == kMaxDrawnRows) flush();
   }
-  if (!rows.empty()) flush();
   return drawn;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -22,6 +23,9 @@ struct StageOptions {
   bool exact = false;
 };
 
+// Receives the logits of rows at `position` of runs with FrameRun::every_row, in order; the span dies with the call.
+using LogitsSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> logits)>;
+
 class Stage {
  public:
   Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool);
@@ -33,6 +37,7 @@ class Stage {
   // that runs ask for are drawn and returned.
   std::vector<SampledToken> forward(Frame& frame);
 
+  void set_logits_sink(LogitsSink sink) { sink_ = std::move(sink); }
   FrameLimits limits() const;
   const ModelPart& part() const { return files_.part(); }
   std::uint64_t weight_bytes() const { return files_.weight_bytes(); }
@@ -48,8 +53,15 @@ class Stage {
     std::vector<TokenId> history;  // tokens by position; last stage only
     Hasher logits;                 // last stage only
   };
+  // A row that passes the head.
+  struct HeadRow {
+    const FrameRun* run;
+    std::int64_t row;  // of the frame
+    std::int64_t position;
+  };
   State& state(SequenceId sequence);
   std::vector<RowRun> place(const Frame& frame);
+  static std::vector<HeadRow> head_rows(const Frame& frame);
   std::vector<SampledToken> draw(const Frame& frame, const BlockContext& context, MatrixView<float> x);
   void load_residual(const Frame& frame, MatrixView<float> x);
   void store_residual(Frame& frame, MatrixView<const float> x);
@@ -64,6 +76,7 @@ class Stage {
   Buffer<float> residual_;  // [max_rows][dim]
   Buffer<float> logits_;    // [rows drawn at a time][vocab_size]; last stage only
   std::map<SequenceId, State> states_;
+  LogitsSink sink_;
   double compute_s_ = 0;
 };
 

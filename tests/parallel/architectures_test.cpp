@@ -1,0 +1,121 @@
+// The engine itself, from conversion to logits, against Hugging Face transformers for every architecture.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "io/convert.hpp"
+#include "io/files.hpp"
+#include "parallel/stage.hpp"
+
+namespace jupiter {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kData = fs::path(JUPITER_TEST_DATA) / "architectures";
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (fs::temp_directory_path() / "jupiter-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    path_ = pattern;
+  }
+  ~TemporaryFolder() { fs::remove_all(path_); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+// Logits by position of one sequence, in chunks of the given length.
+std::vector<std::vector<float>> engine_logits(const fs::path& source, Quantization quantization, bool exact,
+                                              const std::vector<TokenId>& tokens, std::int64_t chunk) {
+  const TemporaryFolder folder;
+  ConvertOptions convert;
+  convert.quantization = quantization;
+  convert.residual = Precision::f32;
+  const Manifest m = convert_model(*open_model_source(source.string()), folder.path(), convert);
+  ThreadPool pool({.threads = 2, .share_cores = true});
+  const ModelPart all{0, m.config.n_layers, true, true};
+  const StageOptions options{.context_tokens = 128,
+                             .cache_tokens = 128,
+                             .max_rows = 64,
+                             .keys = KvType::f32,
+                             .values = KvType::f32,
+                             .exact = exact};
+  Stage stage(m.config, ModelFiles(folder.path(), m, all, true), options, pool);
+  std::vector<std::vector<float>> rows;
+  stage.set_logits_sink([&](SequenceId, std::int64_t position, std::span<const float> row) {
+    EXPECT_EQ(position, static_cast<std::int64_t>(rows.size()));
+    rows.emplace_back(row.begin(), row.end());
+  });
+  stage.open(1, {});
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  for (std::int64_t at = 0; at < count; at += chunk) {
+    const std::int64_t n = std::min(chunk, count - at);
+    Frame f;
+    f.runs = {{1, static_cast<std::int32_t>(at), static_cast<std::int32_t>(n), FrameRun::every_row}};
+    f.tokens.assign(tokens.begin() + at, tokens.begin() + at + n);
+    stage.forward(f);
+  }
+  return rows;
+}
+
+double relative_difference(const std::vector<float>& got, const std::vector<double>& want) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+struct Case {
+  const char* source;
+  const char* expected;
+};
+
+class Architectures : public testing::TestWithParam<Case> {};
+
+TEST_P(Architectures, LogitsAgreeWithTransformers) {
+  const auto expected = nlohmann::json::parse(read_file(kData / GetParam().expected / "expected.json"));
+  const auto tokens = expected["tokens"].get<std::vector<TokenId>>();
+  for (const bool exact : {false, true}) {
+    const auto rows = engine_logits(kData / GetParam().source, Quantization::f32, exact, tokens, exact ? 5 : 64);
+    ASSERT_EQ(rows.size(), tokens.size());
+    for (std::size_t n = 0; n < expected["positions"].size(); ++n) {
+      const auto want = expected["logits"][n].get<std::vector<double>>();
+      const auto& got = rows[expected["positions"][n].get<std::size_t>()];
+      ASSERT_EQ(got.size(), want.size());
+      EXPECT_LT(relative_difference(got, want), 1e-4) << (exact ? "own kernel" : "OpenBLAS") << ", position " << n;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Architectures,
+                         testing::Values(Case{"llama-tied", "llama-tied"}, Case{"llama-untied", "llama-untied"},
+                                         Case{"llama-linear", "llama-linear"}, Case{"llama3", "llama3"},
+                                         Case{"llama3.gguf", "llama3"}, Case{"mistral", "mistral"},
+                                         Case{"qwen2", "qwen2"}, Case{"qwen3", "qwen3"}),
+                         [](const auto& instance) {
+                           std::string name = instance.param.source;
+                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+                           return name;
+                         });
+
+TEST(ArchitecturesExact, RowsDoNotDependOnChunks) {
+  const auto expected = nlohmann::json::parse(read_file(kData / "mistral" / "expected.json"));
+  const auto tokens = expected["tokens"].get<std::vector<TokenId>>();
+  for (const Quantization quantization : {Quantization::f32, Quantization::f16}) {
+    const auto whole = engine_logits(kData / "mistral", quantization, true, tokens, 64);
+    for (const std::int64_t chunk : {1, 3, 16}) {
+      EXPECT_EQ(engine_logits(kData / "mistral", quantization, true, tokens, chunk), whole) << chunk;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace jupiter
