@@ -21,17 +21,19 @@ struct Traits {
   static constexpr int kMinBytes = kQuant ? 16 : 32;
   static constexpr int kLowBytes = kFormat == Format::q8 ? 512 : 256;
   static constexpr int kHighBytes = kFormat == Format::q6k ? 128 : kFifthBit ? 64 : 0;
+  static constexpr int kGroupBytes = kScaleBytes + (kMin ? kMinBytes : 0) + kLowBytes + kHighBytes + (kQuant ? 8 : 0);
   static constexpr int kScales = kFormat == Format::q6k ? 2 : 1;  // scales in a group
   static constexpr int kMaxWeight = kFormat == Format::q8 ? 255 : kFormat == Format::q6k ? 63 : kFifthBit ? 31 : 15;
 };
 
 // Prefetched ahead of the group in work. The far distance fills the second level cache from memory; the near one the
 // first level, whose few outstanding misses the activations need too (one distance for both: 18 % slower at 8 rows).
-constexpr int kNearBytes = 4096;
+constexpr int kNearBytes = 8192;
 constexpr int kFarBytes = 24576;
 
 // Where the sections of one panel start.
 struct Panel {
+  const std::byte* start;
   const std::byte* super_scales;
   const std::byte* super_mins;
   const std::byte* scales;
@@ -40,7 +42,7 @@ struct Panel {
   const std::byte* high;
 };
 JUPITER_INLINE Panel panel_at(const std::byte* p, const PanelLayout& at) {
-  return {p + at.super_scales, p + at.super_mins, p + at.scales, p + at.mins, p + at.low, p + at.high};
+  return {p, p + at.super_scales, p + at.super_mins, p + at.scales, p + at.mins, p + at.low, p + at.high};
 }
 
 // Rows of one block of activations (kernel_table.hpp): consecutive groups lie `block_rows` entries apart.
@@ -143,18 +145,14 @@ JUPITER_INLINE void add_group(const Group<Isa>& w, const Activations& x, int r, 
   }
 }
 
-JUPITER_INLINE void prefetch_lines(const std::byte* p, int bytes, int near, int far) {
-  for (int i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(p + i + near, 0, 3);
-    __builtin_prefetch(p + i + far, 0, 2);
-  }
-}
+// Panels follow each other, and so do their sections: one stream in the order of addresses covers all of them.
 template <Format kFormat>
-JUPITER_INLINE void prefetch_group(const Panel& p, std::int64_t g) {
-  constexpr int kLow = Traits<kFormat>::kLowBytes, kHigh = Traits<kFormat>::kHighBytes;
-  prefetch_lines(p.low + g * kLow, kLow, kNearBytes, kFarBytes);
-  if constexpr (kHigh > 0) {
-    prefetch_lines(p.high + g * kHigh, kHigh, kNearBytes * kHigh / kLow, kFarBytes * kHigh / kLow);
+JUPITER_INLINE void prefetch_group(const std::byte* panel, std::int64_t g) {
+  constexpr int kBytes = Traits<kFormat>::kGroupBytes;
+  const std::byte* p = panel + g * kBytes;
+  for (int i = 0; i < kBytes; i += 64) {
+    __builtin_prefetch(p + i + kNearBytes, 0, 3);
+    __builtin_prefetch(p + i + kFarBytes, 0, 2);
   }
 }
 
@@ -166,7 +164,7 @@ void multiply_tile(const Panel& p, std::int64_t groups, int lane, Activations x,
     for (int r = 0; r < kRows; ++r) acc[s][r] = Isa::set1(0.0f);
   }
   for (std::int64_t g = 0; g < groups; ++g) {
-    prefetch_group<kFormat>(p, g);
+    prefetch_group<kFormat>(p.start, g);
     for (int s = 0; s < kSubPanels; ++s) {
       Group<Isa> w;
       load_factors<Isa, kFormat>(p, g, lane + s * Isa::kLanes, w);
