@@ -1,0 +1,149 @@
+// Plans as JSON, and the checks that an edited one must pass.
+#include "parallel/plan.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "parallel/json_value.hpp"
+
+namespace jupiter {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+namespace {
+constexpr std::int64_t kMaxTokens = 1 << 28;
+constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 50;
+}  // namespace
+
+ModelPart Plan::part(std::size_t stage) const {
+  const StagePlan& s = stages[stage];
+  return {s.first_layer, s.last_layer, stage == 0, stage + 1 == stages.size()};
+}
+
+std::int64_t Plan::max_chunk() const {
+  std::int64_t most = 1;
+  for (const ChunkPlan& c : chunks) most = std::max(most, *std::max_element(c.lengths.begin(), c.lengths.end()));
+  return most;
+}
+
+std::string to_json(const Plan& p) {
+  ordered_json stages = ordered_json::array(), chunks = ordered_json::array();
+  for (const StagePlan& s : p.stages) {
+    stages.push_back({{"host", s.host},
+                      {"slot", s.slot},
+                      {"first_layer", s.first_layer},
+                      {"last_layer", s.last_layer},
+                      {"weight_bytes", s.weight_bytes},
+                      {"private_bytes", s.private_bytes},
+                      {"time_share", s.time_share}});
+  }
+  for (const ChunkPlan& c : p.chunks) chunks.push_back({{"prompt_tokens", c.prompt_tokens}, {"lengths", c.lengths}});
+  const ordered_json all = {{"creator", "jupiter"},
+                            {"kind", "plan"},
+                            {"model_hash", p.model_hash},
+                            {"objective", p.objective},
+                            {"prompt_tokens", p.prompt_tokens},
+                            {"new_tokens", p.new_tokens},
+                            {"context_tokens", p.context_tokens},
+                            {"predicted_ttft_s", p.predicted_ttft_s},
+                            {"predicted_decode_tokens_per_s", p.predicted_decode_tokens_per_s},
+                            {"stages", stages},
+                            {"left_out", p.left_out},
+                            {"chunks", chunks}};
+  return all.dump(1) + "\n";
+}
+
+Plan parse_plan(const std::string& text, const std::string& file) {
+  const json root = JsonObject::parse(text, file);
+  const JsonObject j(root, file);
+  if (j.get<std::string>("kind") != "plan") {
+    throw FormatError(file, "kind", "plan (jupiter plan writes it)", j.get<std::string>("kind"));
+  }
+  Plan p;
+  p.model_hash = j.get<std::string>("model_hash");
+  p.objective = j.get<std::string>("objective");
+  p.prompt_tokens = j.number<std::int64_t>("prompt_tokens", 1, kMaxTokens);
+  p.new_tokens = j.number<std::int64_t>("new_tokens", 0, kMaxTokens);
+  p.context_tokens = j.number<std::int64_t>("context_tokens", 1, kMaxTokens);
+  p.predicted_ttft_s = j.number<double>("predicted_ttft_s", 0, 1e9);
+  p.predicted_decode_tokens_per_s = j.number<double>("predicted_decode_tokens_per_s", 0, 1e9);
+  p.left_out = j.get<std::vector<std::string>>("left_out");
+  for (const JsonObject& s : j.list("stages")) {
+    p.stages.push_back({s.get<std::string>("host"), s.number<int>("slot", 0, 4096),
+                        s.number<std::int64_t>("first_layer", 0, 4096), s.number<std::int64_t>("last_layer", 0, 4096),
+                        s.number<std::uint64_t>("weight_bytes", 0, kMaxBytes),
+                        s.number<std::uint64_t>("private_bytes", 0, kMaxBytes), s.number<double>("time_share", 0, 1)});
+  }
+  for (const JsonObject& c : j.list("chunks")) {
+    p.chunks.push_back(
+        {c.number<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.get<std::vector<std::int64_t>>("lengths")});
+  }
+  return p;
+}
+
+namespace {
+
+void check_chunks(const Plan& plan, const std::string& file) {
+  if (plan.chunks.empty()) throw FormatError(file, "chunks", "at least one entry", "none");
+  std::int64_t before = 0;
+  for (const ChunkPlan& c : plan.chunks) {
+    const std::string thing = fmt::format("chunks of {} tokens", c.prompt_tokens);
+    if (c.prompt_tokens <= before) throw FormatError(file, "chunks", "ascending prompt_tokens", thing);
+    before = c.prompt_tokens;
+    std::int64_t sum = 0;
+    for (const std::int64_t n : c.lengths) {
+      if (n < 1 || n > c.prompt_tokens) throw FormatError(file, thing, "lengths of at least 1", std::to_string(n));
+      sum += n;
+    }
+    if (sum != c.prompt_tokens) {
+      throw FormatError(file, thing, fmt::format("lengths that sum to {}", c.prompt_tokens), std::to_string(sum));
+    }
+  }
+}
+
+}  // namespace
+
+void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
+  if (plan.stages.empty()) throw FormatError(file, "stages", "at least one", "none");
+  std::int64_t next = 0;
+  std::set<std::pair<std::string, int>> boards;
+  for (const StagePlan& s : plan.stages) {
+    const std::string thing = fmt::format("layers of {}:{}", s.host, s.slot);
+    if (s.first_layer != next || s.last_layer <= s.first_layer) {
+      throw FormatError(file, thing, fmt::format("layers from {} on, at least one", next),
+                        fmt::format("{} to {}", s.first_layer, s.last_layer));
+    }
+    next = s.last_layer;
+    if (!boards.insert({s.host, s.slot}).second)
+      throw FormatError(file, "stages", "every board once", thing + " twice");
+  }
+  if (next != n_layers) {
+    throw FormatError(file, "stages", fmt::format("layers up to {}", n_layers), std::to_string(next));
+  }
+  check_chunks(plan, file);
+}
+
+std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length) {
+  std::vector<std::int64_t> lengths(static_cast<std::size_t>(prompt_tokens / length), length);
+  if (prompt_tokens % length != 0) lengths.push_back(prompt_tokens % length);
+  return lengths;
+}
+
+std::vector<std::int64_t> chunks_for(const Plan& plan, std::int64_t prompt_tokens) {
+  const auto it = std::find_if(plan.chunks.begin(), plan.chunks.end(),
+                               [&](const ChunkPlan& c) { return c.prompt_tokens >= prompt_tokens; });
+  if (it == plan.chunks.end()) return fixed_chunks(prompt_tokens, plan.max_chunk());
+  std::vector<std::int64_t> lengths;
+  std::int64_t end = 0, done = 0;
+  for (const std::int64_t n : it->lengths) {
+    end += n;
+    const std::int64_t boundary = end * prompt_tokens / it->prompt_tokens;
+    if (boundary > done) lengths.push_back(boundary - done);
+    done = boundary;
+  }
+  return lengths;
+}
+
+}  // namespace jupiter

@@ -1,0 +1,37 @@
+// Times of stages and of whole schedules, from a profile. Prefill is a flow shop (DESIGN.md, objectives):
+// C(i,r) = max(C(i-1,r), C(i,r-1) + comm) + t_r(n_i, context_i).
+#pragma once
+
+#include <span>
+
+#include "parallel/profile.hpp"
+
+namespace jupiter {
+
+struct StageCost {
+  const BoardProfile* board = nullptr;
+  std::int64_t layers = 0;
+  bool embedding = false;
+  bool head = false;
+  LinkProfile hop;       // into this stage; into the first one: the way of an answer back
+  double row_bytes = 0;  // of the residual on the wire, tokens included
+
+  // n rows after `context` tokens, head_rows of them through the head.
+  double compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const;
+  // n rows on their way into this stage.
+  double arrive_s(std::int64_t n) const { return hop.seconds(static_cast<double>(n) * row_bytes + 100); }
+};
+
+// Time to the first token of a prompt in these chunks. every_row: all rows pass the head (evaluation).
+double prefill_s(std::span<const StageCost> stages, std::span<const std::int64_t> chunks, bool every_row = false);
+
+// Time of one plainly decoded token at this context.
+double decode_step_s(std::span<const StageCost> stages, std::int64_t context);
+
+// Chunk lengths that minimise prefill_s: dynamic programming over boundaries on a grid (multiples of `grain`, 0: chosen
+// by length), keeping at each boundary the `beam` best vectors of finish times that none other beats everywhere.
+std::vector<std::int64_t> best_chunks(std::span<const StageCost> stages, std::int64_t prompt_tokens,
+                                      std::int64_t max_chunk, bool every_row = false, std::int64_t grain = 0,
+                                      std::size_t beam = 16);
+
+}  // namespace jupiter
