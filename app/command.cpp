@@ -42,6 +42,11 @@ std::optional<cxxopts::ParseResult> parse(const MpiSession& mpi, cxxopts::Option
   }
 }
 
+void print(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) throw RunError("standard output: cannot be written");
+}
+
 void check_writable(const std::string& path) {
   const std::string temporary = path + ".tmp";
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);

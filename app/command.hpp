@@ -12,6 +12,7 @@ namespace jupiter {
 
 using Arguments = std::vector<std::string>;  // after the subcommand
 
+ExitCode bench_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode run_command(const MpiSession& mpi, const Arguments& arguments);
@@ -20,6 +21,9 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments);
 // Parses; UsageError (collective: all ranks have the same arguments) with a hint at --help. --help prints on rank 0
 // and leaves nothing.
 std::optional<cxxopts::ParseResult> parse(const MpiSession& mpi, cxxopts::Options& options, const Arguments& arguments);
+
+// To standard output; RunError where that cannot be written.
+void print(const std::string& text);
 
 // A file that will be written at the end: fails now if it cannot be (RunError).
 void check_writable(const std::string& path);

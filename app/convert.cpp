@@ -52,9 +52,7 @@ ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments) {
   const std::string folder = (*args)["output"].as<std::string>();
   const Manifest manifest = convert_model(*source, folder, convert);
   std::uint64_t bytes = 0;
-  for (const FileInfo& f : manifest.files) {
-    for (const DatasetInfo& d : f.datasets) bytes += d.bytes;
-  }
+  for (const FileInfo& f : manifest.files) bytes += f.bytes();
   std::cerr << fmt::format("{}: {} layers, {:.1f} MB of weights, model hash {}\n", folder, manifest.config.n_layers,
                            static_cast<double>(bytes) / 1e6, hex(manifest.hash));
   for (const std::string& note : manifest.notes) std::cerr << note << "\n";

@@ -21,29 +21,6 @@ int allowed_cores() {
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
-// Bytes that this host can still give; 0: unknown.
-std::uint64_t available_memory() {
-  std::ifstream in("/proc/meminfo");
-  std::string key;
-  std::uint64_t kib = 0;
-  while (in >> key >> kib) {
-    if (key == "MemAvailable:") return kib << 10;
-    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
-
-std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
-  std::uint64_t bytes = 0;
-  const auto add = [&](const std::string& name) {
-    for (const DatasetInfo& d : m.file(name).datasets) bytes += d.bytes;
-  };
-  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) add(layer_file_name(i));
-  if (part.embedding || (part.head && m.config.tied_embeddings)) add(embed_file_name());
-  if (part.head) add(output_file_name());
-  return bytes;
-}
-
 void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
   const std::uint64_t available = available_memory();
   const std::uint64_t weights = weight_bytes(m, part);
@@ -66,8 +43,13 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
     throw UsageError(
         fmt::format("-c: expected at most {} (the model's context), found {}", c.max_seq_len, o.context_tokens));
   }
+  const std::int64_t limit = o.context_tokens > 0 ? o.context_tokens : c.max_seq_len;
+  if (o.needed_tokens > limit) {
+    throw UsageError(fmt::format("prompt, depth and answer: expected at most {} tokens (the context, -c), found {}",
+                                 limit, o.needed_tokens));
+  }
   StageOptions s;
-  s.context_tokens = o.context_tokens > 0 ? o.context_tokens : c.max_seq_len;
+  s.context_tokens = o.needed_tokens > 0 ? o.needed_tokens : limit;
   s.cache_tokens = (s.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
   const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.size() == 1 ? 512 : 128;
   s.max_rows = std::min(chunk, s.context_tokens);
@@ -79,6 +61,25 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
 }
 
 }  // namespace
+
+std::uint64_t available_memory() {
+  std::ifstream in("/proc/meminfo");
+  std::string key;
+  std::uint64_t kib = 0;
+  while (in >> key >> kib) {
+    if (key == "MemAvailable:") return kib << 10;
+    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
+}
+
+std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
+  std::uint64_t bytes = 0;
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) bytes += m.file(layer_file_name(i)).bytes();
+  if (part.embedding || (part.head && m.config.tied_embeddings)) bytes += m.file(embed_file_name()).bytes();
+  if (part.head) bytes += m.file(output_file_name()).bytes();
+  return bytes;
+}
 
 int default_threads(const MpiSession& mpi) {
   if (const char* slurm = std::getenv("SLURM_CPUS_PER_TASK")) {
@@ -97,7 +98,7 @@ void add_engine_options(cxxopts::Options& options) {
   // clang-format off
   options.add_options("Model and machine")
     ("m,model", "Model folder that `convert` made", cxxopts::value<std::string>(), "DIR")
-    ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<int>(), "N")
+    ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<std::vector<int>>(), "N")
     ("c,ctx-size", "Context, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
     ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 128)", cxxopts::value<std::int64_t>(), "N")
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
@@ -116,7 +117,7 @@ KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& optio
   return *type;
 }
 
-EngineOptions read_engine_options(const cxxopts::ParseResult& args) {
+EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts) {
   EngineOptions o;
   if (args.count("model") == 0) throw CollectiveError(ExitCode::usage, "expected -m DIR (see --help)");
   o.model = args["model"].as<std::string>();
@@ -124,7 +125,15 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args) {
     if (value >= 1) return value;
     throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected a positive number, found {}", option, value));
   };
-  if (args.count("threads") > 0) o.threads = static_cast<int>(positive("threads", args["threads"].as<int>()));
+  if (args.count("threads") > 0) {
+    const auto counts = args["threads"].as<std::vector<int>>();
+    for (const int n : counts) positive("threads", n);
+    if (thread_counts != nullptr) *thread_counts = counts;
+    if (thread_counts == nullptr && counts.size() > 1) {
+      throw CollectiveError(ExitCode::usage, "--threads: expected one number, found a list");
+    }
+    o.threads = counts.front();
+  }
   if (args.count("ctx-size") > 0) o.context_tokens = positive("ctx-size", args["ctx-size"].as<std::int64_t>());
   if (args.count("chunk") > 0) o.chunk_tokens = positive("chunk", args["chunk"].as<std::int64_t>());
   o.kv_given = args.count("cache-type-k") + args.count("cache-type-v") > 0;

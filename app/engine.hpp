@@ -13,6 +13,7 @@ struct EngineOptions {
   std::string model;
   int threads = 0;                  // 0: SLURM_CPUS_PER_TASK, else the allowed cores over the ranks on this host
   std::int64_t context_tokens = 0;  // 0: the model's maximum
+  std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
   std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, 128 on several
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
@@ -23,7 +24,8 @@ struct EngineOptions {
 };
 
 void add_engine_options(cxxopts::Options& options);
-EngineOptions read_engine_options(const cxxopts::ParseResult& args);
+// thread_counts: where `-t` may be a list, and empty where it is not given.
+EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts = nullptr);
 
 // One of two names, or UsageError.
 KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option);
@@ -54,5 +56,9 @@ class Engine {
 // Layers [first, last) of a rank in an equal split; embedding on the first, head on the last.
 ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
+// Bytes that this host can still give; 0: unknown.
+std::uint64_t available_memory();
+// Of the matrices and vectors of a part.
+std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
 
 }  // namespace jupiter

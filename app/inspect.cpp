@@ -13,12 +13,6 @@ namespace jupiter {
 
 namespace {
 
-std::uint64_t bytes_of(const FileInfo& file) {
-  std::uint64_t bytes = 0;
-  for (const DatasetInfo& d : file.datasets) bytes += d.bytes;
-  return bytes;
-}
-
 // "q4m 7, f32 2" and so on: how many datasets of each format.
 std::string formats_of(const FileInfo& file) {
   std::map<std::string, int> counts;
@@ -34,7 +28,7 @@ std::string formats_of(const FileInfo& file) {
 void print_model(const std::string& folder, const Manifest& m) {
   const ModelConfig& c = m.config;
   std::uint64_t total = 0;
-  for (const FileInfo& f : m.files) total += bytes_of(f);
+  for (const FileInfo& f : m.files) total += f.bytes();
   std::cout << fmt::format(
       "{}\n  model         {} ({})\n  source        {}, --quant {}\n  hash          {}\n"
       "  layers        {}\n  width         {} (hidden {})\n  heads         {} of {} (key/value {})\n"
@@ -45,7 +39,7 @@ void print_model(const std::string& folder, const Manifest& m) {
       m.files.size());
   for (const std::string& note : m.notes) std::cout << "  note          " << note << "\n";
   for (const FileInfo& f : m.files) {
-    std::cout << fmt::format("  {:<16} {:>12} bytes  {}\n", f.name, bytes_of(f), formats_of(f));
+    std::cout << fmt::format("  {:<16} {:>12} bytes  {}\n", f.name, f.bytes(), formats_of(f));
   }
 }
 

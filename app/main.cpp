@@ -17,6 +17,7 @@ struct Command {
 };
 
 constexpr std::array kCommands = {
+    Command{"bench", "speed of prompts and generation, beside the machine's peaks (mpirun)", bench_command},
     Command{"convert", "GGUF file or Hugging Face folder to a folder of shards", convert_command},
     Command{"inspect", "what a model folder holds; --verify checks every checksum", inspect_command},
     Command{"run", "answers a prompt or keeps a conversation (mpirun)", run_command},

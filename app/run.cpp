@@ -3,9 +3,9 @@
 
 #include <iostream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "app/engine.hpp"
+#include "app/rank_json.hpp"
 #include "app/stop_strings.hpp"
 #include "io/chat_template.hpp"
 #include "io/files.hpp"
@@ -206,11 +206,6 @@ class Frontend {
   bool reply_ended_ = true;
 };
 
-void print(const std::string& text) {
-  std::cout << text << std::flush;
-  if (!std::cout) throw RunError("standard output: cannot be written");
-}
-
 struct Answer {
   Generated generated;
   std::string text;
@@ -238,19 +233,6 @@ Answer answer(const RunOptions& o, const Frontend& front, Generator& generator, 
   if (!stops.found()) show(stops.finish());
   a.stop_string = stops.found();
   return a;
-}
-
-nlohmann::ordered_json rank_json(const RankReport& r) {
-  return {{"rank", r.rank},
-          {"host", r.host},
-          {"first_layer", r.first_layer},
-          {"last_layer", r.last_layer},
-          {"weight_bytes", r.weight_bytes},
-          {"kv_bytes", r.kv_bytes},
-          {"peak_rss_bytes", r.peak_rss_bytes},
-          {"compute_s", r.compute_s},
-          {"wait_s", r.wait_s},
-          {"sent_bytes", r.sent_bytes}};
 }
 
 nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>& prompt, const Answer& a,

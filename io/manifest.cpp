@@ -156,6 +156,12 @@ const DatasetInfo* FileInfo::find(std::string_view dataset) const {
   return nullptr;
 }
 
+std::uint64_t FileInfo::bytes() const {
+  std::uint64_t sum = 0;
+  for (const DatasetInfo& d : datasets) sum += d.bytes;
+  return sum;
+}
+
 const FileInfo& Manifest::file(std::string_view file_name) const {
   for (const FileInfo& f : files) {
     if (f.name == file_name) return f;

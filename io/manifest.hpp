@@ -32,6 +32,7 @@ struct FileInfo {
   std::string name;
   std::vector<DatasetInfo> datasets;
   const DatasetInfo* find(std::string_view dataset) const;
+  std::uint64_t bytes() const;  // of its datasets
 };
 
 struct Manifest {

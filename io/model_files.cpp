@@ -37,7 +37,7 @@ const ShardFile& ModelFiles::open(const std::filesystem::path& folder, const Man
     if (file->name() == (folder / name).string()) return *file;  // a tied head on the rank of the embedding
   }
   files_.push_back(std::make_unique<ShardFile>(folder, info, verify));
-  for (const DatasetInfo& d : info.datasets) weight_bytes_ += d.bytes;
+  weight_bytes_ += info.bytes();
   return *files_.back();
 }
 

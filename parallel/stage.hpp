@@ -39,6 +39,7 @@ class Stage {
 
   void set_logits_sink(LogitsSink sink) { sink_ = std::move(sink); }
   FrameLimits limits() const;
+  const StageOptions& options() const { return options_; }
   const ModelPart& part() const { return files_.part(); }
   std::uint64_t weight_bytes() const { return files_.weight_bytes(); }
   std::int64_t kv_bytes() const { return cache_.used_bytes(); }
