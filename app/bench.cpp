@@ -13,6 +13,8 @@ namespace jupiter {
 
 namespace {
 
+constexpr std::uint64_t kLeastBuffer = 256 << 20;  // bytes read for the peak: several times the largest caches
+
 struct BenchOptions {
   EngineOptions engine;
   std::vector<int> threads;  // empty: the default
@@ -140,7 +142,7 @@ std::string utc_now() {
 
 // All tests with one number of threads. The report begins with the first.
 ExitCode run_tests(const MpiSession& mpi, const BenchOptions& o, Engine& engine, std::optional<BenchReport>& report) {
-  const std::vector<RankPeaks> peaks = measure_peaks(mpi, engine.pool(), available_memory() / 4);
+  const std::vector<RankPeaks> peaks = measure_peaks(mpi, engine.pool(), std::max(available_memory() / 4, kLeastBuffer));
   if (mpi.rank() == 0 && !report) {
     report.emplace(o.format, BenchSetting{engine.manifest(), o.engine.model, engine.chunk_tokens(),
                                           engine.stage().options().keys, engine.stage().options().values});

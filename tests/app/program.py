@@ -13,11 +13,11 @@ REAL_MODEL = pathlib.Path(os.environ.get("JUPITER_MODELS", ROOT / "models")) / "
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
 
 
-def jupiter(*arguments, ranks=1, stdin=subprocess.DEVNULL, env=None, timeout=300, prefix=()):
+def jupiter(*arguments, ranks=1, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=None, timeout=300, prefix=()):
     """Runs it; the result has returncode, stdout and stderr (text)."""
     command = [*prefix, *([*MPIRUN, "-n", str(ranks)] if ranks > 1 else []), JUPITER, *map(str, arguments)]
-    return subprocess.run(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          timeout=timeout, env=dict(os.environ, **(env or {})), check=False)
+    return subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=timeout,
+                          env=dict(os.environ, **(env or {})), check=False)
 
 
 class ProgramTest(unittest.TestCase):
