@@ -15,6 +15,8 @@ using Arguments = std::vector<std::string>;  // after the subcommand
 ExitCode bench_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments);
+ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments);
+ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode run_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments);
 

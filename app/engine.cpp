@@ -15,12 +15,6 @@ namespace jupiter {
 
 namespace {
 
-int allowed_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
-}
-
 void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
   const std::uint64_t available = available_memory();
   const std::uint64_t weights = weight_bytes(m, part);
@@ -79,6 +73,12 @@ std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
   if (part.embedding || (part.head && m.config.tied_embeddings)) bytes += m.file(embed_file_name()).bytes();
   if (part.head) bytes += m.file(output_file_name()).bytes();
   return bytes;
+}
+
+int allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
 int default_threads(const MpiSession& mpi) {

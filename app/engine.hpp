@@ -56,6 +56,7 @@ class Engine {
 // Layers [first, last) of a rank in an equal split; embedding on the first, head on the last.
 ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
+int allowed_cores();  // that this process may run on
 // Bytes that this host can still give; 0: unknown.
 std::uint64_t available_memory();
 // Of the matrices and vectors of a part.

@@ -20,6 +20,8 @@ constexpr std::array kCommands = {
     Command{"bench", "speed of prompts and generation, beside the machine's peaks (mpirun)", bench_command},
     Command{"convert", "GGUF file or Hugging Face folder to a folder of shards", convert_command},
     Command{"inspect", "what a model folder holds; --verify checks every checksum", inspect_command},
+    Command{"profile", "measures boards and links (mpirun); --check looks for what is wrong", profile_command},
+    Command{"plan", "layers to boards and chunks from a profile, with predicted times", plan_command},
     Command{"run", "answers a prompt or keeps a conversation (mpirun)", run_command},
     Command{"synth", "random weights in a known shape, for speed tests", synth_command},
 };

@@ -230,6 +230,20 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
   return stages;
 }
 
+std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
+  Split split;
+  for (const StagePlan& s : plan.stages) {
+    const auto it = std::find_if(profile_.boards.begin(), profile_.boards.end(),
+                                 [&](const BoardProfile& b) { return b.host == s.host && b.slot == s.slot; });
+    if (it == profile_.boards.end()) {
+      throw FormatError("profile", "boards", fmt::format("{}:{} (of the plan)", s.host, s.slot), "none");
+    }
+    split.boards.push_back(static_cast<int>(it - profile_.boards.begin()));
+    split.layers.push_back(s.last_layer - s.first_layer);
+  }
+  return stage_costs(split);
+}
+
 Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool last, std::int64_t chunk) const {
   Piece p;
   p.fits = fits(board, layers, first, last);

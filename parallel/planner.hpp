@@ -54,6 +54,8 @@ class Planner {
   double request_s(const Plan& plan) const;  // prompt and answer, plainly decoded
 
   std::vector<StageCost> stage_costs(const Split& split) const;
+  // Of a plan, whose boards must be in the profile (FormatError).
+  std::vector<StageCost> costs_of(const Plan& plan) const;
   std::uint64_t memory_bytes(std::int64_t layers, bool first, bool last) const;  // weights, cache, work space
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
 

@@ -1,0 +1,241 @@
+// jupiter profile: what every board and every link can do; --check is the cluster's doctor.
+#include "parallel/profile.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "app/engine.hpp"
+#include "io/files.hpp"
+#include "io/hash.hpp"
+#include "io/progress.hpp"
+#include "parallel/json_value.hpp"
+#include "parallel/measure.hpp"
+
+namespace jupiter {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ProfileOptions {
+  std::string model;
+  std::string output;
+  std::vector<std::int64_t> memory_mib;  // one for all, or one a rank
+  int threads = 0;
+  std::int64_t context_tokens = 1024;
+  bool shared_host = false;
+  bool check_only = false;
+};
+
+cxxopts::Options profile_usage() {
+  cxxopts::Options options("jupiter profile", "Measures boards and links under mpirun; the planner reads the result.");
+  options.set_width(110);
+  // clang-format off
+  options.add_options()
+    ("m,model", "Model folder; each board measures the shards that it has", cxxopts::value<std::string>(), "DIR")
+    ("o,output", "File to write", cxxopts::value<std::string>()->default_value("cluster.json"), "FILE")
+    ("memory", "Budget of each board, MiB: one number, or one a rank (default: what is free)", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
+    ("t,threads", "Threads of each rank", cxxopts::value<int>(), "N")
+    ("context", "Longest context to measure, tokens", cxxopts::value<std::int64_t>()->default_value("1024"), "N")
+    ("shared-host", "Several ranks may be on one host")
+    ("check", "Only look for what is wrong with the cluster");
+  // clang-format on
+  return options;
+}
+
+ProfileOptions read_profile_options(const cxxopts::ParseResult& args, const MpiSession& mpi) {
+  ProfileOptions o;
+  if (args.count("model") == 0) throw CollectiveError(ExitCode::usage, "profile: expected -m DIR (see --help)");
+  o.model = args["model"].as<std::string>();
+  o.output = args["output"].as<std::string>();
+  if (args.count("memory") > 0) o.memory_mib = args["memory"].as<std::vector<std::int64_t>>();
+  if (args.count("threads") > 0) o.threads = args["threads"].as<int>();
+  o.context_tokens = args["context"].as<std::int64_t>();
+  o.shared_host = args.count("shared-host") > 0;
+  o.check_only = args.count("check") > 0;
+  const bool sizes =
+      o.memory_mib.empty() || o.memory_mib.size() == 1 || o.memory_mib.size() == static_cast<std::size_t>(mpi.size());
+  if (!sizes || std::any_of(o.memory_mib.begin(), o.memory_mib.end(), [](std::int64_t m) { return m < 1; })) {
+    throw CollectiveError(
+        ExitCode::usage, fmt::format("--memory: expected one positive number, or {} (one a rank), found {}", mpi.size(),
+                                     o.memory_mib.size()));
+  }
+  if (o.context_tokens < 0 || (args.count("threads") > 0 && o.threads < 1)) {
+    throw CollectiveError(ExitCode::usage, "--context and --threads: expected positive numbers");
+  }
+  return o;
+}
+
+// The longest run of layers whose shards are on this board, and which ends of the model.
+ModelPart shards_here(const fs::path& folder, const Manifest& m) {
+  ModelPart best;
+  for (std::int64_t first = 0; first < m.config.n_layers; ++first) {
+    std::int64_t last = first;
+    while (last < m.config.n_layers && fs::exists(folder / layer_file_name(last))) ++last;
+    if (last - first > best.last_layer - best.first_layer) best = {first, last, false, false};
+    first = std::max(first, last);
+  }
+  if (best.first_layer == best.last_layer) {
+    throw FormatError(folder.string(), "shards", "at least one layer on every board", "none");
+  }
+  best.embedding = fs::exists(folder / embed_file_name());
+  best.head = fs::exists(folder / output_file_name()) && (best.embedding || !m.config.tied_embeddings);
+  return best;
+}
+
+std::uint64_t memory_budget(const ProfileOptions& o, const MpiSession& mpi) {
+  if (o.memory_mib.empty()) return available_memory() / 10 * 9 / static_cast<std::uint64_t>(mpi.ranks_on_host());
+  const std::size_t i = o.memory_mib.size() == 1 ? 0 : static_cast<std::size_t>(mpi.rank());
+  return static_cast<std::uint64_t>(o.memory_mib[i]) << 20;
+}
+
+std::int64_t unix_time_us() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+// What the doctor asks every rank.
+nlohmann::json examine(const MpiSession& mpi, int threads) {
+  return {{"host", mpi.host()},
+          {"ranks_on_host", mpi.ranks_on_host()},
+          {"cores", std::thread::hardware_concurrency()},
+          {"allowed_cores", allowed_cores()},
+          {"threads", threads},
+          {"kernels", kernels().name},
+          {"memory_mib", available_memory() >> 20},
+          {"time_us", unix_time_us()}};
+}
+
+// Findings about one rank, worst first.
+std::vector<std::string> findings(const nlohmann::json& r, std::int64_t reference_us) {
+  std::vector<std::string> all;
+  if (r["ranks_on_host"].get<int>() > 1)
+    all.push_back(fmt::format("{} ranks share this host", r["ranks_on_host"].get<int>()));
+  if (r["threads"].get<int>() > r["allowed_cores"].get<int>()) {
+    all.push_back(fmt::format("{} threads may use only {} core(s): start mpirun with --bind-to none",
+                              r["threads"].get<int>(), r["allowed_cores"].get<int>()));
+  } else if (r["allowed_cores"].get<int>() < r["cores"].get<int>() && r["ranks_on_host"].get<int>() == 1) {
+    all.push_back(fmt::format("bound to {} of {} cores: start mpirun with --bind-to none",
+                              r["allowed_cores"].get<int>(), r["cores"].get<int>()));
+  }
+  const double off_s = static_cast<double>(r["time_us"].get<std::int64_t>() - reference_us) * 1e-6;
+  if (std::abs(off_s) > 2) all.push_back(fmt::format("clock is {:.1f} s off rank 0's", off_s));
+  return all;
+}
+
+// Prints the cluster as a table; the number of findings.
+int print_check(const std::vector<std::string>& examined, const std::vector<LinkProfile>& links) {
+  int count = 0;
+  std::int64_t reference = 0;
+  std::cout << fmt::format("{:<5}{:<20}{:>6}{:>9}{:>11}{:>12}  {}\n", "rank", "host", "cores", "threads", "free MiB",
+                           "kernels", "findings");
+  for (std::size_t r = 0; r < examined.size(); ++r) {
+    const auto j = nlohmann::json::parse(examined[r]);
+    if (r == 0) reference = j["time_us"].get<std::int64_t>();
+    std::string text;
+    for (const std::string& f : findings(j, reference)) {
+      text += (text.empty() ? "" : "; ") + f;
+      ++count;
+    }
+    std::cout << fmt::format("{:<5}{:<20}{:>6}{:>9}{:>11}{:>12}  {}\n", r, j["host"].get<std::string>(),
+                             j["cores"].get<int>(), j["threads"].get<int>(), j["memory_mib"].get<std::uint64_t>(),
+                             j["kernels"].get<std::string>(), text.empty() ? "none" : text);
+  }
+  double best = 0;
+  for (const LinkProfile& l : links) best = std::max(best, l.bytes_per_s);
+  for (const LinkProfile& l : links) {
+    if (l.from > l.to) continue;
+    const bool slow = l.bytes_per_s < best / 4;
+    count += slow;
+    std::cout << fmt::format("link {} - {}: {:.0f} us, {:.0f} Mbit/s{}\n", l.from, l.to, l.latency_s * 1e6,
+                             l.bytes_per_s * 8e-6, slow ? "  SLOW: less than a quarter of the best" : "");
+  }
+  std::cout << (count == 0 ? "nothing wrong\n" : fmt::format("{} finding(s)\n", count)) << std::flush;
+  return count;
+}
+
+void check_hosts(const MpiSession& mpi, const ProfileOptions& o, RankStatus& status) {
+  if (o.shared_host || mpi.ranks_on_host() == 1) return;
+  status.problem =
+      UsageError(fmt::format("{} ranks on host {}: expected one a board (they would slow each other); --shared-host "
+                             "measures them all the same",
+                             mpi.ranks_on_host(), mpi.host()));
+}
+
+std::string pack_board(const BoardProfile& b, const std::string& hash) {
+  return to_json(Profile{JUPITER_VERSION, hash, {b}, {}});
+}
+
+}  // namespace
+
+ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments) {
+  cxxopts::Options usage = profile_usage();
+  const auto args = parse(mpi, usage, arguments);
+  if (!args) return ExitCode::ok;
+  const ProfileOptions o = read_profile_options(*args, mpi);
+
+  RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
+  Manifest manifest;
+  std::unique_ptr<ModelFiles> files;
+  try {
+    manifest = read_manifest(o.model);
+    status.model_hash = hex(manifest.hash);
+    if (mpi.rank() == 0 && !o.check_only) check_writable(o.output);
+    if (!o.check_only) {
+      files = std::make_unique<ModelFiles>(o.model, manifest, shards_here(o.model, manifest), true);
+      check_hosts(mpi, o, status);
+    }
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  agree(mpi, status);
+
+  const int threads = o.threads > 0 ? o.threads : default_threads(mpi);
+  ProgressBar bar("profile", "%", 10);
+  const auto show = [&](double from, double to, double fraction) {
+    if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
+    if (mpi.rank() == 0) bar.update(static_cast<std::uint64_t>((from + (to - from) * fraction) * 1000), 1000);
+  };
+  const auto links = measure_links(mpi, [&](double f) { show(0, 0.2, f); });
+  if (o.check_only) {
+    const auto examined = gather_text(mpi, examine(mpi, threads).dump());
+    const int count = mpi.rank() == 0 ? print_check(examined, links) : 0;
+    return broadcast_text(mpi, std::to_string(count)) == "0" ? ExitCode::ok : ExitCode::failed;
+  }
+
+  ThreadPool pool({.threads = threads, .share_cores = mpi.ranks_on_host() > 1});
+  MeasureOptions measure;
+  measure.context_tokens = std::min(o.context_tokens, std::max<std::int64_t>(manifest.config.max_seq_len - 512, 0));
+  measure.max_rows = std::min<std::int64_t>(512, manifest.config.max_seq_len);
+  BoardProfile board = measure_board(manifest.config, *files, pool, measure, [&](double f) { show(0.2, 1, f); });
+  board.host = mpi.host();
+  board.slot = mpi.rank_on_host();
+  board.threads = threads;
+  board.kernels = kernels().name;
+  board.memory_bytes = memory_budget(o, mpi);
+
+  const auto packed = gather_text(mpi, pack_board(board, hex(manifest.hash)));
+  if (mpi.rank() == 0) {
+    Profile p{JUPITER_VERSION, hex(manifest.hash), {}, links};
+    for (const std::string& text : packed) p.boards.push_back(parse_profile(text, "profile").boards[0]);
+    write_file_atomically(o.output, to_json(p));
+    for (const BoardProfile& b : p.boards) {
+      std::cerr << fmt::format(
+          "{}:{}  layer of 1 row {:.3f} ms, of 128 rows {:.2f} ms, head {:.2f} ms, {} MiB, spread {:.0f} %, "
+          "fit error {:.0f} %{}\n",
+          b.host, b.slot, b.layer.at(1, 0) * 1e3, b.layer.at(128, 0) * 1e3, b.head.at(1) * 1e3, b.memory_bytes >> 20,
+          b.spread * 100, b.layer.fit_error * 100, b.spread > 0.3 ? "  UNSTEADY: load or heat?" : "");
+    }
+  }
+  broadcast_text(mpi, "");
+  return ExitCode::ok;
+}
+
+}  // namespace jupiter
