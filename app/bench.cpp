@@ -88,7 +88,7 @@ std::vector<TokenId> random_tokens(std::int64_t count, std::int64_t vocab_size) 
 double run_once(Pipeline& pipeline, const Engine& engine, const BenchTest& test) {
   Generator generator(pipeline, {}, engine.context_tokens());
   GenerateOptions g;
-  g.chunk_tokens = engine.chunk_tokens();
+  g.chunks = [&](std::int64_t n) { return engine.chunks(n); };
   g.max_new_tokens = 1;
   const auto go_on = [](TokenId) { return true; };
   std::vector<TokenId> tokens = random_tokens(test.n_depth, engine.config().vocab_size);
@@ -124,7 +124,7 @@ Session run_session(const MpiSession& mpi, const BenchOptions& o, Engine& engine
     pipeline.stop(s.code);
     report = local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes());
   } else {
-    s.code = serve(mpi, engine.stage(), engine.pool(), report);
+    s.code = engine.serve(mpi, report);
   }
   report.compute_s -= computed_before_s;
   s.reports = gather_reports(mpi, report);
@@ -142,7 +142,8 @@ std::string utc_now() {
 
 // All tests with one number of threads. The report begins with the first.
 ExitCode run_tests(const MpiSession& mpi, const BenchOptions& o, Engine& engine, std::optional<BenchReport>& report) {
-  const std::vector<RankPeaks> peaks = measure_peaks(mpi, engine.pool(), std::max(available_memory() / 4, kLeastBuffer));
+  const std::vector<RankPeaks> peaks =
+      measure_peaks(mpi, engine.pool(), std::max(available_memory() / 4, kLeastBuffer));
   if (mpi.rank() == 0 && !report) {
     report.emplace(o.format, BenchSetting{engine.manifest(), o.engine.model, engine.chunk_tokens(),
                                           engine.stage().options().keys, engine.stage().options().values});
@@ -165,7 +166,7 @@ ExitCode run_tests(const MpiSession& mpi, const BenchOptions& o, Engine& engine,
 
 }  // namespace
 
-ExitCode bench_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode bench_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = bench_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs llama-bench and jupiter bench in turn on one model and prints medians, best runs and ratios (jupiter / llama)."""
+"""Runs llama-bench and jupiter bench in turn on one model: medians, best runs and ratios (jupiter / llama.cpp)."""
 import argparse
 import json
 import statistics

@@ -7,8 +7,8 @@ import unittest
 from program import ProgramTest, jupiter
 
 LLAMA_BENCH_FIELDS = ("model_filename", "model_type", "model_size", "model_n_params", "n_batch", "n_threads", "type_k",
-                      "type_v", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
-                      "samples_ns", "samples_ts")
+                      "type_v", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts",
+                      "stddev_ts", "samples_ns", "samples_ts")
 OUR_FIELDS = ("version", "model_hash", "kernels", "ranks", "bytes_per_token", "read_gb_per_s", "multiply_gmac_per_s",
               "peak_read_gb_per_s", "peak_multiply_gmac_per_s", "peak_fraction", "per_rank")
 
@@ -27,7 +27,8 @@ class Bench(ProgramTest):
         for ranks in (1, 2):
             rows = self.bench_json("-p", "8,16", "-n", "4", "-d", "0,5", "-t", "1,2", "-r", "3", ranks=ranks)
             tests = [(r["n_threads"], r["n_depth"], r["n_prompt"], r["n_gen"]) for r in rows]
-            self.assertEqual(tests, [(t, d, *test) for t in (1, 2) for d in (0, 5) for test in ((8, 0), (16, 0), (0, 4))])
+            sizes = ((8, 0), (16, 0), (0, 4))
+            self.assertEqual(tests, [(t, d, *size) for t in (1, 2) for d in (0, 5) for size in sizes])
             for row in rows:
                 for field in LLAMA_BENCH_FIELDS + OUR_FIELDS:
                     self.assertIn(field, row)
@@ -66,7 +67,8 @@ class Bench(ProgramTest):
 
     def test_csv(self):
         for ranks in (1, 2):
-            rows = list(csv.DictReader(io.StringIO(self.bench("-p", "8", "-n", "4", "-r", "2", "-o", "csv", ranks=ranks))))
+            text = self.bench("-p", "8", "-n", "4", "-r", "2", "-o", "csv", ranks=ranks)
+            rows = list(csv.DictReader(io.StringIO(text)))
             self.assertEqual([(r["n_prompt"], r["n_gen"]) for r in rows], [("8", "0"), ("0", "4")])
             for row in rows:
                 self.assertGreater(float(row["avg_ts"]), 0)
@@ -92,8 +94,9 @@ class Bench(ProgramTest):
 
     def test_bad_input(self):
         for arguments, words in ((["-o", "xml"], ["-o", "md, csv or json", "xml"]), (["-p", "1025"], ["1024", "1025"]),
-                                 (["-p", "1000", "-d", "100"], ["1024", "1100"]), (["-c", "64", "-p", "65", "-n", "0"], ["64", "65"]),
-                                 (["-p", "8,x"], ["x"]), (["-p", "-1"], ["--n-prompt", "-1"]),
+                                 (["-p", "1000", "-d", "100"], ["1024", "1100"]),
+                                 (["-c", "64", "-p", "65", "-n", "0"], ["64", "65"]), (["-p", "8,x"], ["x"]),
+                                 (["-p", "-1"], ["--n-prompt", "-1"]),
                                  (["-p", "0", "-n", "0"], ["-p and -n"]), (["-r", "0"], ["-r"]),
                                  (["-t", "1,0"], ["--threads"])):
             for ranks in (1, 2):
