@@ -12,13 +12,13 @@ namespace jupiter {
 
 using Arguments = std::vector<std::string>;  // after the subcommand
 
-ExitCode bench_command(const MpiSession& mpi, const Arguments& arguments);
-ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments);
-ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments);
-ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments);
-ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments);
-ExitCode run_command(const MpiSession& mpi, const Arguments& arguments);
-ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments);
+ExitCode bench_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode convert_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode plan_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode profile_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode run_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode synth_command(MpiSession& mpi, const Arguments& arguments);
 
 // Parses; UsageError (collective: all ranks have the same arguments) with a hint at --help. --help prints on rank 0
 // and leaves nothing.

@@ -19,7 +19,7 @@ T named_option(std::optional<T> value, const char* option, const std::string& te
 }
 }  // namespace
 
-ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode convert_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options options("jupiter convert", "Converts a GGUF file or a Hugging Face folder to a folder of shards.");
   options.positional_help("SRC");
   // clang-format off

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "io/hash.hpp"
+#include "parallel/placement.hpp"
 
 namespace jupiter {
 
@@ -27,8 +28,8 @@ void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& par
 }
 
 void check_config(const ModelConfig& c, const MpiSession& mpi) {
-  if (mpi.size() > c.n_layers) {
-    throw UsageError(fmt::format("expected at most {} ranks (the model's layers), found {}", c.n_layers, mpi.size()));
+  if (mpi.stages() > c.n_layers) {
+    throw UsageError(fmt::format("expected at most {} ranks (the model's layers), found {}", c.n_layers, mpi.stages()));
   }
 }
 
@@ -45,7 +46,7 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
   StageOptions s;
   s.context_tokens = o.needed_tokens > 0 ? o.needed_tokens : limit;
   s.cache_tokens = (s.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
-  const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.size() == 1 ? 512 : 128;
+  const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.stages() == 1 ? 512 : 128;
   s.max_rows = std::min(chunk, s.context_tokens);
   const KvType fallback = c.residual == Precision::f32 ? KvType::f32 : KvType::f16;
   s.keys = o.kv_given ? o.keys : fallback;
@@ -103,6 +104,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 128)", cxxopts::value<std::int64_t>(), "N")
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
+    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal split, chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
     ("no-verify", "Do not check the shards' checksums at start")
     ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
@@ -139,22 +141,36 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   o.kv_given = args.count("cache-type-k") + args.count("cache-type-v") > 0;
   if (args.count("cache-type-k") > 0) o.keys = kv_type_option(args, "cache-type-k");
   if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
+  if (args.count("plan") > 0) o.plan = args["plan"].as<std::string>();
   o.exact = args.count("exact") > 0;
   o.verify = args.count("no-verify") == 0;
   o.timeout = std::chrono::seconds(positive("timeout", args["timeout"].as<int>()));
   return o;
 }
 
-Engine::Engine(const MpiSession& mpi, const EngineOptions& options,
-               const std::function<void(const Manifest&)>& prepare) {
+Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare) {
   RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
   try {
     manifest_ = read_manifest(options.model);
     status.model_hash = hex(manifest_.hash);
-    check_config(config(), mpi);
-    stage_options_ = stage_options(mpi, options, config());
-    if (mpi.rank() == 0) prepare(manifest_);
-    load(mpi, options);
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  if (!options.plan.empty()) {
+    agree(mpi, status);
+    obey_plan(mpi, options);
+  }
+  try {
+    if (!status.problem) {
+      check_config(config(), mpi);
+      stage_options_ = stage_options(mpi, options, config());
+      if (plan_ && options.chunk_tokens == 0) {
+        fixed_chunks_ = false;
+        stage_options_.max_rows = std::min(plan_->max_chunk(), stage_options_.context_tokens);
+      }
+      if (mpi.rank() == 0) prepare(manifest_);
+      load(mpi, options);
+    }
   } catch (const Error& e) {
     status.problem = e;
   } catch (const std::bad_alloc&) {
@@ -163,9 +179,27 @@ Engine::Engine(const MpiSession& mpi, const EngineOptions& options,
   agree(mpi, status);
 }
 
+void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
+  plan_ = share_plan(mpi, options.plan, manifest_);
+  take_places(mpi, *plan_, options.plan);
+}
+
+std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
+  return fixed_chunks_ ? jupiter::fixed_chunks(prompt_tokens, chunk_tokens()) : chunks_for(*plan_, prompt_tokens);
+}
+
+ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
+  if (mpi.holds_layers()) return jupiter::serve(mpi, stage(), pool(), report);
+  report.rank = mpi.rank();
+  report.host = mpi.host();
+  return ExitCode::ok;
+}
+
 void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
+  if (!mpi.holds_layers()) return;
   const auto start = std::chrono::steady_clock::now();
-  const ModelPart part = equal_split(config().n_layers, mpi.rank(), mpi.size());
+  const ModelPart part = plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank()))
+                               : equal_split(config().n_layers, mpi.rank(), mpi.stages());
   check_memory(mpi, manifest_, part, stage_options_);
   const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
   const bool alone = mpi.ranks_on_host() == 1;

@@ -6,6 +6,7 @@
 
 #include "app/command.hpp"
 #include "parallel/pipeline.hpp"
+#include "parallel/plan.hpp"
 
 namespace jupiter {
 
@@ -18,6 +19,7 @@ struct EngineOptions {
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool kv_given = false;  // otherwise f32 with f32 weights
+  std::string plan;       // file; empty: equal split
   bool exact = false;
   bool verify = true;
   std::chrono::seconds timeout{600};
@@ -34,19 +36,26 @@ class Engine {
  public:
   // Loads this rank's part. `prepare` runs before loading on rank 0, with the manifest: what it throws ends all ranks
   // in good order. Throws CollectiveError on all ranks where one of them cannot run.
-  Engine(const MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare);
+  Engine(MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare);
 
   const Manifest& manifest() const { return manifest_; }
   const ModelConfig& config() const { return manifest_.config; }
   std::int64_t context_tokens() const { return stage_options_.context_tokens; }
-  std::int64_t chunk_tokens() const { return stage_options_.max_rows; }
+  std::int64_t chunk_tokens() const { return stage_options_.max_rows; }  // of the longest chunk
+  // Lengths of the frames of a prompt: the plan's, or fixed ones.
+  std::vector<std::int64_t> chunks(std::int64_t prompt_tokens) const;
   double load_s() const { return load_s_; }
   ThreadPool& pool() { return *pool_; }
-  Stage& stage() { return *stage_; }
+  Stage& stage() { return *stage_; }  // of a rank that holds layers
+  // The life of every rank but 0: computes until the run is stopped, or waits for its end.
+  ExitCode serve(const MpiSession& mpi, RankReport& report);
 
  private:
+  void obey_plan(MpiSession& mpi, const EngineOptions& options);
   void load(const MpiSession& mpi, const EngineOptions& options);
   Manifest manifest_;
+  std::optional<Plan> plan_;
+  bool fixed_chunks_ = true;
   StageOptions stage_options_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Stage> stage_;

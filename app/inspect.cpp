@@ -45,7 +45,7 @@ void print_model(const std::string& folder, const Manifest& m) {
 
 }  // namespace
 
-ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options options("jupiter inspect", "Shows what a model folder holds.");
   options.positional_help("DIR");
   // clang-format off

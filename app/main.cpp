@@ -13,7 +13,7 @@ namespace {
 struct Command {
   const char* name;
   const char* summary;
-  ExitCode (*function)(const MpiSession&, const Arguments&);
+  ExitCode (*function)(MpiSession&, const Arguments&);
 };
 
 constexpr std::array kCommands = {
@@ -35,7 +35,7 @@ void print_help(std::ostream& out) {
   out << "\njupiter SUBCOMMAND --help lists the options.\n";
 }
 
-ExitCode dispatch(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode dispatch(MpiSession& mpi, const Arguments& arguments) {
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h") {
     if (mpi.rank() == 0) print_help(arguments.empty() ? std::cerr : std::cout);
     return arguments.empty() ? ExitCode::usage : ExitCode::ok;
@@ -69,7 +69,7 @@ void note_exit_code(const MpiSession& mpi, ExitCode code) {
 }
 
 // An error of one rank ends all of them; one that all know of ends each in good order.
-ExitCode run_all(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode run_all(MpiSession& mpi, const Arguments& arguments) {
   try {
     return dispatch(mpi, arguments);
   } catch (const CollectiveError& e) {
@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
   using namespace jupiter;
   install_signal_handlers();
   try {
-    const MpiSession mpi;
+    MpiSession mpi;
     const ExitCode code = run_all(mpi, {argv + 1, argv + argc});
     note_exit_code(mpi, code);
     return static_cast<int>(code);

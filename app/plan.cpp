@@ -105,7 +105,7 @@ void print_alternatives(const Planner& planner, const Plan& best) {
 
 }  // namespace
 
-ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = plan_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;

@@ -175,7 +175,7 @@ std::string pack_board(const BoardProfile& b, const std::string& hash) {
 
 }  // namespace
 
-ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = profile_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;

@@ -144,7 +144,6 @@ class Frontend {
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
         context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens
                                                           : manifest.config.max_seq_len) {
-    if (!options.json_file.empty()) check_writable(options.json_file);
     if (!options.raw) choose_template();
     if (options.system && !options.raw) messages_.push_back({"system", *options.system});
     if (!options.chat || options.prompt) add_user_turn(read_prompt(options));
@@ -213,10 +212,10 @@ struct Answer {
 };
 
 // Streams one answer to standard output.
-Answer answer(const RunOptions& o, const Frontend& front, Generator& generator, std::int64_t chunk_tokens) {
+Answer answer(const RunOptions& o, const Frontend& front, Generator& generator, const Engine& engine) {
   GenerateOptions g;
   g.max_new_tokens = o.max_new_tokens;
-  g.chunk_tokens = chunk_tokens;
+  g.chunks = [&](std::int64_t n) { return engine.chunks(n); };
   if (!o.ignore_eos) g.end_tokens = front.tokenizer().data().end_of_turn;
   StreamDecoder decoder(front.tokenizer());
   StopStrings stops(o.stops);
@@ -273,11 +272,35 @@ ExitCode chat(const RunOptions& o, Frontend& front, Generator& generator, Engine
       }
     }
     first = false;
-    const Answer a = answer(o, front, generator, engine.chunk_tokens());
+    const Answer a = answer(o, front, generator, engine);
     front.add_reply(a.generated, a.text);
     print("\n");
   }
   return ExitCode::ok;
+}
+
+// Where mpirun's rank 0 is not the first stage, the prompt goes from the one (whose files and input are the user's) to
+// the other. What cannot be read or written there ends all ranks now.
+void share_prompt(const MpiSession& mpi, RunOptions& o) {
+  RankStatus status;
+  std::string text;
+  const bool read_here = !o.engine.plan.empty() && !o.chat && !o.prompt;
+  try {
+    if (mpi.is_launcher() && !o.json_file.empty()) check_writable(o.json_file);
+    if (mpi.is_launcher() && read_here) text = read_prompt(o);
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  agree(mpi, status);
+  if (!read_here) return;
+  o.prompt = broadcast_text(mpi, text);
+  o.prompt_file.reset();
+}
+
+// The last exchange: rank 0's report, which the launching rank writes; nobody leaves before it came.
+void finish(const MpiSession& mpi, const RunOptions& o, const std::string& json) {
+  const std::string text = broadcast_text(mpi, json);
+  if (mpi.is_launcher() && !text.empty()) write_file_atomically(o.json_file, text);
 }
 
 ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {
@@ -288,34 +311,44 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
   if (o.chat) {
     code = chat(o, front, generator, engine);
   } else {
-    a = answer(o, front, generator, engine.chunk_tokens());
+    a = answer(o, front, generator, engine);
     print("\n");
   }
   if (interrupted_by() != ExitCode::ok) code = interrupted_by();
   const std::uint64_t digest = generator.close();
   pipeline.stop(code);
   const auto reports = gather_reports(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
+  std::string json;
   if (!o.json_file.empty() && !o.chat) {
     nlohmann::ordered_json j = run_json(engine, front.tokens(), a, digest);
     for (const RankReport& r : reports) j["ranks"].push_back(rank_json(r));
-    write_file_atomically(o.json_file, j.dump(1) + "\n");
+    json = j.dump(1) + "\n";
   }
+  finish(mpi, o, json);
   return code;
 }
 
 }  // namespace
 
-ExitCode run_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode run_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = run_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;
-  const RunOptions options = read_run_options(*args);
+  RunOptions options = read_run_options(*args);
+  share_prompt(mpi, options);
   std::optional<Frontend> front;
-  Engine engine(mpi, options.engine, [&](const Manifest& manifest) { front.emplace(options, manifest); });
+  Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
+    if (options.chat && !mpi.is_launcher()) {
+      throw UsageError(fmt::format("--chat reads from mpirun's first rank: list host {} first (the plan's first board)",
+                                   mpi.host()));
+    }
+    front.emplace(options, manifest);
+  });
   if (mpi.rank() == 0) return drive(mpi, options, engine, *front);
   RankReport report;
-  const ExitCode code = serve(mpi, engine.stage(), engine.pool(), report);
+  const ExitCode code = engine.serve(mpi, report);
   gather_reports(mpi, report);
+  finish(mpi, options, "");
   return code;
 }
 

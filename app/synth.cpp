@@ -13,7 +13,7 @@
 
 namespace jupiter {
 
-ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
+ExitCode synth_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options options("jupiter synth", "Writes a model of random weights in a known shape, for speed tests.");
   // clang-format off
   options.add_options()

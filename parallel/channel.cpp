@@ -66,7 +66,8 @@ struct SendChannel::Impl {
   }
 };
 
-SendChannel::SendChannel(const MpiSession&, int peer, Tag tag) : impl_(new Impl{peer, static_cast<int>(tag), {}, {}}) {}
+SendChannel::SendChannel(const MpiSession& mpi, int peer, Tag tag)
+    : impl_(new Impl{mpi.world(peer), static_cast<int>(tag), {}, {}}) {}
 SendChannel::~SendChannel() = default;
 SendChannel::SendChannel(SendChannel&&) noexcept = default;
 
@@ -174,8 +175,8 @@ struct ReceiveChannel::Impl {
   }
 };
 
-ReceiveChannel::ReceiveChannel(const MpiSession&, int peer, Tag tag, std::uint64_t max_message_bytes)
-    : impl_(new Impl{peer, static_cast<int>(tag), max_message_bytes, {}, {}, 0, 0, {}}) {
+ReceiveChannel::ReceiveChannel(const MpiSession& mpi, int peer, Tag tag, std::uint64_t max_message_bytes)
+    : impl_(new Impl{mpi.world(peer), static_cast<int>(tag), max_message_bytes, {}, {}, 0, 0, {}}) {
   // Text exchanges carry one message a channel: posting more would swallow the next one's parts.
   const std::size_t count = tag == Tag::text ? 1 : kPreposted;
   for (std::size_t i = 0; i < count; ++i) impl_->post(std::make_unique<Pending>());

@@ -8,16 +8,17 @@ namespace jupiter {
 Generator::Generator(Pipeline& pipeline, const SamplingOptions& sampling, std::int64_t context_tokens)
     : pipeline_(pipeline), sequence_(pipeline.open(sampling)), context_tokens_(context_tokens) {}
 
-TokenId Generator::prefill(const std::vector<TokenId>& prompt, std::int64_t first, std::int64_t chunk) {
-  const auto end = static_cast<std::int64_t>(prompt.size());
-  for (std::int64_t at = first; at < end; at += chunk) {
-    const std::int64_t rows = std::min(chunk, end - at);
-    const bool last = at + rows == end;
+TokenId Generator::prefill(const std::vector<TokenId>& prompt, std::int64_t first,
+                           const std::vector<std::int64_t>& chunks) {
+  std::int64_t at = first;
+  for (const std::int64_t rows : chunks) {
+    const bool last = at + rows == static_cast<std::int64_t>(prompt.size());
     Frame frame;
     frame.runs.push_back(
         {sequence_, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), last ? FrameRun::sample : 0u});
     frame.tokens.assign(prompt.begin() + at, prompt.begin() + at + rows);
     pipeline_.submit(std::move(frame));
+    at += rows;
   }
   while (pipeline_.pending_results() > 1) pipeline_.next_result();
   cached_ = prompt;
@@ -43,7 +44,7 @@ Generated Generator::generate(const std::vector<TokenId>& prompt, const Generate
 
   Generated out;
   out.prefilled_tokens = static_cast<std::int64_t>(prompt.size()) - first;
-  TokenId token = prefill(prompt, first, options.chunk_tokens);
+  TokenId token = prefill(prompt, first, options.chunks(out.prefilled_tokens));
   out.ttft_s = elapsed();
   for (;;) {
     out.tokens.push_back(token);

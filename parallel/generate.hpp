@@ -9,7 +9,8 @@ namespace jupiter {
 
 struct GenerateOptions {
   std::int64_t max_new_tokens = 0;  // 0: to the end of the turn or of the context
-  std::int64_t chunk_tokens = 128;  // rows of a prefill frame
+  // Rows of each prefill frame for a prompt of so many tokens; sums to it.
+  std::function<std::vector<std::int64_t>(std::int64_t)> chunks;
   std::vector<TokenId> end_tokens;  // empty: end-of-turn tokens do not end the answer
 };
 
@@ -35,7 +36,7 @@ class Generator {
   std::uint64_t close() { return pipeline_.close(sequence_); }
 
  private:
-  TokenId prefill(const std::vector<TokenId>& prompt, std::int64_t first, std::int64_t chunk);
+  TokenId prefill(const std::vector<TokenId>& prompt, std::int64_t first, const std::vector<std::int64_t>& chunks);
   TokenId step(TokenId token);
   Pipeline& pipeline_;
   SequenceId sequence_;

@@ -67,7 +67,15 @@ MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), hos
     throw UsageError("srun started " + std::to_string(slurm_tasks()) +
                      " tasks, but MPI sees only this one: use srun --mpi=pmix (or pmi2), or mpirun");
   }
+  stages_ = size_;
   if (size_ > 1) find_neighbours();
+}
+
+void MpiSession::arrange(std::vector<int> world_of_rank, int stages) {
+  const int me = world(rank_);
+  world_ = std::move(world_of_rank);
+  rank_ = static_cast<int>(std::find(world_.begin(), world_.end(), me) - world_.begin());
+  stages_ = stages;
 }
 
 void MpiSession::find_neighbours() {

@@ -19,8 +19,17 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
+  // Ranks as this program numbers them: the stages of the pipeline first, in its order, then ranks that only wait.
+  // mpirun's own numbers until arrange() says otherwise.
   int rank() const { return rank_; }
   int size() const { return size_; }
+  int stages() const { return stages_; }  // ranks that hold layers
+  bool holds_layers() const { return rank_ < stages_; }
+  // mpirun's number of a rank. Its rank 0 is where the user is: standard input, files that are read and written.
+  int world(int rank) const { return world_.empty() ? rank : world_[static_cast<std::size_t>(rank)]; }
+  bool is_launcher() const { return world(rank_) == 0; }
+  // world[i] becomes rank i; the same on all ranks.
+  void arrange(std::vector<int> world, int stages);
   const std::string& host() const { return host_; }
   // How many ranks run on this host, and which of them this is.
   int ranks_on_host() const { return ranks_on_host_; }
@@ -34,6 +43,8 @@ class MpiSession {
   bool initialised_ = false;
   int rank_ = 0;
   int size_ = 1;
+  int stages_ = 1;
+  std::vector<int> world_;  // by rank; empty: the same
   int ranks_on_host_ = 1;
   int rank_on_host_ = 0;
   int exceptions_at_start_ = 0;

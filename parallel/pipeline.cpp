@@ -40,15 +40,15 @@ Message digest_message(std::uint64_t id, std::uint64_t digest) {
 }
 
 std::optional<SendChannel> output_of(const MpiSession& mpi) {
-  if (mpi.size() == 1) return std::nullopt;
-  if (mpi.rank() + 1 < mpi.size()) return SendChannel(mpi, mpi.rank() + 1, Tag::forward);
+  if (mpi.stages() == 1) return std::nullopt;
+  if (mpi.rank() + 1 < mpi.stages()) return SendChannel(mpi, mpi.rank() + 1, Tag::forward);
   return SendChannel(mpi, 0, Tag::ring);
 }
 
 }  // namespace
 
 StageRunner::StageRunner(const MpiSession& mpi, Stage& stage)
-    : stage_(stage), last_(mpi.rank() + 1 == mpi.size()), out_(output_of(mpi)) {}
+    : stage_(stage), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {}
 
 void StageRunner::pass_on(Message&& message) {
   if (out_) {
@@ -88,9 +88,9 @@ void StageRunner::process(Message&& message) {
 
 Pipeline::Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, const Options& options)
     : mpi_(mpi), stage_(stage), pool_(pool), options_(options), runner_(mpi, stage) {
-  if (options_.max_in_flight <= 0) options_.max_in_flight = 2 * mpi.size() + 2;
-  if (mpi.size() > 1) {
-    ring_.emplace(mpi, mpi.size() - 1, Tag::ring, stage.limits().max_message_bytes());
+  if (options_.max_in_flight <= 0) options_.max_in_flight = 2 * mpi.stages() + 2;
+  if (mpi.stages() > 1) {
+    ring_.emplace(mpi, mpi.stages() - 1, Tag::ring, stage.limits().max_message_bytes());
     pool.set_poll([this] { poll(); });
   }
 }
@@ -131,7 +131,7 @@ void Pipeline::wait_for(const std::function<bool()>& ready) {
         take_answers();
         return ready();
       },
-      "rank " + std::to_string(mpi_.size() - 1) + " (the last stage)", options_.deadline);
+      "rank " + std::to_string(mpi_.stages() - 1) + " (the last stage)", options_.deadline);
   wait_s_ += seconds_since(start);
 }
 
