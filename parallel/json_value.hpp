@@ -1,73 +1,57 @@
-// Fields of a JSON object that a person may have edited: the right type and range, or a FormatError that names them.
+// JSON objects that a person may have edited (plans, profiles): numbers within limits, lists of objects.
 #pragma once
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "io/error.hpp"
+#include "io/json_fields.hpp"
 
 namespace jupiter {
 
-class JsonObject {
+class CheckedJson : public JsonObject {
  public:
-  JsonObject(const nlohmann::json& object, std::string file, std::string path = "")
-      : object_(object), file_(std::move(file)), path_(std::move(path)) {
-    if (!object.is_object()) throw FormatError(file_, where("content"), "an object", object.type_name());
-  }
+  using JsonObject::JsonObject;
+  CheckedJson(const JsonObject& object) : JsonObject(object) {}  // NOLINT: the same object with more questions
 
-  static nlohmann::json parse(const std::string& text, const std::string& file) {
-    try {
-      return nlohmann::json::parse(text);
-    } catch (const nlohmann::json::exception& e) {
-      throw FormatError(file, "content", "JSON", e.what());
-    }
-  }
-
-  template <typename T>
-  T get(const char* key) const {
-    const nlohmann::json& v = at(key);
-    try {
-      return v.get<T>();
-    } catch (const nlohmann::json::exception&) {
-      throw FormatError(file_, where(key), "a value of another type", v.dump().substr(0, 80));
-    }
-  }
   // A number within [low, high].
   template <typename T>
-  T number(const char* key, T low, T high) const {
-    const nlohmann::json& v = at(key);
-    if (!v.is_number() || (std::is_integral_v<T> && !v.is_number_integer())) {
-      throw FormatError(file_, where(key), "a number", v.dump().substr(0, 80));
+  T within(const char* key, T low, T high) const {
+    double value = 0;
+    T exact{};
+    if constexpr (std::is_integral_v<T>) {
+      const std::int64_t v = integer(key);
+      exact = static_cast<T>(v);
+      value = static_cast<double>(v);
+    } else {
+      exact = static_cast<T>(number(key));
+      value = exact;
     }
-    const T value = v.get<T>();
-    if (!(value >= low && value <= high)) {
-      throw FormatError(file_, where(key), fmt::format("{} to {}", low, high), v.dump());
+    if (!(value >= static_cast<double>(low) && value <= static_cast<double>(high))) {
+      fail(key, fmt::format("{} to {}", low, high), json_text(*find(key)));
     }
-    return value;
+    return exact;
   }
-  std::vector<JsonObject> list(const char* key) const {
-    const nlohmann::json& v = at(key);
-    if (!v.is_array()) throw FormatError(file_, where(key), "a list", v.type_name());
-    std::vector<JsonObject> items;
-    for (std::size_t i = 0; i < v.size(); ++i) items.emplace_back(v[i], file_, fmt::format("{}[{}]", where(key), i));
+  template <typename T>
+  std::vector<T> values(const char* key) const {
+    const nlohmann::json* v = find(key);
+    if (v == nullptr) fail(key, "a list", "nothing");
+    try {
+      return v->get<std::vector<T>>();
+    } catch (const nlohmann::json::exception&) {
+      fail(key, "a list of values of one type", json_text(*v));
+    }
+  }
+  std::vector<CheckedJson> list(const char* key) const {
+    if (!has(key)) fail(key, "a list", "nothing");
+    std::vector<CheckedJson> items;
+    for (const nlohmann::json& item : array_or_empty(key)) {
+      items.emplace_back(item, fmt::format("{}: {}[{}]", where(), key, items.size()));
+    }
     return items;
   }
-  JsonObject object(const char* key) const { return {at(key), file_, where(key)}; }
-  bool has(const char* key) const { return object_.contains(key); }
-  std::string where(const std::string& key) const { return path_.empty() ? key : path_ + "." + key; }
-  const std::string& file() const { return file_; }
-
- private:
-  const nlohmann::json& at(const char* key) const {
-    const auto it = object_.find(key);
-    if (it == object_.end()) throw FormatError(file_, where(key), "a value", "nothing");
-    return *it;
-  }
-  const nlohmann::json& object_;
-  std::string file_;
-  std::string path_;
 };
 
 }  // namespace jupiter

@@ -9,7 +9,6 @@
 
 namespace jupiter {
 
-using nlohmann::json;
 using nlohmann::ordered_json;
 
 namespace {
@@ -56,29 +55,27 @@ std::string to_json(const Plan& p) {
 }
 
 Plan parse_plan(const std::string& text, const std::string& file) {
-  const json root = JsonObject::parse(text, file);
-  const JsonObject j(root, file);
-  if (j.get<std::string>("kind") != "plan") {
-    throw FormatError(file, "kind", "plan (jupiter plan writes it)", j.get<std::string>("kind"));
+  const CheckedJson j(parse_json_object(text, file));
+  if (j.string("kind") != "plan") {
+    throw FormatError(file, "kind", "plan (jupiter plan writes it)", j.string("kind"));
   }
   Plan p;
-  p.model_hash = j.get<std::string>("model_hash");
-  p.objective = j.get<std::string>("objective");
-  p.prompt_tokens = j.number<std::int64_t>("prompt_tokens", 1, kMaxTokens);
-  p.new_tokens = j.number<std::int64_t>("new_tokens", 0, kMaxTokens);
-  p.context_tokens = j.number<std::int64_t>("context_tokens", 1, kMaxTokens);
-  p.predicted_ttft_s = j.number<double>("predicted_ttft_s", 0, 1e9);
-  p.predicted_decode_tokens_per_s = j.number<double>("predicted_decode_tokens_per_s", 0, 1e9);
-  p.left_out = j.get<std::vector<std::string>>("left_out");
-  for (const JsonObject& s : j.list("stages")) {
-    p.stages.push_back({s.get<std::string>("host"), s.number<int>("slot", 0, 4096),
-                        s.number<std::int64_t>("first_layer", 0, 4096), s.number<std::int64_t>("last_layer", 0, 4096),
-                        s.number<std::uint64_t>("weight_bytes", 0, kMaxBytes),
-                        s.number<std::uint64_t>("private_bytes", 0, kMaxBytes), s.number<double>("time_share", 0, 1)});
+  p.model_hash = j.string("model_hash");
+  p.objective = j.string("objective");
+  p.prompt_tokens = j.within<std::int64_t>("prompt_tokens", 1, kMaxTokens);
+  p.new_tokens = j.within<std::int64_t>("new_tokens", 0, kMaxTokens);
+  p.context_tokens = j.within<std::int64_t>("context_tokens", 1, kMaxTokens);
+  p.predicted_ttft_s = j.within<double>("predicted_ttft_s", 0, 1e9);
+  p.predicted_decode_tokens_per_s = j.within<double>("predicted_decode_tokens_per_s", 0, 1e9);
+  p.left_out = j.values<std::string>("left_out");
+  for (const CheckedJson& s : j.list("stages")) {
+    p.stages.push_back({s.string("host"), s.within<int>("slot", 0, 4096),
+                        s.within<std::int64_t>("first_layer", 0, 4096), s.within<std::int64_t>("last_layer", 0, 4096),
+                        s.within<std::uint64_t>("weight_bytes", 0, kMaxBytes),
+                        s.within<std::uint64_t>("private_bytes", 0, kMaxBytes), s.within<double>("time_share", 0, 1)});
   }
-  for (const JsonObject& c : j.list("chunks")) {
-    p.chunks.push_back(
-        {c.number<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.get<std::vector<std::int64_t>>("lengths")});
+  for (const CheckedJson& c : j.list("chunks")) {
+    p.chunks.push_back({c.within<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.values<std::int64_t>("lengths")});
   }
   return p;
 }

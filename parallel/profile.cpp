@@ -7,7 +7,6 @@
 
 namespace jupiter {
 
-using nlohmann::json;
 using nlohmann::ordered_json;
 
 double CostCurve::at(std::int64_t n) const {
@@ -45,16 +44,15 @@ ordered_json curve_json(const CostCurve& c) {
   return {{"rows", c.rows}, {"seconds", c.seconds}};
 }
 
-CostCurve read_curve(const JsonObject& j) {
-  CostCurve c{j.get<std::vector<std::int64_t>>("rows"), j.get<std::vector<double>>("seconds")};
+CostCurve read_curve(const CheckedJson& j) {
+  CostCurve c{j.values<std::int64_t>("rows"), j.values<double>("seconds")};
   if (c.rows.size() != c.seconds.size()) {
-    throw FormatError(j.file(), j.where("seconds"), std::to_string(c.rows.size()) + " values",
-                      std::to_string(c.seconds.size()));
+    j.fail("seconds", std::to_string(c.rows.size()) + " values", std::to_string(c.seconds.size()));
   }
   for (std::size_t i = 0; i < c.rows.size(); ++i) {
     const bool ascending = c.rows[i] > (i == 0 ? 0 : c.rows[i - 1]);
     if (!ascending || !(c.seconds[i] >= 0) || !(c.seconds[i] < 1e6)) {
-      throw FormatError(j.file(), j.where("rows"), "ascending rows with times", std::to_string(c.rows[i]));
+      j.fail("rows", "ascending rows with times", std::to_string(c.rows[i]));
     }
   }
   return c;
@@ -76,20 +74,20 @@ ordered_json board_json(const BoardProfile& b) {
           {"head", curve_json(b.head)}};
 }
 
-BoardProfile read_board(const JsonObject& j) {
+BoardProfile read_board(const CheckedJson& j) {
   BoardProfile b;
-  b.host = j.get<std::string>("host");
-  b.slot = j.number<int>("slot", 0, 4096);
-  b.threads = j.number<int>("threads", 1, 4096);
-  b.kernels = j.get<std::string>("kernels");
-  b.memory_bytes = j.number<std::uint64_t>("memory_bytes", 0, std::uint64_t{1} << 50);
-  b.spread = j.number<double>("spread", 0, 1e6);
-  const JsonObject layer = j.object("layer");
+  b.host = j.string("host");
+  b.slot = j.within<int>("slot", 0, 4096);
+  b.threads = j.within<int>("threads", 1, 4096);
+  b.kernels = j.string("kernels");
+  b.memory_bytes = j.within<std::uint64_t>("memory_bytes", 0, std::uint64_t{1} << 50);
+  b.spread = j.within<double>("spread", 0, 1e6);
+  const CheckedJson layer = j.object("layer");
   b.layer.base = read_curve(layer.object("base"));
-  b.layer.per_context_s = layer.number<double>("per_context_s", 0, 10);
-  b.layer.per_row_context_s = layer.number<double>("per_row_context_s", 0, 10);
-  b.layer.fit_error = layer.number<double>("fit_error", 0, 1e6);
-  if (b.layer.base.empty()) throw FormatError(j.file(), j.where("layer"), "measured times", "none");
+  b.layer.per_context_s = layer.within<double>("per_context_s", 0, 10);
+  b.layer.per_row_context_s = layer.within<double>("per_row_context_s", 0, 10);
+  b.layer.fit_error = layer.within<double>("fit_error", 0, 1e6);
+  if (b.layer.base.empty()) j.fail("layer", "measured times", "none");
   b.embedding = read_curve(j.object("embedding"));
   b.head = read_curve(j.object("head"));
   return b;
@@ -109,15 +107,14 @@ std::string to_json(const Profile& p) {
 }
 
 Profile parse_profile(const std::string& text, const std::string& file) {
-  const json root = JsonObject::parse(text, file);
-  const JsonObject j(root, file);
-  if (j.get<std::string>("kind") != "profile") {
-    throw FormatError(file, "kind", "profile (jupiter profile writes it)", j.get<std::string>("kind"));
+  const CheckedJson j(parse_json_object(text, file));
+  if (j.string("kind") != "profile") {
+    throw FormatError(file, "kind", "profile (jupiter profile writes it)", j.string("kind"));
   }
   Profile p;
-  p.version = j.get<std::string>("version");
-  p.model_hash = j.get<std::string>("model_hash");
-  for (const JsonObject& b : j.list("boards")) p.boards.push_back(read_board(b));
+  p.version = j.string("version");
+  p.model_hash = j.string("model_hash");
+  for (const CheckedJson& b : j.list("boards")) p.boards.push_back(read_board(b));
   const int n = static_cast<int>(p.boards.size());
   if (n == 0) throw FormatError(file, "boards", "at least one", "none");
   for (int a = 0; a < n; ++a) {
@@ -127,9 +124,9 @@ Profile parse_profile(const std::string& text, const std::string& file) {
       }
     }
   }
-  for (const JsonObject& l : j.list("links")) {
-    p.links.push_back({l.number<int>("from", 0, n - 1), l.number<int>("to", 0, n - 1),
-                       l.number<double>("latency_s", 0, 1e3), l.number<double>("bytes_per_s", 1, 1e15)});
+  for (const CheckedJson& l : j.list("links")) {
+    p.links.push_back({l.within<int>("from", 0, n - 1), l.within<int>("to", 0, n - 1),
+                       l.within<double>("latency_s", 0, 1e3), l.within<double>("bytes_per_s", 1, 1e15)});
   }
   if (n > 1) {
     for (int b = 0; b < n; ++b) {

@@ -1,0 +1,249 @@
+// The planner against exhaustive search on small cases, and plans against nonsense.
+#include "parallel/planner.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include "io/hash.hpp"
+#include "parallel/simulator.hpp"
+
+namespace jupiter {
+namespace {
+
+Manifest small_manifest(std::int64_t n_layers) {
+  Manifest m;
+  m.config.dim = 64;
+  m.config.hidden_dim = 128;
+  m.config.n_layers = n_layers;
+  m.config.n_heads = 4;
+  m.config.n_kv_heads = 2;
+  m.config.head_dim = 16;
+  m.config.vocab_size = 1000;
+  m.config.max_seq_len = 2048;
+  m.config.tied_embeddings = true;
+  const auto file = [](const std::string& name, std::uint64_t bytes) {
+    FileInfo f;
+    f.name = name;
+    f.datasets.push_back({"x", DatasetInfo::Kind::bytes, Format::f32, 1, static_cast<std::int64_t>(bytes), bytes, 0});
+    return f;
+  };
+  m.files = {file(embed_file_name(), 3 << 20), file(output_file_name(), 1 << 10)};
+  for (std::int64_t i = 0; i < n_layers; ++i) m.files.push_back(file(layer_file_name(i), 2 << 20));
+  m.hash = 42;
+  return m;
+}
+
+// A board that is `slow` times as slow as the first.
+BoardProfile board(const std::string& host, double slow, std::uint64_t memory_mib = 1000) {
+  BoardProfile b;
+  b.host = host;
+  b.threads = 1;
+  b.memory_bytes = memory_mib << 20;
+  b.layer.base = {{1, 8, 64, 512}, {1e-3 * slow, 1.5e-3 * slow, 6e-3 * slow, 50e-3 * slow}};
+  b.layer.per_context_s = 1e-7 * slow;
+  b.layer.per_row_context_s = 2e-8 * slow;
+  b.embedding = {{1, 512}, {1e-5 * slow, 1e-3 * slow}};
+  b.head = {{1, 16}, {2e-3 * slow, 6e-3 * slow}};
+  return b;
+}
+
+Profile cluster(const std::vector<double>& slow, double latency_s = 1e-3, double rate = 1e7) {
+  Profile p;
+  p.model_hash = hex(42);
+  for (std::size_t i = 0; i < slow.size(); ++i) p.boards.push_back(board("b" + std::to_string(i), slow[i]));
+  for (int a = 0; a < static_cast<int>(slow.size()); ++a) {
+    for (int b = 0; b < static_cast<int>(slow.size()); ++b) {
+      if (a != b) p.links.push_back({a, b, latency_s, rate});
+    }
+  }
+  return p;
+}
+
+// Every ordered choice of boards and every way to deal out the layers.
+void for_every_split(int n_boards, std::int64_t n_layers, const std::function<void(const Split&)>& visit) {
+  Split s;
+  const std::function<void(std::int64_t)> extend = [&](std::int64_t left) {
+    if (left == 0) return visit(s);
+    for (int b = 0; b < n_boards; ++b) {
+      if (std::find(s.boards.begin(), s.boards.end(), b) != s.boards.end()) continue;
+      for (std::int64_t k = 1; k <= left; ++k) {
+        s.boards.push_back(b);
+        s.layers.push_back(k);
+        extend(left - k);
+        s.boards.pop_back();
+        s.layers.pop_back();
+      }
+    }
+  };
+  extend(n_layers);
+}
+
+class SplitSearchTest : public testing::TestWithParam<Objective> {};
+
+TEST_P(SplitSearchTest, EqualsExhaustiveSearch) {
+  const Manifest m = small_manifest(7);
+  for (const auto& slow : {std::vector<double>{1, 1, 1, 1}, {1, 2, 2, 4}, {1, 3, 9, 27}, {2, 1, 1.5, 1.2}}) {
+    for (const double rate : {1e6, 1e8}) {
+      Profile p = cluster(slow, 2e-3, rate);
+      p.boards[0].memory_bytes = 45 << 20;  // not all layers fit on the fastest
+      PlanRequest r;
+      r.objective = GetParam();
+      r.prompt_tokens = 200;
+      r.new_tokens = 20;
+      const Planner planner(p, m, r);
+      for (const std::int64_t chunk : {16, 64, 200}) {
+        double best = 1e300;
+        for_every_split(4, 7, [&](const Split& s) { best = std::min(best, planner.split_cost(s, chunk)); });
+        const auto found = planner.best_split(chunk, false);
+        ASSERT_TRUE(found.has_value());
+        EXPECT_NEAR(planner.split_cost(*found, chunk), best, best * 1e-12) << "chunk " << chunk;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Objectives, SplitSearchTest,
+                         testing::Values(Objective::latency, Objective::prefill, Objective::throughput));
+
+TEST(ChunkPlanner, IsWithinTwoPercentOfExhaustiveSearch) {
+  const Manifest m = small_manifest(12);
+  for (const auto& slow : {std::vector<double>{1, 1, 1}, {1, 2, 4}, {3, 1, 1.5}}) {
+    const Profile p = cluster(slow, 1e-3, 3e6);
+    const Planner planner(p, m, {});
+    const auto stages = planner.stage_costs({{0, 1, 2}, {5, 4, 3}});
+    // Boundaries on a grid of 16: 2^(n-1) ways to cut n pieces.
+    const int pieces = 12;
+    double best = 1e300;
+    for (unsigned cuts = 0; cuts < 1u << (pieces - 1); ++cuts) {
+      std::vector<std::int64_t> chunks{16};
+      for (int i = 0; i < pieces - 1; ++i) {
+        if (cuts >> i & 1) {
+          chunks.push_back(16);
+        } else {
+          chunks.back() += 16;
+        }
+      }
+      best = std::min(best, prefill_s(stages, chunks));
+    }
+    const auto found = best_chunks(stages, 16 * pieces, 16 * pieces, false, 16);
+    EXPECT_EQ(std::accumulate(found.begin(), found.end(), std::int64_t{0}), 16 * pieces);
+    EXPECT_LE(prefill_s(stages, found), best * 1.02);
+    EXPECT_GE(prefill_s(stages, found), best * (1 - 1e-12));
+  }
+}
+
+TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
+  const Manifest m = small_manifest(8);
+  const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
+  const Plan plan = Planner(p, m, {.objective = Objective::prefill}).best();
+  EXPECT_EQ(plan.left_out, std::vector<std::string>{"b2:0"});
+  check(plan, 8, "plan");
+}
+
+TEST(Planner, UsesABoardThatMemoryNeeds) {
+  const Manifest m = small_manifest(8);
+  Profile p = cluster({1, 50});
+  const Planner free(p, m, {.context_tokens = 256});
+  EXPECT_EQ(free.best().stages.size(), 1u);
+  p.boards[0].memory_bytes = free.memory_bytes(8, true, true) - 1;
+  const Plan plan = Planner(p, m, {.context_tokens = 256}).best();
+  EXPECT_EQ(plan.stages.size(), 2u);
+}
+
+TEST(Planner, SaysWhatIsMissingWhereNothingFits) {
+  const Manifest m = small_manifest(8);
+  Profile p = cluster({1, 1});
+  for (BoardProfile& b : p.boards) b.memory_bytes = 1 << 20;
+  try {
+    Planner(p, m, {}).best();
+    FAIL();
+  } catch (const MemoryError& e) {
+    EXPECT_NE(std::string(e.what()).find("b1:0 has 1 MiB (not even one layer fits)"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Planner, RefusesAProfileOfAnotherModel) {
+  Profile p = cluster({1});
+  p.model_hash = hex(43);
+  const Manifest m = small_manifest(2);
+  EXPECT_THROW(Planner(p, m, {}), FormatError);
+}
+
+TEST(Planner, MoreThanTwelveBoardsAreTakenInOrderOfSpeed) {
+  const Manifest m = small_manifest(40);
+  std::vector<double> slow(20, 1.0);
+  slow[3] = 40;
+  const Plan plan = Planner(cluster(slow, 1e-5, 1e9), m, {.objective = Objective::prefill}).best();
+  check(plan, 40, "plan");
+  EXPECT_GT(plan.stages.size(), 10u);
+}
+
+TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
+  const Manifest m = small_manifest(8);
+  const Profile p = cluster({1, 2});
+  const Plan plan = Planner(p, m, {.objective = Objective::prefill}).best();
+  ASSERT_EQ(plan.stages.size(), 2u);
+  const Plan again = parse_plan(to_json(plan), "plan.json");
+  EXPECT_EQ(to_json(again), to_json(plan));
+  const auto refused = [&](const std::function<void(Plan&)>& damage) {
+    Plan edited = plan;
+    damage(edited);
+    EXPECT_THROW(check(parse_plan(to_json(edited), "plan.json"), 8, "plan.json"), FormatError);
+  };
+  refused([](Plan& e) { e.stages[1].first_layer -= 1; });  // overlap
+  refused([](Plan& e) { e.stages[1].first_layer += 1; });  // gap
+  refused([](Plan& e) { e.stages[1].last_layer += 1; });
+  refused([](Plan& e) { e.stages.pop_back(); });
+  refused([](Plan& e) { e.stages.clear(); });
+  refused([](Plan& e) { e.stages[1].host = e.stages[0].host; });
+  refused([](Plan& e) { e.chunks[0].lengths[0] = 0; });
+  refused([](Plan& e) { e.chunks[0].lengths.push_back(8); });
+  refused([](Plan& e) { e.chunks.clear(); });
+  EXPECT_THROW(parse_plan("{}", "plan.json"), FormatError);
+  EXPECT_THROW(parse_plan("not json", "plan.json"), FormatError);
+}
+
+TEST(Plan, ChunksOfAnyPromptSumToIt) {
+  const Manifest m = small_manifest(8);
+  const Profile p = cluster({1, 1, 1});
+  const Plan plan = Planner(p, m, {}).best();
+  for (const std::int64_t n : {1, 2, 31, 32, 33, 100, 511, 512, 513, 2047, 2048, 5000}) {
+    const auto chunks = chunks_for(plan, n);
+    EXPECT_EQ(std::accumulate(chunks.begin(), chunks.end(), std::int64_t{0}), n);
+    for (const std::int64_t c : chunks) EXPECT_GT(c, 0);
+  }
+}
+
+TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
+  const Profile p = cluster({1, 2});
+  EXPECT_EQ(to_json(parse_profile(to_json(p), "p.json")), to_json(p));
+  Profile twice = p;
+  twice.boards[1].host = "b0";
+  EXPECT_THROW(parse_profile(to_json(twice), "p.json"), FormatError);
+  Profile negative = p;
+  negative.boards[0].layer.base.seconds[0] = -1;
+  EXPECT_THROW(parse_profile(to_json(negative), "p.json"), FormatError);
+  Profile unlinked = p;
+  unlinked.links.clear();
+  EXPECT_THROW(parse_profile(to_json(unlinked), "p.json"), FormatError);
+}
+
+TEST(Simulator, AgreesWithTheRecurrenceAndDrawsEveryStage) {
+  const Manifest m = small_manifest(9);
+  const Profile p = cluster({1, 2, 1});
+  const Planner planner(p, m, {});
+  const auto stages = planner.stage_costs({{0, 1, 2}, {3, 3, 3}});
+  const std::vector<std::int64_t> chunks{64, 32, 100, 60};
+  const Simulation s = simulate(stages, chunks);
+  EXPECT_EQ(s.spans.size(), 12u);
+  EXPECT_NEAR(s.spans.back().end_s, s.ttft_s, stages[0].hop.latency_s + 1e-12);
+  const std::string picture = draw(s, 60);
+  EXPECT_NE(picture.find("b1:0"), std::string::npos);
+  EXPECT_GT(s.idle_share(0), s.idle_share(1));  // the slow stage in the middle idles least
+}
+
+}  // namespace
+}  // namespace jupiter
