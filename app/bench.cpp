@@ -112,10 +112,10 @@ Session run_session(const MpiSession& mpi, const BenchOptions& o, Engine& engine
                     int repetitions) {
   Session s;
   RankReport report;
-  const double computed_before_s = engine.stage().compute_s();
+  const double computed_before_s = mpi.holds_layers() ? engine.stage().compute_s() : 0;
   if (mpi.rank() == 0) {
     ProgressBar bar("bench", "runs");
-    Pipeline pipeline(mpi, engine.stage(), engine.pool(), {.deadline = o.engine.timeout});
+    Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
     for (int i = 0; i < repetitions && interrupted_by() == ExitCode::ok; ++i) {
       bar.update(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(repetitions));
       s.samples_s.push_back(run_once(pipeline, engine, test));
@@ -143,7 +143,7 @@ std::string utc_now() {
 // All tests with one number of threads. The report begins with the first.
 ExitCode run_tests(const MpiSession& mpi, const BenchOptions& o, Engine& engine, std::optional<BenchReport>& report) {
   const std::vector<RankPeaks> peaks =
-      measure_peaks(mpi, engine.pool(), std::max(available_memory() / 4, kLeastBuffer));
+      measure_peaks(mpi, mpi.holds_layers() ? &engine.pool() : nullptr, std::max(available_memory() / 4, kLeastBuffer));
   if (mpi.rank() == 0 && !report) {
     report.emplace(o.format, BenchSetting{engine.manifest(), o.engine.model, engine.chunk_tokens(),
                                           engine.stage().options().keys, engine.stage().options().values});
@@ -158,7 +158,8 @@ ExitCode run_tests(const MpiSession& mpi, const BenchOptions& o, Engine& engine,
     Session s = run_session(mpi, o, engine, test, o.repetitions);
     if (s.code != ExitCode::ok) return s.code;
     if (mpi.rank() == 0) {
-      report->add({test, engine.pool().size(), start, std::move(s.samples_s), std::move(s.reports), peaks});
+      const auto frames = test.n_gen > 0 ? test.n_gen : std::ssize(engine.chunks(test.n_prompt));
+      report->add({test, engine.pool().size(), frames, start, std::move(s.samples_s), std::move(s.reports), peaks});
     }
   }
   return ExitCode::ok;

@@ -74,8 +74,9 @@ double head_multiplies(const ModelConfig& c) {
 }
 
 // Weights that one generated token reads on this rank; of the embedding it reads a row.
-double bytes_per_token(const Manifest& m, const RankReport& rank, bool last) {
-  return static_cast<double>(weight_bytes(m, {rank.first_layer, rank.last_layer, false, last}));
+double bytes_per_token(const Manifest& m, std::int64_t first_layer, std::int64_t last_layer) {
+  const bool head = last_layer == m.config.n_layers;
+  return static_cast<double>(weight_bytes(m, {first_layer, last_layer, false, head}));
 }
 
 // What a row's mean time says about the machine; the peaks are those of all ranks together.
@@ -93,17 +94,17 @@ Rates rates_of(const BenchSetting& setting, const BenchRow& row) {
   Rates r;
   double least_read_s = 0;
   for (std::size_t i = 0; i < row.ranks.size(); ++i) {
-    const double bytes = bytes_per_token(m, row.ranks[i], i + 1 == row.ranks.size());
+    if (row.ranks[i].last_layer == 0) continue;  // a plan left this board out
+    const double bytes = bytes_per_token(m, row.ranks[i].first_layer, row.ranks[i].last_layer);
     r.bytes_per_token += bytes;
     least_read_s += bytes / row.peaks[i].read_bytes_per_s;
     r.peak_multiply += row.peaks[i].multiplies_per_s;
   }
   r.peak_read = r.bytes_per_token / least_read_s;  // ranks read one after the other
   const double seconds = spread_of(row.samples_s).mean;
-  const auto frames = static_cast<double>(row.test.n_gen + (row.test.n_prompt + setting.chunk_tokens - 1) /
-                                                               setting.chunk_tokens);  // each reads the layers
+  const auto frames = static_cast<double>(row.frames);  // each reads the layers
   const auto logits = static_cast<double>(row.test.n_gen > 0 ? row.test.n_gen : 1);
-  const double head_bytes = bytes_per_token(m, {}, true);  // of no layer
+  const double head_bytes = bytes_per_token(m, m.config.n_layers, m.config.n_layers);
   r.read = (frames * (r.bytes_per_token - head_bytes) + logits * head_bytes) / seconds;
   r.multiply =
       (static_cast<double>(row.test.tokens()) * layer_multiplies(m.config) + logits * head_multiplies(m.config)) /

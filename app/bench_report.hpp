@@ -32,6 +32,7 @@ struct BenchSetting {
 struct BenchRow {
   BenchTest test;
   int threads = 0;
+  std::int64_t frames = 0;        // of one repetition
   std::string test_time;          // UTC, ISO 8601
   std::vector<double> samples_s;  // by repetition
   std::vector<RankReport> ranks;  // sums over the repetitions

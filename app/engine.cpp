@@ -148,7 +148,8 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   return o;
 }
 
-Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare) {
+Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare)
+    : trace_(options.trace) {
   RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
   try {
     manifest_ = read_manifest(options.model);
@@ -189,7 +190,7 @@ std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
 }
 
 ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
-  if (mpi.holds_layers()) return jupiter::serve(mpi, stage(), pool(), report);
+  if (mpi.holds_layers()) return jupiter::serve(mpi, stage(), pool(), trace_, report);
   report.rank = mpi.rank();
   report.host = mpi.host();
   return ExitCode::ok;

@@ -20,6 +20,7 @@ struct EngineOptions {
   KvType values = KvType::f16;
   bool kv_given = false;  // otherwise f32 with f32 weights
   std::string plan;       // file; empty: equal split
+  bool trace = false;     // keep a timeline
   bool exact = false;
   bool verify = true;
   std::chrono::seconds timeout{600};
@@ -46,6 +47,8 @@ class Engine {
   std::vector<std::int64_t> chunks(std::int64_t prompt_tokens) const;
   double load_s() const { return load_s_; }
   ThreadPool& pool() { return *pool_; }
+  Trace& trace() { return trace_; }
+  const Trace& trace() const { return trace_; }
   Stage& stage() { return *stage_; }  // of a rank that holds layers
   // The life of every rank but 0: computes until the run is stopped, or waits for its end.
   ExitCode serve(const MpiSession& mpi, RankReport& report);
@@ -59,6 +62,7 @@ class Engine {
   StageOptions stage_options_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Stage> stage_;
+  Trace trace_;
   double load_s_ = 0;
 };
 

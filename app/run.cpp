@@ -26,6 +26,8 @@ struct RunOptions {
   std::string template_name;
   std::vector<std::string> stops;
   std::string json_file;
+  std::string trace_file;
+  bool stats = false;
   std::int64_t max_new_tokens = 0;
   bool ignore_eos = false;
   bool raw = false;
@@ -53,6 +55,8 @@ cxxopts::Options run_usage() {
     ("seed", "Random numbers are keyed by it and the position", cxxopts::value<std::uint64_t>()->default_value("0"), "N")
     ("ignore-eos", "End-of-turn tokens do not end the answer")
     ("stop", "Ends the answer before this text; may be given several times", cxxopts::value<std::vector<std::string>>(), "TEXT")
+    ("stats", "A table of what every rank did, to standard error")
+    ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");
   // clang-format on
   add_engine_options(options);
@@ -94,6 +98,9 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   o.template_name = text_option(args, "chat-template").value_or("");
   if (args.count("stop") > 0) o.stops = args["stop"].as<std::vector<std::string>>();
   o.json_file = text_option(args, "json").value_or("");
+  o.trace_file = text_option(args, "trace").value_or("");
+  o.engine.trace = !o.trace_file.empty();
+  o.stats = args.count("stats") > 0;
   if (args.count("predict") > 0) o.max_new_tokens = args["predict"].as<std::int64_t>();
   o.ignore_eos = args.count("ignore-eos") > 0;
   o.raw = args.count("raw") > 0;
@@ -286,7 +293,9 @@ void share_prompt(const MpiSession& mpi, RunOptions& o) {
   std::string text;
   const bool read_here = !o.engine.plan.empty() && !o.chat && !o.prompt;
   try {
-    if (mpi.is_launcher() && !o.json_file.empty()) check_writable(o.json_file);
+    for (const std::string& file : {o.json_file, o.trace_file}) {
+      if (mpi.is_launcher() && !file.empty()) check_writable(file);
+    }
     if (mpi.is_launcher() && read_here) text = read_prompt(o);
   } catch (const Error& e) {
     status.problem = e;
@@ -297,14 +306,32 @@ void share_prompt(const MpiSession& mpi, RunOptions& o) {
   o.prompt_file.reset();
 }
 
-// The last exchange: rank 0's report, which the launching rank writes; nobody leaves before it came.
-void finish(const MpiSession& mpi, const RunOptions& o, const std::string& json) {
+// The last exchange: rank 0's report and timeline, which the launching rank writes; nobody leaves before it came.
+void finish(const MpiSession& mpi, const RunOptions& o, const Engine& engine, const std::string& json) {
+  const std::string timeline = broadcast_text(mpi, engine.trace().gather(mpi));
+  if (mpi.is_launcher() && !timeline.empty()) write_file_atomically(o.trace_file, timeline);
   const std::string text = broadcast_text(mpi, json);
   if (mpi.is_launcher() && !text.empty()) write_file_atomically(o.json_file, text);
 }
 
+void print_stats(const std::vector<RankReport>& reports, const Answer& a) {
+  std::cerr << fmt::format("{:<5}{:<18}{:>9}{:>12}{:>11}{:>9}{:>12}{:>10}\n", "rank", "host", "layers", "weights MB",
+                           "compute s", "wait s", "sent bytes", "RSS MB");
+  for (const RankReport& r : reports) {
+    std::cerr << fmt::format("{:<5}{:<18}{:>9}{:>12.1f}{:>11.3f}{:>9.3f}{:>12}{:>10.0f}\n", r.rank, r.host,
+                             fmt::format("{}-{}", r.first_layer, r.last_layer - 1),
+                             static_cast<double>(r.weight_bytes) / 1e6, r.compute_s, r.wait_s, r.sent_bytes,
+                             static_cast<double>(r.peak_rss_bytes) / 1e6);
+  }
+  const Generated& g = a.generated;
+  const double decode_s = g.total_s - g.ttft_s;
+  std::cerr << fmt::format("first token after {:.3f} s, {} tokens in {:.3f} s, {:.2f} tokens/s after the first\n",
+                           g.ttft_s, g.tokens.size(), g.total_s,
+                           decode_s > 0 ? static_cast<double>(g.tokens.size() - 1) / decode_s : 0.0);
+}
+
 ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), {.deadline = o.engine.timeout});
+  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
   Generator generator(pipeline, o.sampling, engine.context_tokens());
   ExitCode code = ExitCode::ok;
   Answer a;
@@ -324,7 +351,8 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
     for (const RankReport& r : reports) j["ranks"].push_back(rank_json(r));
     json = j.dump(1) + "\n";
   }
-  finish(mpi, o, json);
+  if (o.stats && !o.chat) print_stats(reports, a);
+  finish(mpi, o, engine, json);
   return code;
 }
 
@@ -348,7 +376,7 @@ ExitCode run_command(MpiSession& mpi, const Arguments& arguments) {
   RankReport report;
   const ExitCode code = engine.serve(mpi, report);
   gather_reports(mpi, report);
-  finish(mpi, options, "");
+  finish(mpi, options, engine, "");
   return code;
 }
 

@@ -247,8 +247,8 @@ std::vector<LinkProfile> measure_links(const MpiSession& mpi, const std::functio
       std::string measured;
       if (mpi.rank() == a || mpi.rank() == b) {
         const int peer = mpi.rank() == a ? b : a;
-        SendChannel out(mpi, peer, Tag::ring);
-        ReceiveChannel in(mpi, peer, Tag::ring, 2 * kLarge);
+        SendChannel out(mpi, peer, Tag::measure);
+        ReceiveChannel in(mpi, peer, Tag::measure, 2 * kLarge);
         const bool begin = mpi.rank() == a;
         ping_pong(mpi, peer, begin, kSmall, 5, out, in);
         const double small = ping_pong(mpi, peer, begin, kSmall, 40, out, in);

@@ -14,7 +14,7 @@ struct RankPeaks {
 };
 
 // Memory in turn, as ranks read their weights for one token; multiplication at once, as ranks share a prompt's chunks.
-// Collective; by rank on rank 0, empty on the others.
-std::vector<RankPeaks> measure_peaks(const MpiSession& mpi, ThreadPool& pool, std::uint64_t buffer_bytes);
+// Collective; by rank on rank 0, empty on the others. pool: none on a rank without layers, whose peaks are 0.
+std::vector<RankPeaks> measure_peaks(const MpiSession& mpi, ThreadPool* pool, std::uint64_t buffer_bytes);
 
 }  // namespace jupiter

@@ -47,8 +47,8 @@ std::optional<SendChannel> output_of(const MpiSession& mpi) {
 
 }  // namespace
 
-StageRunner::StageRunner(const MpiSession& mpi, Stage& stage)
-    : stage_(stage), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {}
+StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
+    : stage_(stage), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {}
 
 void StageRunner::pass_on(Message&& message) {
   if (out_) {
@@ -68,8 +68,15 @@ void StageRunner::process(Message&& message) {
     }
     case MessageKind::frame: {
       Frame frame = decode_frame(message, stage_.limits());
+      const auto start = Clock::now();
       const std::vector<SampledToken> tokens = stage_.forward(frame);
+      const auto computed = Clock::now();
+      const FrameRun& run = frame.runs.front();
       pass_on(last_ ? encode_result(message.id, tokens) : encode(frame, message.id));
+      trace_.add(Trace::Kind::compute, start, computed, run.sequence, run.first_position,
+                 static_cast<std::int32_t>(frame.rows()));
+      trace_.add(Trace::Kind::send, computed, Clock::now(), run.sequence, run.first_position,
+                 static_cast<std::int32_t>(frame.rows()));
       return;
     }
     case MessageKind::close: {
@@ -86,8 +93,8 @@ void StageRunner::process(Message&& message) {
   }
 }
 
-Pipeline::Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, const Options& options)
-    : mpi_(mpi), stage_(stage), pool_(pool), options_(options), runner_(mpi, stage) {
+Pipeline::Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options)
+    : mpi_(mpi), stage_(stage), pool_(pool), trace_(trace), options_(options), runner_(mpi, stage, trace) {
   if (options_.max_in_flight <= 0) options_.max_in_flight = 2 * mpi.stages() + 2;
   if (mpi.stages() > 1) {
     ring_.emplace(mpi, mpi.stages() - 1, Tag::ring, stage.limits().max_message_bytes());
@@ -132,6 +139,7 @@ void Pipeline::wait_for(const std::function<bool()>& ready) {
         return ready();
       },
       "rank " + std::to_string(mpi_.stages() - 1) + " (the last stage)", options_.deadline);
+  trace_.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
   wait_s_ += seconds_since(start);
 }
 
@@ -174,9 +182,9 @@ void Pipeline::stop(ExitCode code) {
   wait_for([&] { return runner_.idle(); });
 }
 
-ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, RankReport& report) {
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report) {
   ReceiveChannel in(mpi, mpi.rank() - 1, Tag::forward, stage.limits().max_message_bytes());
-  StageRunner runner(mpi, stage);
+  StageRunner runner(mpi, stage, trace);
   const auto poll = [&] {
     in.poll();
     runner.poll();
@@ -196,6 +204,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, RankReport
         },
         "rank " + std::to_string(mpi.rank() - 1));
     wait_s += seconds_since(start);
+    trace.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
     if (message->kind == MessageKind::stop) {
       code = static_cast<ExitCode>(read_control(*message).value);
       running = false;

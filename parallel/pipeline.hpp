@@ -6,6 +6,7 @@
 
 #include "parallel/channel.hpp"
 #include "parallel/stage.hpp"
+#include "parallel/trace.hpp"
 
 namespace jupiter {
 
@@ -26,7 +27,7 @@ struct RankReport {
 // A stage and the channel that its output goes to: the next rank, or rank 0 from the last one.
 class StageRunner {
  public:
-  StageRunner(const MpiSession& mpi, Stage& stage);
+  StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace);
 
   // Computes or applies one message and passes its consequence on; at size 1 results pile up in `answers`.
   void process(Message&& message);
@@ -40,6 +41,7 @@ class StageRunner {
  private:
   void pass_on(Message&& message);
   Stage& stage_;
+  Trace& trace_;
   bool last_;
   std::optional<SendChannel> out_;
   std::deque<Message> answers_;
@@ -52,7 +54,7 @@ class Pipeline {
     std::int64_t max_in_flight = 0;      // frames; 0: twice the ranks and two
     std::chrono::seconds deadline{600};  // for any answer of the last rank
   };
-  Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, const Options& options);
+  Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options);
   ~Pipeline();
 
   SequenceId open(const SamplingOptions& sampling);
@@ -79,6 +81,7 @@ class Pipeline {
   const MpiSession& mpi_;
   Stage& stage_;
   ThreadPool& pool_;
+  Trace& trace_;
   Options options_;
   StageRunner runner_;
   std::optional<ReceiveChannel> ring_;
@@ -91,7 +94,7 @@ class Pipeline {
 };
 
 // The life of every other rank: computes what comes until the run is stopped. Returns the run's exit code.
-ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, RankReport& report);
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report);
 
 // Every rank's report on rank 0, in order of rank; collective.
 std::vector<RankReport> gather_reports(const MpiSession& mpi, const RankReport& mine);
