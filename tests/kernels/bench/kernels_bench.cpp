@@ -8,6 +8,7 @@
 
 #include "kernel_testing.hpp"
 #include "kernels/kernel_table.hpp"
+#include "kernels/peak.hpp"
 #include "kernels/thread_pool.hpp"
 #include "peak.hpp"
 
@@ -185,14 +186,12 @@ void add_others() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  g_integer_peak = jupiter::testing::integer_peak();
+  ThreadPool one_core({.threads = 1});
+  g_integer_peak = multiply_peak(kernels(), one_core);
   g_float_peak = jupiter::testing::float_peak();
-  {
-    const Buffer<std::byte> large(std::size_t{1} << 30);
-    std::printf("kernels %s, int8 peak %.0f GMAC/s, f32 peak %.0f GFMA/s, read %.1f GB/s (one core)\n",
-                std::string(kernels().name).c_str(), g_integer_peak * 1e-9, g_float_peak * 1e-9,
-                jupiter::testing::read_peak(large.data(), large.size()) * 1e-9);
-  }
+  std::printf("kernels %s, int8 peak %.0f GMAC/s, f32 peak %.0f GFMA/s, read %.1f GB/s (one core)\n",
+              std::string(kernels().name).c_str(), g_integer_peak * 1e-9, g_float_peak * 1e-9,
+              read_peak(one_core, std::uint64_t{1} << 30) * 1e-9);
   add_matmuls();
   add_others();
   benchmark::Initialize(&argc, argv);

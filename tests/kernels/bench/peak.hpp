@@ -1,16 +1,10 @@
-// What the machine can do at best: multiplications of integers and floats, and reading memory, on one core.
+// What one core can do at best with floats; kernels/peak.hpp has the rest.
 #pragma once
-
-#include <cstddef>
 
 namespace jupiter::testing {
 
-// Multiply-adds per second of the widest int8 dot product that this build knows (0: none), in registers, with enough
-// independent sums (16) to hide its latency: with 4 the same core shows half.
-double integer_peak();
-// The same of f32 fused multiply-adds.
+// f32 fused multiply-adds per second in registers, with enough independent sums to hide the latency; 0 where this file
+// knows no instruction for them.
 double float_peak();
-// Bytes per second of reading `bytes` once, from memory if they are far more than the caches hold.
-double read_peak(const std::byte* data, std::size_t bytes);
 
 }  // namespace jupiter::testing
