@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "io/enum_names.hpp"
 #include "io/error.hpp"
 #include "io/files.hpp"
 #include "io/float16.hpp"
@@ -237,10 +238,7 @@ std::string_view name(Quantization q) {
 }
 
 std::optional<Quantization> quantization_from_name(std::string_view text) {
-  for (std::size_t i = 0; i < kQuantizations.size(); ++i) {
-    if (kQuantizations[i] == text) return static_cast<Quantization>(i);
-  }
-  return std::nullopt;
+  return enum_from_name<Quantization>(kQuantizations, text);
 }
 
 Manifest convert_model(const ModelSource& source, const std::filesystem::path& folder, const ConvertOptions& options) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "io/enum_names.hpp"
 #include "io/error.hpp"
 
 namespace jupiter {
@@ -11,14 +12,6 @@ namespace jupiter {
 namespace {
 constexpr std::array<std::string_view, 3> kArchitectures = {"llama", "qwen2", "qwen3"};
 constexpr std::array<std::string_view, 3> kPrecisions = {"f16", "bf16", "f32"};
-
-template <typename Enum, std::size_t N>
-std::optional<Enum> find(const std::array<std::string_view, N>& names, std::string_view text) {
-  for (std::size_t i = 0; i < N; ++i) {
-    if (names[i] == text) return static_cast<Enum>(i);
-  }
-  return std::nullopt;
-}
 
 void check_range(std::string_view source, std::string_view field, std::int64_t value, std::int64_t low,
                  std::int64_t high) {
@@ -31,13 +24,13 @@ std::string_view name(Architecture a) {
   return kArchitectures[static_cast<std::size_t>(a)];
 }
 std::optional<Architecture> architecture_from_name(std::string_view text) {
-  return find<Architecture>(kArchitectures, text);
+  return enum_from_name<Architecture>(kArchitectures, text);
 }
 std::string_view name(Precision p) {
   return kPrecisions[static_cast<std::size_t>(p)];
 }
 std::optional<Precision> precision_from_name(std::string_view text) {
-  return find<Precision>(kPrecisions, text);
+  return enum_from_name<Precision>(kPrecisions, text);
 }
 
 void check(const ModelConfig& c, std::string_view source) {

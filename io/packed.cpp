@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cstring>
 
+#include "io/enum_names.hpp"
 #include "io/float16.hpp"
 
 namespace jupiter {
@@ -85,10 +86,7 @@ std::string_view name(Format format) {
 }
 
 std::optional<Format> format_from_name(std::string_view text) {
-  for (std::size_t i = 0; i < kNames.size(); ++i) {
-    if (kNames[i] == text) return static_cast<Format>(i);
-  }
-  return std::nullopt;
+  return enum_from_name<Format>(kNames, text);
 }
 
 PanelLayout panel_layout(Format f, std::int64_t cols) {

@@ -1,4 +1,5 @@
-// Views of a model's weights as the forward pass reads them. Whoever maps the shards (io/model_files.hpp) owns the bytes.
+// Views of a model's weights as the forward pass reads them. Whoever maps the shards (io/model_files.hpp) owns the
+// bytes.
 #pragma once
 
 #include "io/packed.hpp"

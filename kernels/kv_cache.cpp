@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 
+#include "io/enum_names.hpp"
 #include "io/error.hpp"
 
 namespace jupiter {
@@ -77,10 +78,7 @@ std::string_view name(KvType type) {
 }
 
 std::optional<KvType> kv_type_from_name(std::string_view text) {
-  for (std::size_t i = 0; i < kKvNames.size(); ++i) {
-    if (kKvNames[i] == text) return static_cast<KvType>(i);
-  }
-  return std::nullopt;
+  return enum_from_name<KvType>(kKvNames, text);
 }
 
 std::int64_t KvCache::bytes_per_block(const KvShape& s) {

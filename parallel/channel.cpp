@@ -198,6 +198,28 @@ void ReceiveChannel::poll() {
   }
 }
 
+Message await_message(SendChannel& out, ReceiveChannel& in, int peer) {
+  std::optional<Message> message;
+  wait_politely(
+      [&] {
+        out.poll();
+        in.poll();
+        message = in.receive();
+        return message.has_value();
+      },
+      "rank " + std::to_string(peer), std::chrono::seconds(60));
+  return std::move(*message);
+}
+
+void flush(SendChannel& out, int peer) {
+  wait_politely(
+      [&] {
+        out.poll();
+        return out.idle();
+      },
+      "rank " + std::to_string(peer));
+}
+
 std::optional<Message> ReceiveChannel::receive() {
   if (impl_->whole.empty()) return std::nullopt;
   Message message = std::move(impl_->whole.front());

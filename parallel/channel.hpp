@@ -53,4 +53,9 @@ class ReceiveChannel {
   std::unique_ptr<Impl> impl_;
 };
 
+// The next message, while `out` keeps moving. PeerError after a minute of silence.
+Message await_message(SendChannel& out, ReceiveChannel& in, int peer);
+// Until everything is sent.
+void flush(SendChannel& out, int peer);
+
 }  // namespace jupiter

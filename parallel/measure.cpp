@@ -203,26 +203,13 @@ class BoardMeasurement {
 };
 
 // Sends `bytes` to the peer and waits for as much back, or the other way round.
-double ping_pong(const MpiSession& mpi, int peer, bool begin, std::size_t bytes, int repeats, SendChannel& out,
-                 ReceiveChannel& in) {
+double ping_pong(int peer, bool begin, std::size_t bytes, int repeats, SendChannel& out, ReceiveChannel& in) {
   std::vector<double> samples;
   const auto send = [&] { out.send({MessageKind::report, 0, std::vector<std::byte>(bytes)}); };
-  const auto receive = [&] {
-    std::optional<Message> m;
-    wait_politely(
-        [&] {
-          out.poll();
-          in.poll();
-          m = in.receive();
-          return m.has_value();
-        },
-        "rank " + std::to_string(peer), std::chrono::seconds(60));
-  };
-  (void)mpi;
   for (int i = 0; i < repeats; ++i) {
     const auto start = Clock::now();
     if (begin) send();
-    receive();
+    await_message(out, in, peer);
     if (!begin) send();
     samples.push_back(seconds_since(start) / 2);
   }
@@ -250,18 +237,13 @@ std::vector<LinkProfile> measure_links(const MpiSession& mpi, const std::functio
         SendChannel out(mpi, peer, Tag::measure);
         ReceiveChannel in(mpi, peer, Tag::measure, 2 * kLarge);
         const bool begin = mpi.rank() == a;
-        ping_pong(mpi, peer, begin, kSmall, 5, out, in);
-        const double small = ping_pong(mpi, peer, begin, kSmall, 40, out, in);
-        const double large = ping_pong(mpi, peer, begin, kLarge, 8, out, in);
+        ping_pong(peer, begin, kSmall, 5, out, in);
+        const double small = ping_pong(peer, begin, kSmall, 40, out, in);
+        const double large = ping_pong(peer, begin, kLarge, 8, out, in);
         const double rate = static_cast<double>(kLarge - kSmall) / std::max(large - small, 1e-7);
         const double latency = std::max(small - static_cast<double>(kSmall) / rate, 1e-7);
         measured = std::to_string(latency * 1e9) + " " + std::to_string(rate);
-        wait_politely(
-            [&] {
-              out.poll();
-              return out.idle();
-            },
-            "rank " + std::to_string(peer));
+        flush(out, peer);
       }
       const auto all = gather_text(mpi, measured);
       broadcast_text(mpi, "");

@@ -164,12 +164,7 @@ Message text_message(const std::string& text) {
 void send_text(const MpiSession& mpi, int peer, const std::string& text) {
   SendChannel channel(mpi, peer, Tag::text);
   channel.send(text_message(text));
-  wait_politely(
-      [&] {
-        channel.poll();
-        return channel.idle();
-      },
-      "rank " + std::to_string(peer));
+  flush(channel, peer);
 }
 
 std::string receive_text(const MpiSession& mpi, int peer) {

@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "io/enum_names.hpp"
 #include "io/hash.hpp"
 
 namespace jupiter {
@@ -32,10 +33,7 @@ std::string_view name(Objective o) {
 }
 
 std::optional<Objective> objective_from_name(std::string_view text) {
-  for (std::size_t i = 0; i < kObjectives.size(); ++i) {
-    if (kObjectives[i] == text) return static_cast<Objective>(i);
-  }
-  return std::nullopt;
+  return enum_from_name<Objective>(kObjectives, text);
 }
 
 // What one board adds to the objective with so many layers.

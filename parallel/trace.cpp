@@ -20,19 +20,6 @@ double now_us() {
   return std::chrono::duration<double, std::micro>(Trace::Clock::now().time_since_epoch()).count();
 }
 
-Message await(SendChannel& out, ReceiveChannel& in, int peer) {
-  std::optional<Message> m;
-  wait_politely(
-      [&] {
-        out.poll();
-        in.poll();
-        m = in.receive();
-        return m.has_value();
-      },
-      "rank " + std::to_string(peer), std::chrono::seconds(60));
-  return std::move(*m);
-}
-
 Message time_message(double us) {
   Message m{MessageKind::report, 0, {}};
   PayloadWriter(m.payload).value(us);
@@ -47,25 +34,20 @@ double clock_offset_us(const MpiSession& mpi, int peer) {
   double best_trip = 1e300, offset = 0;
   for (int i = 0; i < kExchanges; ++i) {
     if (mpi.rank() != 0) {
-      await(out, in, other);
+      await_message(out, in, other);
       out.send(time_message(now_us()));
       continue;
     }
     const double sent = now_us();
     out.send(time_message(sent));
-    const double theirs = PayloadReader(await(out, in, other).payload).value<double>();
+    const double theirs = PayloadReader(await_message(out, in, other).payload).value<double>();
     const double received = now_us();
     if (received - sent < best_trip) {
       best_trip = received - sent;
       offset = (sent + received) / 2 - theirs;
     }
   }
-  wait_politely(
-      [&] {
-        out.poll();
-        return out.idle();
-      },
-      "rank " + std::to_string(other));
+  flush(out, other);
   return offset;
 }
 
