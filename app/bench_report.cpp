@@ -248,6 +248,7 @@ void print_peaks(const std::vector<BenchRow>& rows) {
     if (row.threads == std::exchange(threads, row.threads)) continue;
     for (std::size_t i = 0; i < row.peaks.size(); ++i) {
       const RankPeaks& p = row.peaks[i];
+      if (p.read_bytes_per_s == 0) continue;  // a plan left this board out
       const std::string_view instruction = multiply_instruction(kernels());
       print(fmt::format("peak of rank {} with {} thread{}: memory read {:.1f} GB/s, {}\n", i, threads,
                         threads == 1 ? "" : "s", p.read_bytes_per_s * 1e-9,

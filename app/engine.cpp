@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <numeric>
 
 #include "io/hash.hpp"
 #include "parallel/placement.hpp"
@@ -181,6 +182,11 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
 }
 
 void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
+  // An engine before this one (bench has one for each number of threads) may have placed the ranks already; the file
+  // of the plan lies where mpirun started.
+  std::vector<int> as_started(static_cast<std::size_t>(mpi.size()));
+  std::iota(as_started.begin(), as_started.end(), 0);
+  mpi.arrange(as_started, mpi.size());
   plan_ = share_plan(mpi, options.plan, manifest_);
   take_places(mpi, *plan_, options.plan);
 }
