@@ -22,7 +22,7 @@
 
 namespace {
 
-constexpr std::int64_t kResume_ns = 15'000;  // from the thread's sleep to the board's first instruction, measured
+constexpr std::int64_t kResume_ns = 10'000;  // from the thread's sleep to the board's first instruction, measured
 
 std::atomic<bool> stopping{false};
 
