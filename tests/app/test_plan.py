@@ -55,18 +55,35 @@ class Plan(ProgramTest):
         j = self.run_json(self.tiny, "--raw", "-p", "hello " * 20, "-n", "12", "--plan", path, ranks=3)
         self.assertEqual(j["logits_hash"], first["logits_hash"])
 
-    def test_boards_left_out_wait_and_end_with_the_others(self):
+    def one_left_out(self):
+        """A plan whose first stage is not mpirun's first rank."""
         path, plan = self.all_boards()
         out = plan["stages"].pop(0)
         plan["stages"][0]["first_layer"] = 0
         plan["left_out"] = [out["host"] + ":" + str(out["slot"])]
         path.write_text(json.dumps(plan))
+        return path
+
+    def test_boards_left_out_wait_and_end_with_the_others(self):
+        path = self.one_left_out()
         prompt = self.folder / "prompt.txt"
         prompt.write_text("from a file")
         j = self.run_json(self.tiny, "--raw", "-f", prompt, "-n", "8", "--plan", path, ranks=3)
         self.assertEqual(len(j["generated_token_ids"]), 8)
         self.assertEqual(len(j["ranks"]), 3)
         self.assertEqual(j["ranks"][2]["weight_bytes"], 0)
+
+    def test_bench_obeys_the_plan_with_every_number_of_threads(self):
+        path = self.one_left_out()
+        result = jupiter("bench", "-m", self.tiny, "--plan", path, "-p", "8", "-n", "4", "-r", "1", "-t", "1,2", "-o",
+                         "json", ranks=3)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = json.loads(result.stdout)
+        self.assertEqual([r["n_threads"] for r in rows], [1, 1, 2, 2])
+        for row in rows:
+            layers = [(r["first_layer"], r["last_layer"]) for r in row["per_rank"]]
+            self.assertEqual(layers, [(0, 20), (20, 32), (0, 0)])
+            self.assertGreater(row["peak_fraction"], 0)
 
     def test_trace_and_stats(self):
         trace = self.folder / "trace.json"
