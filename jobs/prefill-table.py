@@ -1,0 +1,152 @@
+"""Measures runs on emulated boards against each other and against the plan's predictions (jobs/prefill-table.sh)."""
+import argparse
+import csv
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+PROMPT_TOKENS = (512, 300)  # the second is on no grid: its prediction is checked, nothing else
+NEW_TOKENS = 64
+FIXED_CHUNKS = (16, 32, 64, 128, 256)
+CSV_FIELDS = ("environment", "rate_mbit", "model", "prompt_tokens", "variant", "round", "ttft_s", "decode_tokens_per_s",
+              "predicted_ttft_s", "predicted_decode_tokens_per_s", "logits_hash", "sent_bytes", "compute_s", "wait_s")
+TITLES = ("boards", "Mbit/s", "model", "one board", "equal split", "plan", "plan / one", "equal / plan", "best fixed chunk",
+          "plan / fixed", "predicted", "off", "tokens/s", "predicted", "off", "300 tokens", "predicted", "off")
+
+
+def call(*command):
+    """Runs a command that must succeed; its standard output."""
+    result = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, check=False)
+    if result.returncode != 0:
+        sys.exit(f"prefill-table: {' '.join(map(str, command))}: exit {result.returncode}\n{result.stderr}")
+    return result.stdout
+
+
+def note(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bench:
+    """Everything measured with one model on boards that are up."""
+
+    def __init__(self, options, environment, rate, model, rows):
+        self.options, self.model, self.rows = options, pathlib.Path(model), rows
+        self.common = {"environment": environment, "rate_mbit": rate, "model": self.model.name}
+        self.folder = options.output
+        self.cluster = self.folder / f"cluster-{environment}-{rate}-{self.model.name}.json"
+        self.hashes = {}
+
+    def boards(self, *arguments):
+        return call(self.options.emulate, "mpirun", *arguments)
+
+    def profile(self):
+        self.boards(self.options.jupiter, "profile", "-m", self.model, "-o", self.cluster)
+
+    def plan(self, tokens):
+        path = self.folder / f"plan-{'-'.join(map(str, self.common.values()))}-{tokens}.json"
+        call(self.options.jupiter, "plan", "-m", self.model, "--cluster", self.cluster, "-p", tokens, "-n", NEW_TOKENS,
+             "-o", path)
+        return path
+
+    def prompt(self, tokens):
+        """A file with a prompt of so many tokens; speed does not depend on what it says."""
+        path, report, words = self.folder / f"prompt-{self.model.name}-{tokens}.txt", self.folder / "tokens.json", tokens
+        for _ in range(10):
+            path.write_text(" a" * words)
+            call(self.options.jupiter, "run", "-m", self.model, "--raw", "-f", path, "-n", 1, "--no-verify", "--json", report)
+            found = len(json.loads(report.read_text())["prompt_token_ids"])
+            if found == tokens:
+                return path
+            words = max(1, words + (tokens - found) * words // found or words + 1)
+        sys.exit(f"prefill-table: {self.model}: expected a prompt of {tokens} tokens, found none")
+
+    def run(self, variant, number, prompt_file, tokens, arguments, ranks=None, new_tokens=NEW_TOKENS, plan=None):
+        report = self.folder / "run.json"
+        self.boards(*(["-n", ranks] if ranks else []), self.options.jupiter, "run", "-m", self.model, "--raw", "-f",
+                    prompt_file, "-n", new_tokens, "--ignore-eos", "--no-verify", "--json", report, *arguments)
+        j = json.loads(report.read_text())
+        first = self.hashes.setdefault((tokens, new_tokens), j["logits_hash"])
+        if j["logits_hash"] != first:
+            sys.exit(f"prefill-table: {variant}: expected logits_hash {first}, found {j['logits_hash']}")
+        predicted = json.loads(plan.read_text()) if plan else {}
+        self.rows.append({
+            **self.common, "prompt_tokens": tokens, "variant": variant, "round": number, "ttft_s": j["ttft_s"],
+            "decode_tokens_per_s": j["decode_tokens_per_s"] if new_tokens > 1 else "",
+            **{name: predicted.get(name, "") for name in ("predicted_ttft_s", "predicted_decode_tokens_per_s")},
+            "logits_hash": j["logits_hash"], "sent_bytes": " ".join(str(r["sent_bytes"]) for r in j["ranks"]),
+            "compute_s": " ".join(f"{r['compute_s']:.3f}" for r in j["ranks"]),
+            "wait_s": " ".join(f"{r['wait_s']:.3f}" for r in j["ranks"])})
+
+    def measure(self):
+        self.profile()
+        for tokens in PROMPT_TOKENS:
+            plan, prompt = self.plan(tokens), self.prompt(tokens)
+            for number in range(self.options.rounds):
+                self.run("plan", number, prompt, tokens, ["--plan", plan], plan=plan)
+                if tokens != PROMPT_TOKENS[0]:
+                    continue
+                self.run("one", number, prompt, tokens, [], ranks=1)
+                self.run("equal", number, prompt, tokens, [])
+                for chunk in FIXED_CHUNKS:  # the answer is generated once: the bits must be the same
+                    self.run(f"chunk {chunk}", number, prompt, tokens, ["--plan", plan, "--chunk", chunk],
+                             new_tokens=1 if number else NEW_TOKENS)
+            note(f"{self.common} {tokens} tokens: done")
+
+    def median(self, variant, field, tokens=PROMPT_TOKENS[0]):
+        return statistics.median(row[field] for row in self.rows if row["variant"] == variant and row[field] != "" and
+                                 row["prompt_tokens"] == tokens and self.common.items() <= row.items())
+
+    def table_row(self):
+        one, equal, plan = (self.median(v, "ttft_s") for v in ("one", "equal", "plan"))
+        chunk, fixed = min(((c, self.median(f"chunk {c}", "ttft_s")) for c in FIXED_CHUNKS), key=lambda pair: pair[1])
+        predicted, speed, predicted_speed = (self.median("plan", field) for field in
+                                             ("predicted_ttft_s", "decode_tokens_per_s", "predicted_decode_tokens_per_s"))
+        other, predicted_other = (self.median("plan", field, PROMPT_TOKENS[1]) for field in ("ttft_s", "predicted_ttft_s"))
+        return [self.common["environment"].upper(), self.common["rate_mbit"], self.common["model"], f"{one:.3f} s",
+                f"{equal:.3f} s", f"{plan:.3f} s", f"{plan / one:.2f}", f"{equal / plan:.2f}", f"{fixed:.3f} s ({chunk})",
+                f"{plan / fixed:.2f}", f"{predicted:.3f} s", f"{predicted / plan - 1:+.0%}", f"{speed:.1f}",
+                f"{predicted_speed:.1f}", f"{predicted_speed / speed - 1:+.0%}", f"{other:.3f} s", f"{predicted_other:.3f} s",
+                f"{predicted_other / other - 1:+.0%}"]
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CSV_FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("jupiter", "emulate", "boards", "output"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    for name in ("environments", "rates", "models"):
+        parser.add_argument(f"--{name}", nargs="+", required=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    options.output = options.output.resolve()
+    os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    rows, table = [], ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
+    for environment in options.environments:
+        for rate in options.rates:
+            call(options.emulate, "up", options.boards / f"{environment}.boards", "--rate", rate)
+            try:
+                for model in options.models:
+                    bench = Bench(options, environment, rate, model, rows)
+                    bench.measure()
+                    table.append("| " + " | ".join(bench.table_row()) + " |")
+                    note(table[-1])
+                    write_csv(options.output / "runs.csv", rows)
+                    (options.output / "table.md").write_text("\n".join(table) + "\n")
+            finally:
+                call(options.emulate, "down")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
