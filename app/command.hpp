@@ -14,6 +14,7 @@ using Arguments = std::vector<std::string>;  // after the subcommand
 
 ExitCode bench_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode convert_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode eval_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode plan_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode profile_command(MpiSession& mpi, const Arguments& arguments);

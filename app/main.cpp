@@ -23,6 +23,7 @@ constexpr std::array kCommands = {
     Command{"profile", "measures boards and links (mpirun); --check looks for what is wrong", profile_command},
     Command{"plan", "layers to boards and chunks from a profile, with predicted times", plan_command},
     Command{"run", "answers a prompt or keeps a conversation (mpirun)", run_command},
+    Command{"eval", "perplexity of a text, KL divergence from saved distributions (mpirun)", eval_command},
     Command{"synth", "random weights in a known shape, for speed tests", synth_command},
 };
 

@@ -1,0 +1,130 @@
+// Datasets: tokens i32 [rows], log_probabilities u16 (f16 bits) [rows][vocab_size]; attributes window, model_hash.
+#include "io/reference_logits.hpp"
+
+#include "io/files.hpp"
+#include "io/hdf5_handle.hpp"
+
+namespace jupiter {
+
+struct ReferenceWriter::Impl {
+  std::filesystem::path path;
+  Handle file{-1, H5Fclose};
+  Handle set{-1, H5Dclose};
+  hsize_t vocab_size = 0;
+  bool finished = false;
+  std::filesystem::path temporary() const { return path.string() + ".tmp"; }
+  RunError failure() const { return RunError(path.string() + ": cannot be written (is the disk full?)"); }
+};
+
+ReferenceWriter::ReferenceWriter(const std::filesystem::path& path, const ReferenceInfo& info)
+    : impl_(std::make_unique<Impl>()) {
+  silence_hdf5();
+  impl_->path = path;
+  impl_->vocab_size = static_cast<hsize_t>(info.vocab_size);
+  impl_->file = Handle(H5Fcreate(impl_->temporary().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+  if (!impl_->file.valid()) throw impl_->failure();
+  write_string(impl_->file, "creator", "jupiter");
+  write_integer(impl_->file, "window_tokens", info.window);
+  write_string(impl_->file, "model_hash", info.model_hash);
+  const hsize_t rows[1] = {info.tokens.size()};
+  const Handle space(H5Screate_simple(1, rows, nullptr), H5Sclose);
+  const Handle tokens(H5Dcreate2(impl_->file, "tokens", H5T_STD_I32LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+                      H5Dclose);
+  if (!tokens.valid() || H5Dwrite(tokens, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, info.tokens.data()) < 0) {
+    throw impl_->failure();
+  }
+  const hsize_t dims[2] = {rows[0], impl_->vocab_size};
+  const Handle matrix(H5Screate_simple(2, dims, nullptr), H5Sclose);
+  const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_layout(properties, H5D_CONTIGUOUS);
+  H5Pset_alloc_time(properties, H5D_ALLOC_TIME_EARLY);
+  impl_->set =
+      Handle(H5Dcreate2(impl_->file, "log_probabilities", H5T_STD_U16LE, matrix, H5P_DEFAULT, properties, H5P_DEFAULT),
+             H5Dclose);
+  if (!impl_->set.valid()) throw impl_->failure();
+  write_string(impl_->set, "meaning", "natural log-probabilities of the next token, f16 bits");
+}
+
+ReferenceWriter::~ReferenceWriter() {
+  if (!impl_ || impl_->finished) return;
+  std::error_code ignored;
+  std::filesystem::remove(impl_->temporary(), ignored);
+}
+
+void ReferenceWriter::write(std::int64_t row, std::span<const f16_t> values) {
+  const hsize_t start[2] = {static_cast<hsize_t>(row), 0}, extent[2] = {1, impl_->vocab_size};
+  const Handle target(H5Dget_space(impl_->set), H5Sclose);
+  H5Sselect_hyperslab(target, H5S_SELECT_SET, start, nullptr, extent, nullptr);
+  const Handle memory(H5Screate_simple(2, extent, nullptr), H5Sclose);
+  if (H5Dwrite(impl_->set, H5T_NATIVE_UINT16, memory, target, H5P_DEFAULT, values.data()) < 0) throw impl_->failure();
+}
+
+void ReferenceWriter::finish() {
+  const bool set_closed = impl_->set.close(), file_closed = impl_->file.close();
+  if (!set_closed || !file_closed) throw impl_->failure();
+  sync_file(impl_->temporary());
+  rename_file(impl_->temporary(), impl_->path);
+  impl_->finished = true;
+}
+
+namespace {
+
+std::int64_t read_integer(hid_t file, const char* key, const std::string& name) {
+  std::int64_t value = 0;
+  const Handle attribute(H5Aopen(file, key, H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid() || H5Aread(attribute, H5T_NATIVE_INT64, &value) < 0) {
+    throw FormatError(name, key, "an integer attribute", "none");
+  }
+  return value;
+}
+
+std::string read_string(hid_t file, const char* key, const std::string& name) {
+  const Handle attribute(H5Aopen(file, key, H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid()) throw FormatError(name, key, "a text attribute", "none");
+  const Handle type(H5Aget_type(attribute), H5Tclose);
+  std::string value(H5Tget_size(type), '\0');
+  if (value.size() > 4096 || H5Tis_variable_str(type) > 0 || H5Aread(attribute, type, value.data()) < 0) {
+    throw FormatError(name, key, "a short text attribute of fixed length", "another");
+  }
+  return value.substr(0, value.find('\0'));
+}
+
+std::vector<hsize_t> dims_of(hid_t set, std::size_t rank, const std::string& name, const char* dataset) {
+  const Handle space(H5Dget_space(set), H5Sclose);
+  std::vector<hsize_t> dims(rank);
+  if (H5Sget_simple_extent_ndims(space) != static_cast<int>(rank) ||
+      H5Sget_simple_extent_dims(space, dims.data(), nullptr) < 0) {
+    throw FormatError(name, dataset, std::to_string(rank) + " dimensions", "others");
+  }
+  return dims;
+}
+
+}  // namespace
+
+ReferenceFile::ReferenceFile(const std::filesystem::path& path) : mapping_(path.string()) {
+  silence_hdf5();
+  const std::string name = path.string();
+  const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
+  if (!file.valid()) throw FormatError(name, "content", "a whole HDF5 file", "something else");
+  info_.window = read_integer(file, "window_tokens", name);
+  info_.model_hash = read_string(file, "model_hash", name);
+  const Handle tokens(H5Dopen2(file, "tokens", H5P_DEFAULT), H5Dclose);
+  const Handle set(H5Dopen2(file, "log_probabilities", H5P_DEFAULT), H5Dclose);
+  if (!tokens.valid() || !set.valid()) throw FormatError(name, "datasets", "tokens and log_probabilities", "others");
+  const auto rows = dims_of(tokens, 1, name, "tokens"), dims = dims_of(set, 2, name, "log_probabilities");
+  const std::uint64_t bytes = mapping_.bytes().size();
+  const haddr_t offset = H5Dget_offset(set);
+  if (rows[0] != dims[0] || dims[1] == 0 || dims[0] > bytes / dims[1] / 2 || offset == HADDR_UNDEF || offset % 2 != 0 ||
+      offset > bytes - dims[0] * dims[1] * 2 || H5Dget_storage_size(set) != dims[0] * dims[1] * 2) {
+    throw FormatError(name, "log_probabilities", "one contiguous row of 16-bit values for every token",
+                      "another shape");
+  }
+  info_.tokens.resize(rows[0]);
+  if (H5Dread(tokens, H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, info_.tokens.data()) < 0) {
+    throw FormatError(name, "tokens", "to be readable", "damage");
+  }
+  info_.vocab_size = static_cast<std::int64_t>(dims[1]);
+  rows_ = reinterpret_cast<const f16_t*>(mapping_.bytes().data() + offset);
+}
+
+}  // namespace jupiter
