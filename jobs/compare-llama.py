@@ -4,6 +4,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import time
 
 
 def parse_arguments():
@@ -13,7 +14,27 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tests", type=int, nargs=2, default=[512, 128], metavar=("PROMPT", "GENERATED"))
+    parser.add_argument("--wait-idle", type=float, default=0, metavar="S",
+                        help="before every run wait at most so long until nobody else uses the machine")
     return parser.parse_args()
+
+
+def busy_share(seconds):
+    """Of all cores' time in the next seconds, the share that somebody used."""
+    def times():
+        with open("/proc/stat", encoding="ascii") as stat:
+            values = [int(word) for word in stat.readline().split()[1:9]]
+        return sum(values), values[3] + values[4]  # idle, and waiting for a disk
+    total, idle = times()
+    time.sleep(seconds)
+    later_total, later_idle = times()
+    return 1 - (later_idle - idle) / max(later_total - total, 1)
+
+
+def wait_idle(limit_s):
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end and busy_share(0.5) > 0.05:
+        pass
 
 
 def rows_of(command):
@@ -29,6 +50,7 @@ def measure(args, threads):
     found = {}
     for _ in range(args.rounds):
         for program, command in programs.items():
+            wait_idle(args.wait_idle)
             for row in rows_of(command + common):
                 test = f"tg{row['n_gen']}" if row["n_gen"] else f"pp{row['n_prompt']}"
                 found.setdefault(test, {}).setdefault(program, []).append(row)

@@ -2,6 +2,7 @@
 # jupiter beside llama.cpp on the same weights and threads, in turn: medians, best runs and their ratios.
 #   bash jobs/compare-llama.sh [MODEL...]     of smollm2, q4_0, q4_k_m (1.1B, random weights); default: all
 #   ROUNDS (default 10)   THREADS (default "1 2")   TESTS (default "512 128": prompt and generated tokens)
+#   WAIT_IDLE (default 0): seconds to wait at most before a run until nobody else uses the machine
 # llama.cpp is the one that llama-cpp-python carries, built here for this processor.
 source "$(dirname "$0")/setup.sh"
 version=0.3.36
@@ -47,5 +48,5 @@ for model in "$@"; do
   convert_model "$gguf" "$folder"
   # shellcheck disable=SC2086  # the tests are two words
   python3 "$root/jobs/compare-llama.py" --rounds "${ROUNDS:-10}" --threads ${THREADS:-1 2} --tests ${TESTS:-512 128} \
-    --llama-bench "$llama_bench" --gguf "$gguf" --jupiter "$BUILD/jupiter" --model "$folder"
+    --wait-idle "${WAIT_IDLE:-0}" --llama-bench "$llama_bench" --gguf "$gguf" --jupiter "$BUILD/jupiter" --model "$folder"
 done
