@@ -10,11 +10,13 @@ import sys
 
 PROMPT_TOKENS = (512, 300)  # the second is on no grid: its prediction is checked, nothing else
 NEW_TOKENS = 64
+PREDICTED = ("predicted_ttft_s", "predicted_decode_tokens_per_s")
 FIXED_CHUNKS = (16, 32, 64, 128, 256)
 CSV_FIELDS = ("environment", "rate_mbit", "model", "prompt_tokens", "variant", "round", "ttft_s", "decode_tokens_per_s",
-              "predicted_ttft_s", "predicted_decode_tokens_per_s", "logits_hash", "sent_bytes", "compute_s", "wait_s")
-TITLES = ("boards", "Mbit/s", "model", "one board", "equal split", "plan", "plan / one", "equal / plan", "best fixed chunk",
-          "plan / fixed", "predicted", "off", "tokens/s", "predicted", "off", "300 tokens", "predicted", "off")
+              *PREDICTED, "logits_hash", "sent_bytes", "compute_s", "wait_s")
+TITLES = ("boards", "Mbit/s", "model", "one board", "equal split", "plan", "plan / one", "equal / plan",
+          "best fixed chunk", "plan / fixed", "predicted", "off", "tokens/s", "predicted", "off", "300 tokens",
+          "predicted", "off")
 
 
 def call(*command):
@@ -54,10 +56,12 @@ class Bench:
 
     def prompt(self, tokens):
         """A file with a prompt of so many tokens; speed does not depend on what it says."""
-        path, report, words = self.folder / f"prompt-{self.model.name}-{tokens}.txt", self.folder / "tokens.json", tokens
+        path, report = self.folder / f"prompt-{self.model.name}-{tokens}.txt", self.folder / "tokens.json"
+        words = tokens
         for _ in range(10):
             path.write_text(" a" * words)
-            call(self.options.jupiter, "run", "-m", self.model, "--raw", "-f", path, "-n", 1, "--no-verify", "--json", report)
+            call(self.options.jupiter, "run", "-m", self.model, "--raw", "-f", path, "-n", 1, "--no-verify",
+                 "--json", report)
             found = len(json.loads(report.read_text())["prompt_token_ids"])
             if found == tokens:
                 return path
@@ -76,7 +80,7 @@ class Bench:
         self.rows.append({
             **self.common, "prompt_tokens": tokens, "variant": variant, "round": number, "ttft_s": j["ttft_s"],
             "decode_tokens_per_s": j["decode_tokens_per_s"] if new_tokens > 1 else "",
-            **{name: predicted.get(name, "") for name in ("predicted_ttft_s", "predicted_decode_tokens_per_s")},
+            **{name: predicted.get(name, "") for name in PREDICTED},
             "logits_hash": j["logits_hash"], "sent_bytes": " ".join(str(r["sent_bytes"]) for r in j["ranks"]),
             "compute_s": " ".join(f"{r['compute_s']:.3f}" for r in j["ranks"]),
             "wait_s": " ".join(f"{r['wait_s']:.3f}" for r in j["ranks"])})
@@ -103,14 +107,14 @@ class Bench:
     def table_row(self):
         one, equal, plan = (self.median(v, "ttft_s") for v in ("one", "equal", "plan"))
         chunk, fixed = min(((c, self.median(f"chunk {c}", "ttft_s")) for c in FIXED_CHUNKS), key=lambda pair: pair[1])
-        predicted, speed, predicted_speed = (self.median("plan", field) for field in
-                                             ("predicted_ttft_s", "decode_tokens_per_s", "predicted_decode_tokens_per_s"))
-        other, predicted_other = (self.median("plan", field, PROMPT_TOKENS[1]) for field in ("ttft_s", "predicted_ttft_s"))
-        return [self.common["environment"].upper(), self.common["rate_mbit"], self.common["model"], f"{one:.3f} s",
-                f"{equal:.3f} s", f"{plan:.3f} s", f"{plan / one:.2f}", f"{equal / plan:.2f}", f"{fixed:.3f} s ({chunk})",
-                f"{plan / fixed:.2f}", f"{predicted:.3f} s", f"{predicted / plan - 1:+.0%}", f"{speed:.1f}",
-                f"{predicted_speed:.1f}", f"{predicted_speed / speed - 1:+.0%}", f"{other:.3f} s", f"{predicted_other:.3f} s",
-                f"{predicted_other / other - 1:+.0%}"]
+        speed, predicted_speed = self.median("plan", "decode_tokens_per_s"), self.median("plan", PREDICTED[1])
+        other, predicted_other = (self.median("plan", field, PROMPT_TOKENS[1]) for field in ("ttft_s", PREDICTED[0]))
+        predicted = self.median("plan", PREDICTED[0])
+        return [self.common["environment"].upper(), self.common["rate_mbit"], self.common["model"],
+                f"{one:.3f} s", f"{equal:.3f} s", f"{plan:.3f} s", f"{plan / one:.2f}", f"{equal / plan:.2f}",
+                f"{fixed:.3f} s ({chunk})", f"{plan / fixed:.2f}", f"{predicted:.3f} s", f"{predicted / plan - 1:+.0%}",
+                f"{speed:.1f}", f"{predicted_speed:.1f}", f"{predicted_speed / speed - 1:+.0%}",
+                f"{other:.3f} s", f"{predicted_other:.3f} s", f"{predicted_other / other - 1:+.0%}"]
 
 
 def write_csv(path, rows):
