@@ -7,35 +7,44 @@
 namespace jupiter {
 
 namespace {
+constexpr double kTwoOverPi = 0.636619772367581343076;
 constexpr double kLn2 = 0.693147180559945309417;
 // pi/2 in three parts; k * kHalfPi1 is exact for k < 2^20 (Cody and Waite, 1980).
 constexpr double kHalfPi1 = 0x1.921fb544p+0;
 constexpr double kHalfPi2 = 0x1.0b4611a6p-34;
 constexpr double kHalfPi3 = 0x1.3198a2e037073p-69;
 
-// Taylor series on |r| <= pi/4.
+// Taylor series on |r| <= pi/4 in Horner form; the first term left out is below 2^-60.
 double sin_series(double r) {
-  const double r2 = r * r;
-  double term = r, sum = r;
-  for (int k = 1; k <= 10; ++k) {
-    term = -term * r2 / static_cast<double>((2 * k) * (2 * k + 1));
-    sum += term;
-  }
-  return sum;
+  const double x = r * r;
+  double p = -1.0 / 121645100408832000.0;  // 19!
+  p = p * x + 1.0 / 355687428096000.0;     // 17!
+  p = p * x - 1.0 / 1307674368000.0;
+  p = p * x + 1.0 / 6227020800.0;
+  p = p * x - 1.0 / 39916800.0;
+  p = p * x + 1.0 / 362880.0;
+  p = p * x - 1.0 / 5040.0;
+  p = p * x + 1.0 / 120.0;
+  p = p * x - 1.0 / 6.0;
+  return r + r * (p * x);
 }
 double cos_series(double r) {
-  const double r2 = r * r;
-  double term = 1, sum = 1;
-  for (int k = 1; k <= 10; ++k) {
-    term = -term * r2 / static_cast<double>((2 * k - 1) * (2 * k));
-    sum += term;
-  }
-  return sum;
+  const double x = r * r;
+  double p = -1.0 / 6402373705728000.0;  // 18!
+  p = p * x + 1.0 / 20922789888000.0;    // 16!
+  p = p * x - 1.0 / 87178291200.0;
+  p = p * x + 1.0 / 479001600.0;
+  p = p * x - 1.0 / 3628800.0;
+  p = p * x + 1.0 / 40320.0;
+  p = p * x - 1.0 / 720.0;
+  p = p * x + 1.0 / 24.0;
+  p = p * x - 1.0 / 2.0;
+  return 1.0 + p * x;
 }
 }  // namespace
 
 SinCos sin_cos(double x) {
-  const auto quarter = static_cast<std::int64_t>(x / (kHalfPi1 + kHalfPi2) + 0.5);
+  const auto quarter = static_cast<std::int64_t>(x * kTwoOverPi + 0.5);
   const auto k = static_cast<double>(quarter);
   const double r = ((x - k * kHalfPi1) - k * kHalfPi2) - k * kHalfPi3;
   const double s = sin_series(r), c = cos_series(r);
