@@ -2,7 +2,9 @@
 // a short burst of work is slowed like a long one.
 //   emulate-pacer PERIOD_US (CORE SHARE FREEZE_FILE)...     until SIGTERM; then every board runs freely
 // One thread per core, pinned to it like the boards of that core: it can only run when it has taken the core from the
-// board, so a board's turn ends at that moment and the next board's turn starts when the thread goes to sleep.
+// board, so a board's turn ends at that moment and the next board's turn starts when the thread goes to sleep. Periods
+// differ a little between cores: in step, two boards would always, or never, find each other awake when a message
+// comes.
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -29,7 +31,7 @@ std::atomic<bool> stopping{false};
 struct Board {
   int file = -1;
   bool version_1 = false;  // of control groups: freezer.state, else cgroup.freeze
-  std::int64_t share_ns = 0;
+  double share = 0;
   std::int64_t owed_ns = 0;  // what turns that ended early or late left over
 
   void freeze() const { put(version_1 ? "FROZEN" : "1"); }
@@ -64,7 +66,7 @@ void pace_core(int core, std::vector<Board> boards, std::int64_t period_ns) {
     std::fprintf(stderr, "pacer: no real-time priority, shares will be rough\n");
   for (std::int64_t period = now_ns(); !stopping;) {
     for (Board& b : boards) {
-      b.owed_ns += b.share_ns;
+      b.owed_ns += static_cast<std::int64_t>(b.share * static_cast<double>(period_ns));
       b.thaw();
       const std::int64_t start = now_ns();
       sleep_until(start + b.owed_ns + kResume_ns);
@@ -91,7 +93,7 @@ int main(int argc, char** argv) {
     Board b;
     const std::string file = argv[i + 2];
     b.version_1 = file.ends_with("freezer.state");
-    b.share_ns = static_cast<std::int64_t>(std::atof(argv[i + 1]) * static_cast<double>(period_ns));
+    b.share = std::atof(argv[i + 1]);
     b.file = open(file.c_str(), O_WRONLY | O_CLOEXEC);
     if (b.file < 0) {
       std::perror(file.c_str());
@@ -103,7 +105,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (const auto& [core, boards] : cores) {
     for (const Board& b : boards) b.freeze();
-    threads.emplace_back(pace_core, core, boards, period_ns);
+    threads.emplace_back(pace_core, core, boards, period_ns + period_ns / 27 * std::ssize(threads));
   }
   for (std::thread& t : threads) t.join();
   for (const auto& [core, boards] : cores)
