@@ -20,12 +20,6 @@ constexpr std::size_t kMostSubsets = 12;           // boards whose orders are se
 constexpr std::uint64_t kProcessBytes = 24 << 20;  // program, MPI and its buffers (measured, parallel/README.md)
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
 
-std::uint64_t dataset_bytes(const FileInfo& file) {
-  std::uint64_t bytes = 0;
-  for (const DatasetInfo& d : file.datasets) bytes += d.bytes;
-  return bytes;
-}
-
 }  // namespace
 
 std::string_view name(Objective o) {
@@ -175,10 +169,10 @@ Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanReq
   if (request_.context_tokens == 0) request_.context_tokens = manifest.config.max_seq_len;
   request_.max_chunk = std::min(request_.max_chunk, request_.context_tokens);
   for (std::int64_t i = 0; i < manifest.config.n_layers; ++i) {
-    layer_bytes_.push_back(dataset_bytes(manifest.file(layer_file_name(i))));
+    layer_bytes_.push_back(manifest.file(layer_file_name(i)).bytes());
   }
-  embed_bytes_ = dataset_bytes(manifest.file(embed_file_name()));
-  output_bytes_ = dataset_bytes(manifest.file(output_file_name()));
+  embed_bytes_ = manifest.file(embed_file_name()).bytes();
+  output_bytes_ = manifest.file(output_file_name()).bytes();
 }
 
 StageOptions Planner::stage_options() const {
