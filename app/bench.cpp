@@ -7,7 +7,6 @@
 #include "app/bench_report.hpp"
 #include "app/engine.hpp"
 #include "io/progress.hpp"
-#include "parallel/generate.hpp"
 
 namespace jupiter {
 
@@ -85,19 +84,24 @@ std::vector<TokenId> random_tokens(std::int64_t count, std::int64_t vocab_size) 
 }
 
 // Seconds of one run of a test on a sequence of its own. End tokens do not end it.
-double run_once(Pipeline& pipeline, const Engine& engine, const BenchTest& test) {
-  Generator generator(pipeline, {}, engine.context_tokens());
-  GenerateOptions g;
-  g.chunks = [&](std::int64_t n) { return engine.chunks(n); };
-  g.max_new_tokens = 1;
-  const auto go_on = [](TokenId) { return true; };
-  std::vector<TokenId> tokens = random_tokens(test.n_depth, engine.config().vocab_size);
-  if (test.n_depth > 0) generator.generate(tokens, g, go_on);
+double run_once(Scheduler& scheduler, const Engine& engine, const BenchOptions& o, const BenchTest& test) {
+  Request request;
+  request.decode = o.engine.decoding.decode;
+  request.max_new_tokens = 1;
+  SequenceId before = 0;
+  if (test.n_depth > 0) {
+    request.prompt = random_tokens(test.n_depth, engine.config().vocab_size);
+    request.keep = true;
+    before = scheduler.complete(Request(request)).kept;
+  }
   // Generation starts from one token, whose pass is the first of n_gen.
-  tokens = random_tokens(test.n_depth + std::max<std::int64_t>(test.n_prompt, 1), engine.config().vocab_size);
-  if (test.n_gen > 0) g.max_new_tokens = test.n_gen;
-  const Generated made = generator.generate(tokens, g, go_on);
-  generator.close();
+  request.prompt = random_tokens(test.n_depth + std::max<std::int64_t>(test.n_prompt, 1), engine.config().vocab_size);
+  request.keep = false;
+  request.parent = before;
+  request.shared_tokens = scheduler.shareable(before, request.prompt);
+  if (test.n_gen > 0) request.max_new_tokens = test.n_gen;
+  const Generated made = scheduler.complete(std::move(request));
+  scheduler.release(before);
   return test.n_gen > 0 ? made.total_s : made.ttft_s;
 }
 
@@ -116,9 +120,10 @@ Session run_session(const MpiSession& mpi, const BenchOptions& o, Engine& engine
   if (mpi.rank() == 0) {
     ProgressBar bar("bench", "runs");
     Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
+    Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
     for (int i = 0; i < repetitions && interrupted_by() == ExitCode::ok; ++i) {
       bar.update(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(repetitions));
-      s.samples_s.push_back(run_once(pipeline, engine, test));
+      s.samples_s.push_back(run_once(scheduler, engine, o, test));
     }
     s.code = interrupted_by();
     pipeline.stop(s.code);

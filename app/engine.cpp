@@ -34,6 +34,14 @@ void check_config(const ModelConfig& c, const MpiSession& mpi) {
   }
 }
 
+// Whole contexts, and for each sequence the blocks of its tree; one more for the turn before in a conversation.
+std::int64_t cache_tokens(const EngineOptions& o, std::int64_t context_tokens, int stages) {
+  const DecodeOptions& d = o.decoding.decode;
+  const std::int64_t tree = d.mode == DecodeMode::plain ? 0 : spare_tree_blocks(stages, d.draft_max);
+  const std::int64_t context = (context_tokens + kKvBlock - 1) / kKvBlock;
+  return (o.sequences * context + (o.sequences + 1) * (tree + 1)) * kKvBlock;
+}
+
 StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const ModelConfig& c) {
   if (o.context_tokens > c.max_seq_len) {
     throw UsageError(
@@ -46,9 +54,9 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
   }
   StageOptions s;
   s.context_tokens = o.needed_tokens > 0 ? o.needed_tokens : limit;
-  s.cache_tokens = (s.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
   const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.stages() == 1 ? 512 : 128;
   s.max_rows = std::min(chunk, s.context_tokens);
+  s.cache_tokens = cache_tokens(o, s.context_tokens, mpi.stages());
   const KvType fallback = c.residual == Precision::f32 ? KvType::f32 : KvType::f16;
   s.keys = o.kv_given ? o.keys : fallback;
   s.values = o.kv_given ? o.values : fallback;
@@ -170,6 +178,8 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
         fixed_chunks_ = false;
         stage_options_.max_rows = std::min(plan_->max_chunk(), stage_options_.context_tokens);
       }
+      chunk_tokens_ = stage_options_.max_rows;
+      stage_options_.max_rows = std::max(stage_options_.max_rows, kMaxDraftNodes);  // a segment is one frame
       if (mpi.rank() == 0) prepare(manifest_);
       load(mpi, options);
     }
@@ -189,6 +199,10 @@ void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
   mpi.arrange(as_started, mpi.size());
   plan_ = share_plan(mpi, options.plan, manifest_);
   take_places(mpi, *plan_, options.plan);
+}
+
+Scheduler::Options Engine::scheduling() const {
+  return {context_tokens(), stage_options_.cache_tokens, [this](std::int64_t n) { return chunks(n); }};
 }
 
 std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
@@ -214,7 +228,10 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
                                                            .pin = alone && threads > 1 && threads == allowed_cores(),
                                                            .share_cores = !alone || threads > allowed_cores()});
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part, options.verify), stage_options_,
-                                   *pool_);
+                                   *pool_, mpi.stages());
+  if (part.head && options.decoding.decode.mode != DecodeMode::plain) {
+    stage_->set_drafters(make_drafters(options.decoding, manifest_));
+  }
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

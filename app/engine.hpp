@@ -5,8 +5,10 @@
 #include <memory>
 
 #include "app/command.hpp"
+#include "app/decoding.hpp"
 #include "parallel/pipeline.hpp"
 #include "parallel/plan.hpp"
+#include "parallel/scheduler.hpp"
 
 namespace jupiter {
 
@@ -21,6 +23,8 @@ struct EngineOptions {
   bool kv_given = false;  // otherwise f32 with f32 weights
   std::string plan;       // file; empty: equal split
   bool trace = false;     // keep a timeline
+  DecodingOptions decoding;
+  std::int64_t sequences = 1;  // that have a whole context each in the KV cache
   bool exact = false;
   bool verify = true;
   std::chrono::seconds timeout{600};
@@ -42,7 +46,9 @@ class Engine {
   const Manifest& manifest() const { return manifest_; }
   const ModelConfig& config() const { return manifest_.config; }
   std::int64_t context_tokens() const { return stage_options_.context_tokens; }
-  std::int64_t chunk_tokens() const { return stage_options_.max_rows; }  // of the longest chunk
+  std::int64_t chunk_tokens() const { return chunk_tokens_; }  // of the longest chunk
+  // For a Scheduler.
+  Scheduler::Options scheduling() const;
   // Lengths of the frames of a prompt: the plan's, or fixed ones.
   std::vector<std::int64_t> chunks(std::int64_t prompt_tokens) const;
   double load_s() const { return load_s_; }
@@ -59,6 +65,7 @@ class Engine {
   Manifest manifest_;
   std::optional<Plan> plan_;
   bool fixed_chunks_ = true;
+  std::int64_t chunk_tokens_ = 0;
   StageOptions stage_options_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Stage> stage_;

@@ -11,7 +11,7 @@
 #include "io/files.hpp"
 #include "io/progress.hpp"
 #include "io/utf8.hpp"
-#include "parallel/generate.hpp"
+#include "parallel/scheduler.hpp"
 
 namespace jupiter {
 
@@ -59,6 +59,7 @@ cxxopts::Options run_usage() {
     ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");
   // clang-format on
+  add_decoding_options(options, "spec");
   add_engine_options(options);
   return options;
 }
@@ -91,6 +92,7 @@ std::optional<std::string> text_option(const cxxopts::ParseResult& args, const c
 RunOptions read_run_options(const cxxopts::ParseResult& args) {
   RunOptions o;
   o.engine = read_engine_options(args);
+  o.engine.decoding = read_decoding_options(args);
   o.sampling = read_sampling(args);
   o.prompt = text_option(args, "prompt");
   o.prompt_file = text_option(args, "file");
@@ -218,12 +220,8 @@ struct Answer {
   bool stop_string = false;
 };
 
-// Streams one answer to standard output.
-Answer answer(const RunOptions& o, const Frontend& front, Generator& generator, const Engine& engine) {
-  GenerateOptions g;
-  g.max_new_tokens = o.max_new_tokens;
-  g.chunks = [&](std::int64_t n) { return engine.chunks(n); };
-  if (!o.ignore_eos) g.end_tokens = front.tokenizer().data().end_of_turn;
+// Streams one answer to standard output. kept: the sequence of the turn before; the new one's, in a conversation.
+Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler, SequenceId& kept) {
   StreamDecoder decoder(front.tokenizer());
   StopStrings stops(o.stops);
   Answer a;
@@ -231,18 +229,29 @@ Answer answer(const RunOptions& o, const Frontend& front, Generator& generator, 
     a.text += text;
     if (!text.empty()) print(text);
   };
-  a.generated = generator.generate(front.tokens(), g, [&](TokenId token) {
+  Request r;
+  r.prompt = front.tokens();
+  r.sampling = o.sampling;
+  r.decode = o.engine.decoding.decode;
+  r.max_new_tokens = o.max_new_tokens;
+  if (!o.ignore_eos) r.end_tokens = front.tokenizer().data().end_of_turn;
+  r.keep = o.chat;
+  r.parent = kept;
+  r.shared_tokens = scheduler.shareable(kept, r.prompt);
+  r.on_token = [&](TokenId token) {
     show(stops.push(decoder.push(token)));
     return !stops.found();
-  });
+  };
+  a.generated = scheduler.complete(std::move(r));
+  scheduler.release(kept);
+  kept = a.generated.kept;
   if (!stops.found()) show(stops.push(decoder.finish()));
   if (!stops.found()) show(stops.finish());
   a.stop_string = stops.found();
   return a;
 }
 
-nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>& prompt, const Answer& a,
-                                std::uint64_t digest) {
+nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>& prompt, const Answer& a) {
   const Generated& g = a.generated;
   const double decode_s = g.total_s - g.ttft_s;
   const auto new_tokens = static_cast<double>(g.tokens.size());
@@ -256,13 +265,15 @@ nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>
           {"decode_tokens_per_s", decode_s > 0 ? (new_tokens - 1) / decode_s : 0},
           {"steps", g.steps},
           {"tokens_per_step", g.steps > 0 ? (new_tokens - 1) / static_cast<double>(g.steps) : 0},
-          {"logits_hash", hex(digest)},
+          {"draft", draft_json(g.draft)},
+          {"logits_hash", hex(g.logits_digest)},
           {"load_s", engine.load_s()},
           {"model_hash", hex(engine.manifest().hash)}};
 }
 
 // Reads turns from standard input until it ends; returns the last answer's place in the exit code.
-ExitCode chat(const RunOptions& o, Frontend& front, Generator& generator, Engine& engine) {
+ExitCode chat(const RunOptions& o, Frontend& front, Scheduler& scheduler) {
+  SequenceId kept = 0;
   const bool terminal = is_terminal(Stream::in) && is_terminal(Stream::out);
   bool first = o.prompt.has_value();
   for (std::string line; interrupted_by() == ExitCode::ok;) {
@@ -279,10 +290,11 @@ ExitCode chat(const RunOptions& o, Frontend& front, Generator& generator, Engine
       }
     }
     first = false;
-    const Answer a = answer(o, front, generator, engine);
+    const Answer a = answer(o, front, scheduler, kept);
     front.add_reply(a.generated, a.text);
     print("\n");
   }
+  scheduler.release(kept);
   return ExitCode::ok;
 }
 
@@ -332,22 +344,22 @@ void print_stats(const std::vector<RankReport>& reports, const Answer& a) {
 
 ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
-  Generator generator(pipeline, o.sampling, engine.context_tokens());
+  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
   ExitCode code = ExitCode::ok;
   Answer a;
   if (o.chat) {
-    code = chat(o, front, generator, engine);
+    code = chat(o, front, scheduler);
   } else {
-    a = answer(o, front, generator, engine);
+    SequenceId none = 0;
+    a = answer(o, front, scheduler, none);
     print("\n");
   }
   if (interrupted_by() != ExitCode::ok) code = interrupted_by();
-  const std::uint64_t digest = generator.close();
   pipeline.stop(code);
   const auto reports = gather_reports(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
   std::string json;
   if (!o.json_file.empty() && !o.chat) {
-    nlohmann::ordered_json j = run_json(engine, front.tokens(), a, digest);
+    nlohmann::ordered_json j = run_json(engine, front.tokens(), a);
     for (const RankReport& r : reports) j["ranks"].push_back(rank_json(r));
     json = j.dump(1) + "\n";
   }

@@ -16,11 +16,43 @@ using PerThread = AttentionScratch::PerThread;
 // Rows [first, first + positions) of a run, one KV head.
 struct Tile {
   const RowRun* run;
-  std::int64_t batch_row;  // of the tile's first row
-  std::int64_t first_position;
+  std::int64_t first;      // row of the run
+  std::int64_t batch_row;  // the same row of the batch
   std::int64_t positions;
   std::int64_t kv_head;
+
+  std::int64_t position(std::int64_t i) const { return run->position(first + i); }
+  const TreeRow* tree_row(std::int64_t i) const {
+    return run->tree.empty() ? nullptr : &run->tree[static_cast<std::size_t>(first + i)];
+  }
+  // Blocks that some row sees: [first, last].
+  std::pair<std::int64_t, std::int64_t> blocks(std::int64_t window) const {
+    std::int64_t lowest = position(0), highest = lowest;
+    for (std::int64_t i = 1; i < positions; ++i) {
+      lowest = std::min(lowest, position(i));
+      highest = std::max(highest, position(i));
+    }
+    const std::int64_t oldest = window > 0 ? std::max<std::int64_t>(0, lowest - window + 1) : 0;
+    return {oldest / kKvBlock, highest / kKvBlock};
+  }
 };
+
+struct Lanes {
+  std::int32_t first, end;
+};
+
+Lanes visible_lanes(std::int64_t position, std::int64_t window, std::int64_t block_start) {
+  const std::int64_t oldest = window > 0 ? std::max<std::int64_t>(0, position - window + 1) : 0;
+  const auto first = static_cast<std::int32_t>(std::clamp<std::int64_t>(oldest - block_start, 0, kKvBlock));
+  const auto end = static_cast<std::int32_t>(std::clamp<std::int64_t>(position + 1 - block_start, 0, kKvBlock));
+  return {first, std::max(first, end)};
+}
+
+// Whether a row's path leaves the home slots in this block.
+bool has_detour(const TreeRow* row, std::int64_t block) {
+  return row != nullptr && std::any_of(row->detours.begin(), row->detours.end(),
+                                       [&](const Detour& d) { return d.position / kKvBlock == block; });
+}
 
 std::vector<Tile> make_tiles(const std::vector<RowRun>& runs, const AttentionShape& shape) {
   std::vector<Tile> tiles;
@@ -29,7 +61,7 @@ std::vector<Tile> make_tiles(const std::vector<RowRun>& runs, const AttentionSha
     for (std::int64_t at = 0; at < run.rows; at += AttentionScratch::kTilePositions) {
       const std::int64_t n = std::min(AttentionScratch::kTilePositions, run.rows - at);
       for (std::int64_t h = 0; h < shape.n_kv_heads; ++h) {
-        tiles.push_back({&run, batch_row + at, run.first_position + at, n, h});
+        tiles.push_back({&run, at, batch_row + at, n, h});
       }
     }
     batch_row += run.rows;
@@ -52,15 +84,63 @@ void gather_queries(const Tile& tile, const AttentionShape& shape, MatrixView<co
   }
 }
 
-void set_visible_lanes(const Tile& tile, const AttentionShape& shape, std::int64_t block_start, PerThread& s) {
+// Rows whose path leaves the home slots see nothing of the shared block; they get their own.
+bool set_visible_lanes(const Tile& tile, const AttentionShape& shape, std::int64_t block, PerThread& s) {
   const std::int64_t group = shape.group();
+  bool detours = false;
   for (std::int64_t i = 0; i < tile.positions; ++i) {
-    const std::int64_t position = tile.first_position + i;
-    const std::int64_t oldest = shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) : 0;
-    const auto first = static_cast<std::int32_t>(std::clamp<std::int64_t>(oldest - block_start, 0, kKvBlock));
-    const auto end = static_cast<std::int32_t>(std::clamp<std::int64_t>(position + 1 - block_start, 0, kKvBlock));
-    std::fill_n(s.first.data() + i * group, group, first);
-    std::fill_n(s.end.data() + i * group, group, std::max(first, end));
+    const bool apart = has_detour(tile.tree_row(i), block);
+    const Lanes lanes = visible_lanes(tile.position(i), shape.window, block * kKvBlock);
+    std::fill_n(s.first.data() + i * group, group, lanes.first);
+    std::fill_n(s.end.data() + i * group, group, apart ? lanes.first : lanes.end);
+    detours |= apart;
+  }
+  return detours;
+}
+
+// Where a tile stands in its walk over the blocks.
+struct Walk {
+  const Runtime& rt;
+  const KvCache& cache;
+  std::int64_t layer;
+  const Tile& tile;
+  const AttentionShape& shape;
+  PerThread& s;
+};
+
+// `rows` query rows from `first_row` on meet one block.
+void attend_rows(const Walk& w, const float* keys, const float* values, std::int64_t first_row, std::int64_t rows) {
+  const std::int64_t dim = w.shape.head_dim;
+  w.rt.kernels.attend_block({.keys = keys,
+                             .values = values,
+                             .head_dim = dim,
+                             .rows = rows,
+                             .queries = w.s.queries.data() + first_row * dim,
+                             .first_visible = w.s.first.data() + first_row,
+                             .end_visible = w.s.end.data() + first_row,
+                             .max = w.s.max.data() + first_row,
+                             .sums = w.s.sums.data() + first_row * kSumLanes,
+                             .outputs = w.s.outputs.data() + first_row * dim});
+}
+
+// Rows of a tree that see a block of their own: the shared one with the lanes of their path replaced.
+void attend_detours(const Walk& w, std::int64_t block, const float* keys, const float* values) {
+  const std::int64_t group = w.shape.group();
+  const auto bytes = static_cast<std::size_t>(w.shape.head_dim * kKvBlock) * sizeof(float);
+  for (std::int64_t i = 0; i < w.tile.positions; ++i) {
+    const TreeRow* row = w.tile.tree_row(i);
+    if (!has_detour(row, block)) continue;
+    std::memcpy(w.s.own_keys.data(), keys, bytes);
+    std::memcpy(w.s.own_values.data(), values, bytes);
+    for (const Detour& d : row->detours) {
+      if (d.position / kKvBlock != block) continue;
+      w.cache.patch_keys(w.layer, d.slot, w.tile.kv_head, d.position % kKvBlock, w.s.own_keys.data());
+      w.cache.patch_values(w.layer, d.slot, w.tile.kv_head, d.position % kKvBlock, w.s.own_values.data());
+    }
+    const Lanes lanes = visible_lanes(row->position, w.shape.window, block * kKvBlock);
+    std::fill_n(w.s.first.data() + i * group, group, lanes.first);
+    std::fill_n(w.s.end.data() + i * group, group, lanes.end);
+    attend_rows(w, w.s.own_keys.data(), w.s.own_values.data(), i * group, group);
   }
 }
 
@@ -72,21 +152,15 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
   std::fill_n(s.sums.data(), rows * kSumLanes, 0.0f);
   std::fill_n(s.outputs.data(), rows * shape.head_dim, 0.0f);
 
-  const std::int64_t last = tile.first_position + tile.positions - 1;
-  const std::int64_t oldest = shape.window > 0 ? std::max<std::int64_t>(0, tile.first_position - shape.window + 1) : 0;
-  for (std::int64_t b = oldest / kKvBlock; b <= last / kKvBlock; ++b) {
+  const Walk walk{rt, cache, layer, tile, shape, s};
+  const auto [first_block, last_block] = tile.blocks(shape.window);
+  for (std::int64_t b = first_block; b <= last_block; ++b) {
     const BlockId block = tile.run->sequence->blocks[static_cast<std::size_t>(b)];
-    set_visible_lanes(tile, shape, b * kKvBlock, s);
-    rt.kernels.attend_block({.keys = cache.keys(rt.kernels, layer, block, tile.kv_head, s.keys.data()),
-                             .values = cache.values(rt.kernels, layer, block, tile.kv_head, s.values.data()),
-                             .head_dim = shape.head_dim,
-                             .rows = rows,
-                             .queries = s.queries.data(),
-                             .first_visible = s.first.data(),
-                             .end_visible = s.end.data(),
-                             .max = s.max.data(),
-                             .sums = s.sums.data(),
-                             .outputs = s.outputs.data()});
+    const bool detours = set_visible_lanes(tile, shape, b, s);
+    const float* keys = cache.keys(rt.kernels, layer, block, tile.kv_head, s.keys.data());
+    const float* values = cache.values(rt.kernels, layer, block, tile.kv_head, s.values.data());
+    attend_rows(walk, keys, values, 0, rows);
+    if (detours) attend_detours(walk, b, keys, values);
   }
   rt.kernels.attend_finish(rows, shape.head_dim, s.sums.data(), s.outputs.data());
   const std::int64_t width = shape.group() * shape.head_dim;
@@ -102,9 +176,9 @@ AttentionScratch::AttentionScratch(const AttentionShape& shape, int threads) {
   const auto rows = static_cast<std::size_t>(kTilePositions * shape.group());
   const auto block = static_cast<std::size_t>(shape.head_dim * kKvBlock);
   for (int t = 0; t < threads; ++t) {
-    threads_.push_back({Buffer<float>(block), Buffer<float>(block), Buffer<float>(rows * shape.head_dim),
-                        Buffer<float>(rows * shape.head_dim), Buffer<float>(rows), Buffer<float>(rows * kSumLanes),
-                        Buffer<std::int32_t>(rows), Buffer<std::int32_t>(rows)});
+    threads_.push_back({Buffer<float>(block), Buffer<float>(block), Buffer<float>(block), Buffer<float>(block),
+                        Buffer<float>(rows * shape.head_dim), Buffer<float>(rows * shape.head_dim), Buffer<float>(rows),
+                        Buffer<float>(rows * kSumLanes), Buffer<std::int32_t>(rows), Buffer<std::int32_t>(rows)});
   }
 }
 

@@ -3,16 +3,25 @@
 
 #include <vector>
 
-#include "kernels/kv_cache.hpp"
 #include "kernels/runtime.hpp"
+#include "kernels/token_tree.hpp"
 
 namespace jupiter {
 
-// Rows of a batch that are consecutive positions of one sequence. Their keys and values are in the cache already.
+// Rows of a batch that belong to one sequence: consecutive positions, or rows of its tree. Their keys and values are in
+// the cache already.
 struct RowRun {
   const Sequence* sequence = nullptr;
   std::int64_t first_position = 0;
   std::int64_t rows = 0;
+  std::vector<TreeRow> tree = {};  // [rows], or empty for consecutive positions
+
+  std::int64_t position(std::int64_t i) const {
+    return tree.empty() ? first_position + i : tree[static_cast<std::size_t>(i)].position;
+  }
+  Slot slot(std::int64_t i) const {
+    return tree.empty() ? sequence->home(first_position + i) : tree[static_cast<std::size_t>(i)].slot;
+  }
 };
 
 struct AttentionShape {
@@ -33,6 +42,7 @@ class AttentionScratch {
 
   struct PerThread {
     Buffer<float> keys, values;       // a block as f32
+    Buffer<float> own_keys, own_values;  // the same as one row of a tree sees it
     Buffer<float> queries, outputs;   // [tile rows][head_dim]
     Buffer<float> max, sums;          // [tile rows], [tile rows][16]
     Buffer<std::int32_t> first, end;  // [tile rows]: visible lanes
@@ -43,7 +53,8 @@ class AttentionScratch {
   std::vector<PerThread> threads_;
 };
 
-// q, out: [rows of all runs][n_heads * head_dim]. A row at position p sees positions max(0, p - window + 1) .. p.
+// q, out: [rows of all runs][n_heads * head_dim]. A row at position p sees positions max(0, p - window + 1) .. p; those
+// that are not committed, as its own path through the tree has them.
 // Result and bits do not depend on how rows are batched, nor on threads (kernels/README.md).
 void attend(const Runtime& rt, const KvCache& cache, std::int64_t layer, const std::vector<RowRun>& runs,
             const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, AttentionScratch& scratch);

@@ -54,10 +54,10 @@ void prepare_heads(const BlockContext& c, const float* norm, std::int64_t positi
   }
 }
 
-std::vector<std::pair<const RowRun*, std::int64_t>> positions_of(const std::vector<RowRun>& runs) {
+std::vector<std::pair<const RowRun*, std::int64_t>> rows_of(const std::vector<RowRun>& runs) {
   std::vector<std::pair<const RowRun*, std::int64_t>> rows;
   for (const RowRun& run : runs) {
-    for (std::int64_t i = 0; i < run.rows; ++i) rows.emplace_back(&run, run.first_position + i);
+    for (std::int64_t i = 0; i < run.rows; ++i) rows.emplace_back(&run, i);
   }
   return rows;
 }
@@ -65,14 +65,15 @@ std::vector<std::pair<const RowRun*, std::int64_t>> positions_of(const std::vect
 // Rotary embedding of q and k, then keys and values into the cache.
 void rotate_and_store(const BlockContext& c, const LayerWeights& w, std::int64_t layer, const std::vector<RowRun>& runs,
                       MatrixView<float> q, MatrixView<float> k, MatrixView<float> v) {
-  const auto rows = positions_of(runs);
+  const auto rows = rows_of(runs);
   std::atomic<bool> fits = true;
   for_rows(c.rt, q.rows, 8, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      const auto [run, position] = rows[static_cast<std::size_t>(i)];
+      const auto [run, of_run] = rows[static_cast<std::size_t>(i)];
+      const std::int64_t position = run->position(of_run);
       prepare_heads(c, w.q_norm, position, c.config.n_heads, q.row(i));
       prepare_heads(c, w.k_norm, position, c.config.n_kv_heads, k.row(i));
-      if (!c.cache.write(layer, *run->sequence, position, k.row(i), v.row(i))) fits = false;
+      if (!c.cache.write(layer, run->slot(of_run), k.row(i), v.row(i))) fits = false;
     }
   });
   if (!fits) {

@@ -65,6 +65,38 @@ bool store_q8(const float* x, std::int8_t* to, std::int64_t stride, f16_t* scale
   return std::isfinite(largest) && std::isfinite(s);
 }
 
+// Elements of one position in a block: keys are columns (dimension by dimension), values are rows.
+template <typename T>
+void copy_elements(std::int64_t n, bool columns, std::int64_t width, const std::byte* from, std::int64_t from_lane,
+                   std::byte* to, std::int64_t to_lane) {
+  const T* x = reinterpret_cast<const T*>(from);
+  T* y = reinterpret_cast<T*>(to);
+  for (std::int64_t i = 0; i < n; ++i) {
+    y[columns ? i * kKvBlock + to_lane : to_lane * width + i] =
+        x[columns ? i * kKvBlock + from_lane : from_lane * width + i];
+  }
+}
+
+void copy_lane(KvType type, std::int64_t dim, bool columns, const std::byte* from, std::int64_t from_lane,
+               std::byte* to, std::int64_t to_lane) {
+  if (type == KvType::f32) return copy_elements<float>(dim, columns, dim, from, from_lane, to, to_lane);
+  if (type == KvType::f16) return copy_elements<f16_t>(dim, columns, dim, from, from_lane, to, to_lane);
+  const std::int64_t scales = dim / kQ8Group, at = dim * kKvBlock;
+  copy_elements<std::int8_t>(dim, columns, dim, from, from_lane, to, to_lane);
+  copy_elements<f16_t>(scales, columns, scales, from + at, from_lane, to + at, to_lane);
+}
+
+// Element d of a position in a block.
+float element(KvType type, std::int64_t dim, bool columns, const std::byte* block, std::int64_t lane, std::int64_t d) {
+  const std::int64_t i = columns ? d * kKvBlock + lane : lane * dim + d;
+  if (type == KvType::f32) return reinterpret_cast<const float*>(block)[i];
+  if (type == KvType::f16) return f16_to_f32(reinterpret_cast<const f16_t*>(block)[i]);
+  const auto* scales = reinterpret_cast<const f16_t*>(block + dim * kKvBlock);
+  const std::int64_t group = d / kQ8Group;
+  return static_cast<float>(reinterpret_cast<const std::int8_t*>(block)[i]) *
+         f16_to_f32(scales[columns ? group * kKvBlock + lane : lane * (dim / kQ8Group) + group]);
+}
+
 void* reserve_pages(std::size_t bytes) {
   void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw MemoryError("KV cache: " + std::to_string(bytes >> 20) + " MiB cannot be reserved");
@@ -97,29 +129,56 @@ KvCache::KvCache(const KvShape& shape, std::int64_t n_blocks)
   storage_bytes_ = static_cast<std::size_t>(std::max<std::int64_t>(bytes_per_block(shape) * n_blocks, 64));
   storage_ = static_cast<std::byte*>(reserve_pages(storage_bytes_));
   for (BlockId b = static_cast<BlockId>(n_blocks); b-- > 0;) free_.push_back(b);
+  users_.resize(static_cast<std::size_t>(n_blocks));
 }
 
 KvCache::~KvCache() {
   ::munmap(storage_, storage_bytes_);
 }
 
-void KvCache::reserve(Sequence& sequence, std::int64_t end) {
-  const auto wanted = static_cast<std::size_t>((end + kKvBlock - 1) / kKvBlock);
-  while (sequence.blocks.size() < wanted) {
-    if (free_.empty()) throw MemoryError("KV cache: all " + std::to_string(n_blocks_ * kKvBlock) + " slots are in use");
-    sequence.blocks.push_back(free_.back());
-    free_.pop_back();
-  }
+BlockId KvCache::take() {
+  if (free_.empty()) throw MemoryError("KV cache: all " + std::to_string(n_blocks_ * kKvBlock) + " slots are in use");
+  const BlockId block = free_.back();
+  free_.pop_back();
+  users_[static_cast<std::size_t>(block)] = 1;
   most_used_ = std::max(most_used_, n_blocks_ - free_blocks());
+  return block;
+}
+
+void KvCache::release(BlockId block) {
+  if (--users_[static_cast<std::size_t>(block)] == 0) free_.push_back(block);
+}
+
+void KvCache::reserve(Sequence& sequence, std::int64_t first, std::int64_t end) {
+  const auto wanted = static_cast<std::size_t>((end + kKvBlock - 1) / kKvBlock);
+  const auto kept = sequence.blocks.size();
+  while (sequence.blocks.size() < wanted) sequence.blocks.push_back(take());
+  for (auto b = static_cast<std::size_t>(first / kKvBlock); b < std::min(kept, wanted); ++b) {
+    if (users_[static_cast<std::size_t>(sequence.blocks[b])] == 1) continue;
+    const BlockId own = take();
+    copy_block(sequence.blocks[b], own);
+    release(sequence.blocks[b]);
+    sequence.blocks[b] = own;
+  }
 }
 
 void KvCache::truncate(Sequence& sequence, std::int64_t length) {
   const auto kept = static_cast<std::size_t>((length + kKvBlock - 1) / kKvBlock);
-  while (sequence.blocks.size() > kept) {
-    free_.push_back(sequence.blocks.back());
-    sequence.blocks.pop_back();
-  }
+  for (; sequence.blocks.size() > kept; sequence.blocks.pop_back()) release(sequence.blocks.back());
+  for (; !sequence.spare.empty(); sequence.spare.pop_back()) release(sequence.spare.back());
+  sequence.nodes.clear();
+  sequence.decided.reset();
+  sequence.tip = 0;
   sequence.length = std::min(sequence.length, length);
+}
+
+Sequence KvCache::fork(const Sequence& from, std::int64_t length) {
+  Sequence s;
+  s.length = std::min(length, from.length);
+  const auto n = (s.length + kKvBlock - 1) / kKvBlock;
+  s.blocks.assign(from.blocks.begin(), from.blocks.begin() + n);
+  for (const BlockId b : s.blocks) ++users_[static_cast<std::size_t>(b)];
+  return s;
 }
 
 std::int64_t KvCache::used_bytes() const {
@@ -135,14 +194,30 @@ std::byte* KvCache::value_block(std::int64_t layer, BlockId block, std::int64_t 
   return key_block(layer, block, head) + key_bytes_;
 }
 
-bool KvCache::write(std::int64_t layer, const Sequence& sequence, std::int64_t position, const float* keys,
-                    const float* values) {
-  const BlockId block = sequence.blocks[static_cast<std::size_t>(position / kKvBlock)];
-  const std::int64_t lane = position % kKvBlock, dim = shape_.head_dim;
+void KvCache::copy_block(BlockId from, BlockId to) {
+  const auto bytes = static_cast<std::size_t>(shape_.n_kv_heads * (key_bytes_ + value_bytes_));
+  for (std::int64_t layer = 0; layer < shape_.n_layers; ++layer) {
+    std::memcpy(key_block(layer, to, 0), key_block(layer, from, 0), bytes);
+  }
+}
+
+void KvCache::copy(Slot from, Slot to) {
+  for (std::int64_t layer = 0; layer < shape_.n_layers; ++layer) {
+    for (std::int64_t h = 0; h < shape_.n_kv_heads; ++h) {
+      copy_lane(shape_.keys, shape_.head_dim, true, key_block(layer, from.block, h), from.lane,
+                key_block(layer, to.block, h), to.lane);
+      copy_lane(shape_.values, shape_.head_dim, false, value_block(layer, from.block, h), from.lane,
+                value_block(layer, to.block, h), to.lane);
+    }
+  }
+}
+
+bool KvCache::write(std::int64_t layer, Slot slot, const float* keys, const float* values) {
+  const std::int64_t lane = slot.lane, dim = shape_.head_dim;
   bool fits = true;
   for (std::int64_t h = 0; h < shape_.n_kv_heads; ++h, keys += dim, values += dim) {
-    std::byte* k = key_block(layer, block, h);
-    std::byte* v = value_block(layer, block, h);
+    std::byte* k = key_block(layer, slot.block, h);
+    std::byte* v = value_block(layer, slot.block, h);
     if (shape_.keys != KvType::q8_0) {
       fits &= store(shape_.keys, keys, dim, k, lane, kKvBlock);
     } else {  // integers [dim][32], scales [dim/32][32]
@@ -199,6 +274,20 @@ const float* KvCache::values(const KernelTable& k, std::int64_t layer, BlockId b
     scratch[i] = static_cast<float>(q[i]) * f16_to_f32(scales[i / kQ8Group]);
   }
   return scratch;
+}
+
+void KvCache::patch_keys(std::int64_t layer, Slot slot, std::int64_t head, std::int64_t lane, float* block) const {
+  const std::byte* from = key_block(layer, slot.block, head);
+  for (std::int64_t d = 0; d < shape_.head_dim; ++d) {
+    block[d * kKvBlock + lane] = element(shape_.keys, shape_.head_dim, true, from, slot.lane, d);
+  }
+}
+
+void KvCache::patch_values(std::int64_t layer, Slot slot, std::int64_t head, std::int64_t lane, float* block) const {
+  const std::byte* from = value_block(layer, slot.block, head);
+  for (std::int64_t d = 0; d < shape_.head_dim; ++d) {
+    block[lane * shape_.head_dim + d] = element(shape_.values, shape_.head_dim, false, from, slot.lane, d);
+  }
 }
 
 }  // namespace jupiter

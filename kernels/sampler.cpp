@@ -117,4 +117,20 @@ std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, c
   return candidates.back().token;
 }
 
+TypicalAcceptance::TypicalAcceptance(const KernelTable& kernels, std::span<const float> logits)
+    : probabilities_(logits.begin(), logits.end()) {
+  constexpr double temperature = 0.7, least = 0.09, share = 0.3;
+  check_numbers(logits);
+  const float best = *std::max_element(logits.begin(), logits.end());
+  for (float& p : probabilities_) p = static_cast<float>((static_cast<double>(p) - best) / temperature);
+  kernels.exponential(probabilities_.data(), static_cast<std::int64_t>(probabilities_.size()), probabilities_.data());
+  double sum = 0, entropy = 0;
+  for (const float p : probabilities_) sum += p;
+  for (float& p : probabilities_) {
+    p = static_cast<float>(p / sum);
+    if (p > 0) entropy -= static_cast<double>(p) * std::log(static_cast<double>(p));
+  }
+  threshold_ = std::min(least, share * std::exp(-entropy));
+}
+
 }  // namespace jupiter

@@ -37,4 +37,16 @@ std::vector<Candidate> distribution(const KernelTable& kernels, std::span<const 
 std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, const SamplingOptions& options,
                     std::span<const std::int32_t> history, std::int64_t position);
 
+// Typical acceptance (Cai et al., Medusa, 2024, section 2.3.1): a drafted token may follow where its probability at
+// temperature 0.7 exceeds min(0.09, 0.3 exp(-H)), H being the entropy. It changes the text.
+class TypicalAcceptance {
+ public:
+  TypicalAcceptance(const KernelTable& kernels, std::span<const float> logits);
+  bool accepts(std::int32_t token) const { return probabilities_[static_cast<std::size_t>(token)] > threshold_; }
+
+ private:
+  std::vector<float> probabilities_;
+  double threshold_ = 0;
+};
+
 }  // namespace jupiter

@@ -100,7 +100,8 @@ void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, cons
     std::int64_t at = 0;
     for (const std::int64_t rows : chunks(windows[w].length)) {
       Frame f;
-      f.runs.push_back({sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), FrameRun::every_row});
+      f.runs.push_back(
+          {sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), FrameRun::every_row, 0, {}});
       const auto first = tokens.begin() + windows[w].first + at;
       f.tokens.assign(first, first + rows);
       pipeline.submit(std::move(f));
@@ -109,7 +110,8 @@ void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, cons
     progress(w + 1);
   }
   while (pipeline.pending_results() > 0) pipeline.next_result();
-  pipeline.close(sequence);
+  pipeline.close(sequence, 0);
+  pipeline.closed(sequence);
 }
 
 }  // namespace jupiter

@@ -42,7 +42,7 @@ class BoardMeasurement {
         residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
         logits_(files.part().head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
     set_blas_threads(pool.size());
-    cache_.reserve(sequence_, slots());
+    cache_.reserve(sequence_, 0, slots());
     rope_.extend(slots());
     touch_cache();
   }
@@ -81,7 +81,7 @@ class BoardMeasurement {
     const std::vector<float> row(static_cast<std::size_t>(config_.kv_dim()), 0.5f);
     for (std::int64_t layer = 0; layer < n_layers_; ++layer) {
       for (std::int64_t p = 0; p < slots(); ++p) {
-        if (!cache_.write(layer, sequence_, p, row.data(), row.data())) return;
+        if (!cache_.write(layer, sequence_.home(p), row.data(), row.data())) return;
       }
     }
   }
@@ -110,7 +110,7 @@ class BoardMeasurement {
 
   // One layer for n rows after c tokens. Fewer layers are run where a pass would take too long.
   double layer_seconds(std::int64_t n, std::int64_t c) {
-    const std::vector<RowRun> runs{{&sequence_, c, n}};
+    const std::vector<RowRun> runs{{&sequence_, c, n, {}}};
     const MatrixView<float> x(residual_.data(), n, config_.dim);
     std::int64_t layers = n_layers_;
     if (seconds_per_row_ > 0) {

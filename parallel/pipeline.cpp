@@ -14,15 +14,17 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// open, close, stop: a sequence or an exit code, and sampling options.
+// close and stop: a sequence and its tokens, or an exit code.
 struct ControlBody {
   std::uint32_t value = 0;
-  SamplingOptions sampling;
+  std::uint32_t reserved = 0;
+  std::int64_t tokens = 0;
 };
 
-ControlBody read_control(const Message& message) {
+template <typename T>
+T read_body(const Message& message) {
   PayloadReader r(message.payload);
-  const auto body = r.value<ControlBody>();
+  const auto body = r.value<T>();
   r.end();
   return body;
 }
@@ -33,11 +35,49 @@ Message control(MessageKind kind, std::uint64_t id, const ControlBody& body) {
   return m;
 }
 
-Message digest_message(std::uint64_t id, std::uint64_t digest) {
-  Message m{MessageKind::closed, id, {}};
-  PayloadWriter(m.payload).value(digest);
+constexpr std::size_t kMaxEndTokens = 1024;
+
+Message open_message(std::uint64_t id, SequenceId sequence, const SequenceOptions& o) {
+  Message m{MessageKind::open, id, {}};
+  PayloadWriter w(m.payload);
+  w.value(sequence);
+  w.value(o.sampling);
+  w.value(o.decode);
+  w.value(o.parent);
+  w.value(o.shared_tokens);
+  w.value(o.parent_verdict);
+  w.array(std::span<const TokenId>(o.end_tokens));
   return m;
 }
+
+std::pair<SequenceId, SequenceOptions> read_open(const Message& message) {
+  PayloadReader r(message.payload);
+  const auto sequence = r.value<SequenceId>();
+  SequenceOptions o;
+  o.sampling = r.value<SamplingOptions>();
+  o.decode = r.value<DecodeOptions>();
+  o.parent = r.value<SequenceId>();
+  o.shared_tokens = r.value<std::int64_t>();
+  o.parent_verdict = r.value<Verdict>();
+  o.end_tokens = r.array<TokenId>(kMaxEndTokens);
+  r.end();
+  if (o.shared_tokens < 0 || o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
+    throw PeerError("options of a sequence: expected at most " + std::to_string(kMaxDraftNodes - 1) +
+                    " drafted tokens, found " + std::to_string(o.decode.draft_max));
+  }
+  return {sequence, std::move(o)};
+}
+
+struct ClosedBody {
+  SequenceId sequence = 0;
+  std::uint32_t reserved = 0;
+  SequenceEnd end;
+};
+
+struct VerdictBody {
+  SequenceId sequence = 0;
+  Verdict verdict;
+};
 
 std::optional<SendChannel> output_of(const MpiSession& mpi) {
   if (mpi.stages() == 1) return std::nullopt;
@@ -47,8 +87,28 @@ std::optional<SendChannel> output_of(const MpiSession& mpi) {
 
 }  // namespace
 
+Message encode_verdict(std::uint64_t id, SequenceId sequence, const Verdict& verdict) {
+  Message m{MessageKind::verdict, id, {}};
+  PayloadWriter(m.payload).value(VerdictBody{sequence, verdict});
+  return m;
+}
+
+std::pair<SequenceId, Verdict> decode_verdict(const Message& message) {
+  if (message.kind != MessageKind::verdict) {
+    throw PeerError("expected a verdict, found kind " + std::to_string(static_cast<int>(message.kind)));
+  }
+  const auto body = read_body<VerdictBody>(message);
+  if (body.verdict.parent >= body.verdict.node) {
+    throw PeerError("verdict: expected a parent below node " + std::to_string(body.verdict.node) + ", found " +
+                    std::to_string(body.verdict.parent));
+  }
+  return {body.sequence, body.verdict};
+}
+
 StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
-    : stage_(stage), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {}
+    : stage_(stage), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
+  for (int r = 1; last_ && r < mpi.rank(); ++r) verdicts_.emplace_back(mpi, r, Tag::verdict);
+}
 
 void StageRunner::pass_on(Message&& message) {
   if (out_) {
@@ -58,30 +118,46 @@ void StageRunner::pass_on(Message&& message) {
   }
 }
 
-void StageRunner::process(Message&& message) {
+// Stages between learn at once what is rejected; nobody waits for it (DESIGN.md, decision 9).
+void StageRunner::send_verdicts(const FrameResult& result, std::uint64_t id) {
+  for (const SequenceResult& r : result.sequences) {
+    if (r.verdict.node == 0) continue;
+    for (SendChannel& c : verdicts_) c.send(encode_verdict(id, r.sequence, r.verdict));
+  }
+}
+
+void StageRunner::compute(Message&& message, const std::function<void()>& newer) {
+  Frame frame = decode_frame(message, stage_.limits());
+  const auto start = Clock::now();
+  const FrameResult result = stage_.forward(frame, newer);
+  const auto computed = Clock::now();
+  if (last_) send_verdicts(result, message.id);
+  pass_on(last_ ? encode_result(message.id, result) : encode(frame, message.id));
+  const FrameRun run = frame.runs.empty() ? FrameRun{} : frame.runs.front();
+  const auto rows = static_cast<std::int32_t>(frame.rows());
+  trace_.add(Trace::Kind::compute, start, computed, run.sequence, run.first_position, rows);
+  trace_.add(Trace::Kind::send, computed, Clock::now(), run.sequence, run.first_position, rows);
+}
+
+void StageRunner::process(Message&& message, const std::function<void()>& newer) {
   switch (message.kind) {
     case MessageKind::open: {
-      const ControlBody body = read_control(message);
-      stage_.open(body.value, body.sampling);
+      const auto [sequence, options] = read_open(message);
+      stage_.open(sequence, options);
       if (!last_) pass_on(std::move(message));
       return;
     }
-    case MessageKind::frame: {
-      Frame frame = decode_frame(message, stage_.limits());
-      const auto start = Clock::now();
-      const std::vector<SampledToken> tokens = stage_.forward(frame);
-      const auto computed = Clock::now();
-      const FrameRun& run = frame.runs.front();
-      pass_on(last_ ? encode_result(message.id, tokens) : encode(frame, message.id));
-      trace_.add(Trace::Kind::compute, start, computed, run.sequence, run.first_position,
-                 static_cast<std::int32_t>(frame.rows()));
-      trace_.add(Trace::Kind::send, computed, Clock::now(), run.sequence, run.first_position,
-                 static_cast<std::int32_t>(frame.rows()));
+    case MessageKind::frame:
+      compute(std::move(message), newer);
       return;
-    }
     case MessageKind::close: {
-      const std::uint64_t digest = stage_.close(read_control(message).value);
-      pass_on(last_ ? digest_message(message.id, digest) : std::move(message));
+      const auto body = read_body<ControlBody>(message);
+      const SequenceEnd end = stage_.close(body.value, body.tokens);
+      if (last_) {
+        message = Message{MessageKind::closed, message.id, {}};
+        PayloadWriter(message.payload).value(ClosedBody{body.value, 0, end});
+      }
+      pass_on(std::move(message));
       return;
     }
     case MessageKind::stop:
@@ -117,10 +193,12 @@ void Pipeline::take_answers() {
     if (m.kind == MessageKind::result) {
       results_.push_back(decode_result(m, stage_.limits()));
       ++answered_;
+      for (const SequenceResult& r : results_.back().sequences) {
+        if (r.verdict.node != 0) stage_.settle(r.sequence, r.verdict);
+      }
     } else if (m.kind == MessageKind::closed) {
-      PayloadReader r(m.payload);
-      digest_ = r.value<std::uint64_t>();
-      r.end();
+      const auto body = read_body<ClosedBody>(m);
+      closed_[body.sequence] = body.end;
     } else {
       throw PeerError("answer of the last rank: expected a result, found kind " +
                       std::to_string(static_cast<int>(m.kind)));
@@ -143,13 +221,9 @@ void Pipeline::wait_for(const std::function<bool()>& ready) {
   wait_s_ += seconds_since(start);
 }
 
-void Pipeline::send(MessageKind kind, std::uint32_t value, const SamplingOptions* sampling) {
-  runner_.process(control(kind, next_id_++, {value, sampling != nullptr ? *sampling : SamplingOptions{}}));
-}
-
-SequenceId Pipeline::open(const SamplingOptions& sampling) {
+SequenceId Pipeline::open(const SequenceOptions& options) {
   const SequenceId id = next_sequence_++;
-  send(MessageKind::open, id, &sampling);
+  runner_.process(open_message(next_id_++, id, options));
   return id;
 }
 
@@ -158,36 +232,49 @@ void Pipeline::submit(Frame&& frame) {
     wait_for([&] { return in_flight() < options_.max_in_flight; });
   }
   ++submitted_;
-  runner_.process(encode(frame, next_id_++));
+  runner_.process(encode(frame, next_id_++), [this] { take_answers(); });
   take_answers();
 }
 
-std::vector<SampledToken> Pipeline::next_result() {
+FrameResult Pipeline::next_result() {
   if (results_.empty()) wait_for([&] { return !results_.empty(); });
-  std::vector<SampledToken> tokens = std::move(results_.front());
+  FrameResult result = std::move(results_.front());
   results_.pop_front();
   ++taken_;
-  return tokens;
+  return result;
 }
 
-std::uint64_t Pipeline::close(SequenceId sequence) {
-  digest_.reset();
-  send(MessageKind::close, sequence, nullptr);
-  wait_for([&] { return digest_.has_value(); });
-  return *digest_;
+void Pipeline::close(SequenceId sequence, std::int64_t tokens) {
+  runner_.process(control(MessageKind::close, next_id_++, {sequence, 0, tokens}));
+}
+
+SequenceEnd Pipeline::closed(SequenceId sequence) {
+  if (!closed_.contains(sequence)) wait_for([&] { return closed_.contains(sequence); });
+  const auto node = closed_.extract(sequence);
+  return node.mapped();
 }
 
 void Pipeline::stop(ExitCode code) {
-  send(MessageKind::stop, static_cast<std::uint32_t>(code), nullptr);
+  runner_.process(control(MessageKind::stop, next_id_++, {static_cast<std::uint32_t>(code), 0, 0}));
   wait_for([&] { return runner_.idle(); });
 }
 
 ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report) {
   ReceiveChannel in(mpi, mpi.rank() - 1, Tag::forward, stage.limits().max_message_bytes());
   StageRunner runner(mpi, stage, trace);
+  std::optional<ReceiveChannel> verdicts;
+  if (mpi.rank() + 1 < mpi.stages()) verdicts.emplace(mpi, mpi.stages() - 1, Tag::verdict, 256);
   const auto poll = [&] {
     in.poll();
     runner.poll();
+    if (verdicts) verdicts->poll();
+  };
+  const auto newer = [&] {
+    poll();
+    while (const auto m = verdicts->receive()) {
+      const auto [sequence, verdict] = decode_verdict(*m);
+      stage.settle(sequence, verdict);
+    }
   };
   pool.set_poll(poll);
   double wait_s = 0;
@@ -206,10 +293,11 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
     wait_s += seconds_since(start);
     trace.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
     if (message->kind == MessageKind::stop) {
-      code = static_cast<ExitCode>(read_control(*message).value);
+      code = static_cast<ExitCode>(read_body<ControlBody>(*message).value);
       running = false;
     }
-    runner.process(std::move(*message));
+    if (verdicts) newer();
+    runner.process(std::move(*message), verdicts ? std::function<void()>(newer) : nullptr);
   }
   wait_politely(
       [&] {

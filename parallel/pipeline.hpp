@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <optional>
 
 #include "parallel/channel.hpp"
@@ -29,10 +30,12 @@ class StageRunner {
  public:
   StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace);
 
-  // Computes or applies one message and passes its consequence on; at size 1 results pile up in `answers`.
-  void process(Message&& message);
+  // Computes or applies one message and passes its consequence on; at size 1 results pile up in `answers`. newer: as
+  // in Stage::forward.
+  void process(Message&& message, const std::function<void()>& newer = {});
   void poll() {
     if (out_) out_->poll();
+    for (SendChannel& c : verdicts_) c.poll();
   }
   bool idle() const { return !out_ || out_->idle(); }
   std::deque<Message>& answers() { return answers_; }
@@ -40,12 +43,19 @@ class StageRunner {
 
  private:
   void pass_on(Message&& message);
+  void compute(Message&& message, const std::function<void()>& newer);
+  void send_verdicts(const FrameResult& result, std::uint64_t id);
   Stage& stage_;
   Trace& trace_;
   bool last_;
   std::optional<SendChannel> out_;
+  std::vector<SendChannel> verdicts_;  // last rank: to the stages between the first and itself
   std::deque<Message> answers_;
 };
+
+Message encode_verdict(std::uint64_t id, SequenceId sequence, const Verdict& verdict);
+// PeerError where it is no verdict.
+std::pair<SequenceId, Verdict> decode_verdict(const Message& message);
 
 // Rank 0's end of the ring.
 class Pipeline {
@@ -57,15 +67,19 @@ class Pipeline {
   Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options);
   ~Pipeline();
 
-  SequenceId open(const SamplingOptions& sampling);
+  SequenceId open(const SequenceOptions& options);
   // Computes this rank's layers and sends the rest on its way; waits while too many frames are in flight.
   void submit(Frame&& frame);
-  // The tokens of the oldest frame whose answer was not taken yet; waits for it.
-  std::vector<SampledToken> next_result();
+  // The answer to the oldest frame whose answer was not taken yet; waits for it.
+  FrameResult next_result();
+  bool has_result() const { return !results_.empty(); }
   std::int64_t in_flight() const { return submitted_ - answered_; }
   std::int64_t pending_results() const { return submitted_ - taken_; }
-  // Ends a sequence; the digest of its logits rows. Results must have been taken.
-  std::uint64_t close(SequenceId sequence);
+  // Ends a sequence; frames of it that are on their way end before it. tokens: as in Decoder::close.
+  void close(SequenceId sequence, std::int64_t tokens);
+  bool is_closed(SequenceId sequence) const { return closed_.contains(sequence); }
+  // What a closed sequence left behind; waits for it.
+  SequenceEnd closed(SequenceId sequence);
   // Ends the run on all ranks.
   void stop(ExitCode code);
   double wait_s() const { return wait_s_; }
@@ -73,7 +87,6 @@ class Pipeline {
   FrameLimits limits() const { return stage_.limits(); }
 
  private:
-  void send(MessageKind kind, SequenceId sequence, const SamplingOptions* sampling);
   void poll();
   void take_answers();
   void wait_for(const std::function<bool()>& ready);
@@ -85,8 +98,8 @@ class Pipeline {
   Options options_;
   StageRunner runner_;
   std::optional<ReceiveChannel> ring_;
-  std::deque<std::vector<SampledToken>> results_;
-  std::optional<std::uint64_t> digest_;
+  std::deque<FrameResult> results_;
+  std::map<SequenceId, SequenceEnd> closed_;
   SequenceId next_sequence_ = 1;
   std::uint64_t next_id_ = 1;
   std::int64_t submitted_ = 0, answered_ = 0, taken_ = 0;

@@ -2,6 +2,7 @@
 #include "parallel/stage.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "io/error.hpp"
 
@@ -9,7 +10,13 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::int64_t kMaxDrawnRows = 16;  // logits kept at a time: 16 rows of a 150k vocabulary are 10 MB
+// What is left of a frame that was given up: its runs, so that every stage and rank 0 know that it came by.
+void drop_rows(Frame& frame) {
+  frame.tokens.clear();
+  frame.links.clear();
+  frame.residual.clear();
+  for (FrameRun& run : frame.runs) run.rows = 0;
+}
 
 KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
   return {part.last_layer - part.first_layer, c.n_kv_heads, c.head_dim, o.keys, o.values};
@@ -17,7 +24,7 @@ KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions
 
 }  // namespace
 
-Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool)
+Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages)
     : config_(config),
       files_(std::move(files)),
       options_(options),
@@ -26,7 +33,8 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       rope_(config),
       scratch_(config, options.max_rows, pool.size()),
       residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
-      logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0) {
+      logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
+      decoder_(rt_.kernels, stages) {
   set_blas_threads(pool.size());
 }
 
@@ -43,49 +51,112 @@ FrameLimits Stage::limits() const {
           part().first_layer == 0 && part().embedding ? 0 : config_.dim * bytes_of(config_.residual)};
 }
 
-Stage::State& Stage::state(SequenceId sequence) {
-  const auto it = states_.find(sequence);
-  if (it == states_.end()) throw PeerError("frame of sequence " + std::to_string(sequence) + ", which is not open");
+Sequence& Stage::sequence(SequenceId id) {
+  const auto it = sequences_.find(id);
+  if (it == sequences_.end()) throw PeerError("frame of sequence " + std::to_string(id) + ", which is not open");
   return it->second;
 }
 
-void Stage::open(SequenceId sequence, const SamplingOptions& sampling) {
-  const auto [it, fresh] = states_.try_emplace(sequence);
-  if (!fresh) throw PeerError("sequence " + std::to_string(sequence) + " is open already");
-  it->second.sampling = sampling;
+void Stage::open(SequenceId id, const SequenceOptions& options) {
+  if (sequences_.contains(id)) throw PeerError("sequence " + std::to_string(id) + " is open already");
+  apply_verdicts();
+  if (options.parent_verdict.node != 0) jupiter::settle(cache_, sequence(options.parent), options.parent_verdict);
+  sequences_[id] = options.parent != 0 ? cache_.fork(sequence(options.parent), options.shared_tokens) : Sequence{};
+  if (part().head) decoder_.open(id, options);
 }
 
-std::uint64_t Stage::close(SequenceId sequence) {
-  State& s = state(sequence);
-  cache_.truncate(s.cache, 0);
-  const std::uint64_t digest = s.logits.digest();
-  states_.erase(sequence);
-  return digest;
+SequenceEnd Stage::close(SequenceId id, std::int64_t tokens) {
+  cache_.truncate(sequence(id), 0);
+  sequences_.erase(id);
+  return part().head ? decoder_.close(id, tokens) : SequenceEnd{};
 }
 
 // Makes room in the cache and says where each row's keys lie.
-std::vector<RowRun> Stage::place(const Frame& frame) {
+std::vector<RowRun> Stage::place(Frame& frame) {
   std::vector<RowRun> runs;
-  std::size_t row = 0;
-  for (const FrameRun& run : frame.runs) {
-    State& s = state(run.sequence);
-    if (run.first_position > s.cache.length) {
-      throw PeerError("frame at position " + std::to_string(run.first_position) + " of a sequence that ends at " +
-                      std::to_string(s.cache.length));
+  std::size_t link = 0;
+  for (FrameRun& run : frame.runs) {
+    Sequence& s = sequence(run.sequence);
+    RowRun placed{&s, run.first_position, run.rows, {}};
+    if ((run.flags & FrameRun::tree) != 0) {
+      for (std::int32_t i = 0; i < run.rows; ++i, ++link) {
+        placed.tree.push_back(add_node(cache_, s, frame.links[link].node, frame.links[link].parent));
+        const std::int64_t position = placed.tree.back().position;
+        if (position >= options_.context_tokens) {
+          throw PeerError("tree row: expected a position below " + std::to_string(options_.context_tokens) +
+                          ", found " + std::to_string(position));
+        }
+        rope_.extend(position + 1);
+      }
+    } else {
+      if (run.first_position > s.length) {
+        throw PeerError("frame at position " + std::to_string(run.first_position) + " of a sequence that ends at " +
+                        std::to_string(s.length));
+      }
+      cache_.truncate(s, run.first_position);
+      cache_.reserve(s, run.first_position, run.first_position + run.rows);
+      s.length = run.first_position + run.rows;
+      rope_.extend(s.length);
     }
-    cache_.truncate(s.cache, run.first_position);
-    cache_.reserve(s.cache, run.first_position + run.rows);
-    s.cache.length = run.first_position + run.rows;
-    rope_.extend(s.cache.length);
-    if (part().head) {
-      s.history.resize(static_cast<std::size_t>(run.first_position));
-      s.history.insert(s.history.end(), frame.tokens.begin() + static_cast<std::ptrdiff_t>(row),
-                       frame.tokens.begin() + static_cast<std::ptrdiff_t>(row) + run.rows);
-    }
-    row += static_cast<std::size_t>(run.rows);
-    runs.push_back({&s.cache, run.first_position, run.rows});
+    if (run.rows > 0) runs.push_back(std::move(placed));
   }
   return runs;
+}
+
+void Stage::apply_verdicts() {
+  for (const auto& [id, verdict] : verdicts_) {
+    const auto it = sequences_.find(id);
+    if (it != sequences_.end()) jupiter::settle(cache_, it->second, verdict);
+  }
+  verdicts_.clear();
+}
+
+// Takes rows of trees out that can no longer be right.
+void Stage::prune(Frame& frame) {
+  if (frame.links.empty()) return;
+  const std::size_t row_bytes = frame.residual.size() / frame.tokens.size();
+  std::vector<TreeLink> links;
+  std::size_t row = 0, kept = 0, link = 0;
+  for (FrameRun& run : frame.runs) {
+    const bool tree = (run.flags & FrameRun::tree) != 0;
+    const auto n = static_cast<std::size_t>(run.rows);
+    std::vector<NodeId> live;  // of this run: rows may hang on rows before them
+    for (std::size_t i = 0; i < n; ++i, ++row) {
+      if (tree) {
+        const TreeLink& l = frame.links[link++];
+        const bool keep = std::find(live.begin(), live.end(), l.parent) != live.end() ||
+                          is_live(sequence(run.sequence), l.node, l.parent);
+        if (!keep) continue;
+        live.push_back(l.node);
+        links.push_back(l);
+      }
+      if (kept != row) {
+        frame.tokens[kept] = frame.tokens[row];
+        std::memmove(frame.residual.data() + kept * row_bytes, frame.residual.data() + row * row_bytes, row_bytes);
+      }
+      ++kept;
+    }
+    if (tree) run.rows = static_cast<std::int32_t>(live.size());
+  }
+  frame.tokens.resize(kept);
+  frame.residual.resize(kept * row_bytes);
+  frame.links = std::move(links);
+}
+
+// Whether verdicts that came while a frame is computed leave none of its rows alive. They are applied later, at its end.
+bool Stage::is_stale(const Frame& frame) {
+  if (verdicts_.empty()) return false;
+  std::size_t link = 0;
+  for (const FrameRun& run : frame.runs) {
+    if ((run.flags & FrameRun::tree) == 0) return false;
+    const Sequence& s = sequence(run.sequence);
+    const auto newest = std::find_if(verdicts_.rbegin(), verdicts_.rend(),
+                                     [&](const auto& v) { return v.first == run.sequence && v.second.node > s.tip; });
+    for (std::int32_t i = 0; i < run.rows; ++i, ++link) {
+      if (newest == verdicts_.rend() || descends(s, frame.links[link].node, newest->second.node)) return false;
+    }
+  }
+  return true;
 }
 
 void Stage::load_residual(const Frame& frame, MatrixView<float> x) {
@@ -104,66 +175,62 @@ void Stage::store_residual(Frame& frame, MatrixView<const float> x) {
   }
 }
 
-std::vector<SampledToken> Stage::forward(Frame& frame) {
+FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   const auto start = std::chrono::steady_clock::now();
-  const MatrixView<float> x(residual_.data(), frame.rows(), config_.dim);
+  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  for (const FrameRun& run : frame.runs) {
+    if (run.verdict.node != 0) settle(run.sequence, run.verdict);
+  }
+  apply_verdicts();
+  prune(frame);
   const std::vector<RowRun> runs = place(frame);
+  const MatrixView<float> x(residual_.data(), frame.rows(), config_.dim);
   const BlockContext context{rt_, config_, cache_, rope_, scratch_};
-  if (part().embedding) {
+  bool alive = !runs.empty();
+  if (alive && part().embedding) {
     embed(context, files_.embedding(), frame.tokens, x);
-  } else {
+  } else if (alive) {
     load_residual(frame, x);
   }
-  for (std::size_t i = 0; i < files_.layers().size(); ++i) {
+  for (std::size_t i = 0; i < files_.layers().size() && alive; ++i) {
     forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
+    if (newer) {
+      newer();
+      alive = !is_stale(frame);
+    }
   }
-  std::vector<SampledToken> tokens;
-  if (part().head) {
-    tokens = draw(frame, context, x);
+  if (alive) {
+    for (const FrameRun& run : frame.runs) settle_decided(cache_, sequence(run.sequence));
   } else {
+    drop_rows(frame);
+  }
+  FrameResult result;
+  if (part().head) {
+    result = decoder_.decode(frame, elapsed(),
+                             [&](std::span<const std::int64_t> rows) { return pass_head(context, x, rows); });
+    for (const SequenceResult& r : result.sequences) {
+      if (r.verdict.node != 0) settle(r.sequence, r.verdict);
+    }
+  } else if (alive) {
     store_residual(frame, x);
   }
-  compute_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return tokens;
+  add_cost(frame, elapsed());
+  if (part().head) decoder_.observe(frame);
+  result.cost = frame.cost;
+  return result;
 }
 
-std::vector<Stage::HeadRow> Stage::head_rows(const Frame& frame) {
-  std::vector<HeadRow> rows;
-  std::int64_t begin = 0;
-  for (const FrameRun& run : frame.runs) {
-    const bool all = (run.flags & FrameRun::every_row) != 0;
-    if (all || (run.flags & FrameRun::sample) != 0) {
-      for (std::int64_t i = all ? 0 : run.rows - 1; i < run.rows; ++i) {
-        rows.push_back({&run, begin + i, run.first_position + i});
-      }
-    }
-    begin += run.rows;
-  }
-  return rows;
+void Stage::add_cost(Frame& frame, double seconds) {
+  compute_s_ += seconds;
+  frame.cost.sum_s += seconds;
+  frame.cost.most_s = std::max(frame.cost.most_s, seconds);
 }
 
-std::vector<SampledToken> Stage::draw(const Frame& frame, const BlockContext& context, MatrixView<float> x) {
-  std::vector<SampledToken> drawn;
-  const std::vector<HeadRow> wanted = head_rows(frame);
-  std::vector<std::int64_t> rows;
-  for (std::size_t at = 0; at < wanted.size(); at += rows.size()) {
-    rows.clear();
-    for (std::size_t i = at; i < std::min(wanted.size(), at + kMaxDrawnRows); ++i) rows.push_back(wanted[i].row);
-    const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
-    forward_head(context, files_.head(), x, rows, logits);
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const HeadRow& from = wanted[at + i];
-      const std::span<const float> row(logits.row(static_cast<std::int64_t>(i)), static_cast<std::size_t>(logits.cols));
-      if ((from.run->flags & FrameRun::every_row) != 0 && sink_) sink_(from.run->sequence, from.position, row);
-      if ((from.run->flags & FrameRun::sample) == 0 || from.position + 1 != from.run->first_position + from.run->rows) {
-        continue;
-      }
-      State& s = state(from.run->sequence);
-      s.logits.update(row.data(), row.size_bytes());
-      drawn.push_back({from.run->sequence, sample(rt_.kernels, row, s.sampling, s.history, s.cache.length)});
-    }
-  }
-  return drawn;
+MatrixView<const float> Stage::pass_head(const BlockContext& context, MatrixView<const float> x,
+                                         std::span<const std::int64_t> rows) {
+  const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
+  forward_head(context, files_.head(), x, rows, logits);
+  return logits;
 }
 
 }  // namespace jupiter

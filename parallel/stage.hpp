@@ -1,4 +1,4 @@
-// A pipeline stage: this rank's layers, its part of the KV cache, and on the last rank the head and the sampler.
+// A pipeline stage: this rank's layers, its part of the KV cache, and on the last rank the head and the decoder.
 #pragma once
 
 #include <chrono>
@@ -7,10 +7,9 @@
 #include <memory>
 #include <optional>
 
-#include "io/hash.hpp"
 #include "io/model_files.hpp"
 #include "kernels/block.hpp"
-#include "parallel/frame.hpp"
+#include "parallel/decoder.hpp"
 
 namespace jupiter {
 
@@ -23,21 +22,24 @@ struct StageOptions {
   bool exact = false;
 };
 
-// Receives the logits of rows at `position` of runs with FrameRun::every_row, in order; the span dies with the call.
-using LogitsSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> logits)>;
-
 class Stage {
  public:
-  Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool);
+  // stages: of the pipeline.
+  Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool,
+        int stages);
 
-  void open(SequenceId sequence, const SamplingOptions& sampling);
-  // Frees the sequence; on the last stage the digest of its logits rows.
-  std::uint64_t close(SequenceId sequence);
-  // Computes the frame in place: residual in, residual out. On the last stage the residual is dropped and the tokens
-  // that runs ask for are drawn and returned.
-  std::vector<SampledToken> forward(Frame& frame);
+  void open(SequenceId sequence, const SequenceOptions& options);
+  // Frees the sequence; on the last stage, what it leaves behind. tokens: new ones that count (Decoder::close).
+  SequenceEnd close(SequenceId sequence, std::int64_t tokens);
+  // Computes the frame in place: residual in, residual out; rows of trees that are rejected by now are taken out of it.
+  // On the last stage the residual is dropped, and the answer is returned. `newer` runs between layers and may call
+  // settle(): a frame of which nothing is left then is given up.
+  FrameResult forward(Frame& frame, const std::function<void()>& newer = {});
+  // What the last rank decided. It takes effect before the next frame; sequences that are closed here are passed over.
+  void settle(SequenceId sequence, const Verdict& verdict) { verdicts_.emplace_back(sequence, verdict); }
 
-  void set_logits_sink(LogitsSink sink) { sink_ = std::move(sink); }
+  void set_logits_sink(LogitsSink sink) { decoder_.set_logits_sink(std::move(sink)); }
+  void set_drafters(DrafterFactory factory) { decoder_.set_drafters(std::move(factory)); }
   FrameLimits limits() const;
   const StageOptions& options() const { return options_; }
   const ModelPart& part() const { return files_.part(); }
@@ -48,24 +50,16 @@ class Stage {
   static std::int64_t private_bytes(const ModelConfig& config, const ModelPart& part, const StageOptions& options);
 
  private:
-  struct State {
-    Sequence cache;
-    SamplingOptions sampling;
-    std::vector<TokenId> history;  // tokens by position; last stage only
-    Hasher logits;                 // last stage only
-  };
-  // A row that passes the head.
-  struct HeadRow {
-    const FrameRun* run;
-    std::int64_t row;  // of the frame
-    std::int64_t position;
-  };
-  State& state(SequenceId sequence);
-  std::vector<RowRun> place(const Frame& frame);
-  static std::vector<HeadRow> head_rows(const Frame& frame);
-  std::vector<SampledToken> draw(const Frame& frame, const BlockContext& context, MatrixView<float> x);
+  std::vector<RowRun> place(Frame& frame);
+  void apply_verdicts();
+  void prune(Frame& frame);
+  bool is_stale(const Frame& frame);
+  MatrixView<const float> pass_head(const BlockContext& context, MatrixView<const float> x,
+                                    std::span<const std::int64_t> rows);
+  void add_cost(Frame& frame, double seconds);
   void load_residual(const Frame& frame, MatrixView<float> x);
   void store_residual(Frame& frame, MatrixView<const float> x);
+  Sequence& sequence(SequenceId id);
 
   const ModelConfig config_;
   ModelFiles files_;
@@ -76,8 +70,9 @@ class Stage {
   BlockScratch scratch_;
   Buffer<float> residual_;  // [max_rows][dim]
   Buffer<float> logits_;    // [rows drawn at a time][vocab_size]; last stage only
-  std::map<SequenceId, State> states_;
-  LogitsSink sink_;
+  std::map<SequenceId, Sequence> sequences_;
+  std::vector<std::pair<SequenceId, Verdict>> verdicts_;  // to be applied
+  Decoder decoder_;
   double compute_s_ = 0;
 };
 

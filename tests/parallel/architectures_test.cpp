@@ -46,7 +46,7 @@ std::vector<std::vector<float>> engine_logits(const fs::path& source, Quantizati
                              .keys = KvType::f32,
                              .values = KvType::f32,
                              .exact = exact};
-  Stage stage(m.config, ModelFiles(folder.path(), m, all, true), options, pool);
+  Stage stage(m.config, ModelFiles(folder.path(), m, all, true), options, pool, 1);
   std::vector<std::vector<float>> rows;
   stage.set_logits_sink([&](SequenceId, std::int64_t position, std::span<const float> row) {
     EXPECT_EQ(position, static_cast<std::int64_t>(rows.size()));
@@ -57,7 +57,7 @@ std::vector<std::vector<float>> engine_logits(const fs::path& source, Quantizati
   for (std::int64_t at = 0; at < count; at += chunk) {
     const std::int64_t n = std::min(chunk, count - at);
     Frame f;
-    f.runs = {{1, static_cast<std::int32_t>(at), static_cast<std::int32_t>(n), FrameRun::every_row}};
+    f.runs = {{1, static_cast<std::int32_t>(at), static_cast<std::int32_t>(n), FrameRun::every_row, 0, {}}};
     f.tokens.assign(tokens.begin() + at, tokens.begin() + at + n);
     stage.forward(f);
   }

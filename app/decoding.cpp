@@ -1,0 +1,130 @@
+// From options to drafters.
+#include "app/decoding.hpp"
+
+#include <fmt/format.h>
+
+
+#include "io/files.hpp"
+#include "io/json_fields.hpp"
+
+namespace jupiter {
+
+namespace {
+
+CollectiveError wrong(const std::string& message) {
+  return {ExitCode::usage, message};
+}
+
+// oracle:RATE:FILE
+DraftChoice read_oracle(const std::string& text) {
+  const auto colon = text.find(':', 7);
+  DraftChoice c{DraftSource::oracle, "", 0};
+  try {
+    if (colon == std::string::npos) throw std::invalid_argument("");
+    std::size_t used = 0;
+    const std::string rate = text.substr(7, colon - 7);
+    c.hit_rate = std::stod(rate, &used);
+    if (used != rate.size() || !(c.hit_rate >= 0 && c.hit_rate <= 1)) throw std::invalid_argument("");
+  } catch (const std::logic_error&) {
+    throw wrong("--draft: expected oracle:RATE:RUN.json with a rate from 0 to 1, found '" + text + "'");
+  }
+  c.file = text.substr(colon + 1);
+  return c;
+}
+
+DraftChoice read_choice(const std::string& text) {
+  if (text == "lookup") return {DraftSource::lookup, "", 0};
+  if (text.starts_with("oracle:")) return read_oracle(text);
+  throw wrong("--draft: expected lookup or oracle:RATE:RUN.json, found '" + text + "'");
+}
+
+std::vector<TokenId> recorded_tokens(const std::string& file) {
+  const auto json = nlohmann::json::parse(read_file(file, 1 << 30), nullptr, false);
+  std::vector<TokenId> tokens;
+  for (const char* field : {"prompt_token_ids", "generated_token_ids"}) {
+    if (!json.is_object() || !json.contains(field) || !json[field].is_array()) {
+      throw FormatError(file, field, "a list, as run --json writes it", "none");
+    }
+    for (const auto& t : json[field]) {
+      if (!t.is_number_integer()) throw FormatError(file, field, "token ids", t.dump());
+      tokens.push_back(t.get<TokenId>());
+    }
+  }
+  return tokens;
+}
+
+}  // namespace
+
+void add_decoding_options(cxxopts::Options& options, const std::string& default_mode) {
+  // clang-format off
+  options.add_options("Decoding")
+    ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
+    ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
+    ("draft", "What drafts: lookup (earlier text), oracle:RATE:RUN.json (tests)", cxxopts::value<std::vector<std::string>>()->default_value("lookup"), "LIST")
+    ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
+    ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
+    ("accept", "exact, or typical: plausible drafts are kept too, which changes the text", cxxopts::value<std::string>()->default_value("exact"), "RULE");
+  // clang-format on
+}
+
+DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
+  DecodingOptions o;
+  const auto mode = args["decode"].as<std::string>(), spec = args["spec-mode"].as<std::string>();
+  const auto accept = args["accept"].as<std::string>();
+  if (mode != "spec" && mode != "plain") throw wrong("--decode: expected spec or plain, found '" + mode + "'");
+  if (spec != "auto" && spec != "lap" && spec != "continuous") {
+    throw wrong("--spec-mode: expected auto, lap or continuous, found '" + spec + "'");
+  }
+  if (accept != "exact" && accept != "typical") {
+    throw wrong("--accept: expected exact or typical, found '" + accept + "'");
+  }
+  // On one rank a lap is all there is; on several, segments that follow the first one fill stages that would wait.
+  o.decode.mode = mode == "plain" ? DecodeMode::plain : spec == "lap" ? DecodeMode::lap : DecodeMode::continuous;
+  o.decode.typical = accept == "typical";
+  o.decode.draft_max = args["draft-max"].as<int>();
+  o.decode.fixed_width = args["draft-width"].as<int>();
+  if (o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
+    throw wrong(fmt::format("--draft-max: expected 0 to {}, found {}", kMaxDraftNodes - 1, o.decode.draft_max));
+  }
+  if (o.decode.fixed_width < 0 || o.decode.fixed_width > o.decode.draft_max + 1) {
+    throw wrong(fmt::format("--draft-width: expected 0 to {} (--draft-max and the root), found {}",
+                            o.decode.draft_max + 1, o.decode.fixed_width));
+  }
+  for (const std::string& text : args["draft"].as<std::vector<std::string>>()) o.drafts.push_back(read_choice(text));
+  return o;
+}
+
+DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest) {
+  std::vector<std::function<std::shared_ptr<Drafter>()>> makers;
+  for (const DraftChoice& c : o.drafts) {
+    if (c.source == DraftSource::oracle) {
+      const auto tokens = recorded_tokens(c.file);
+      const auto oracle = std::make_shared<OracleDrafter>(tokens, c.hit_rate, manifest.config.vocab_size, o.oracle_seed);
+      makers.emplace_back([oracle] { return oracle; });
+    } else {
+      makers.emplace_back([] { return std::make_shared<LookupDrafter>(); });
+    }
+  }
+  return [makers] {
+    DraftMixer mixer;
+    for (const auto& make : makers) mixer.add(make());
+    return mixer;
+  };
+}
+
+nlohmann::ordered_json draft_json(const DraftStats& s) {
+  nlohmann::ordered_json j = {{"rows", s.rows}, {"accepted", s.accepted}, {"misses", s.misses}, {"draft_s", s.draft_s}};
+  for (std::size_t i = 0; i < kDraftSources; ++i) {
+    if (s.sent_by[i] == 0) continue;
+    j["by_drafter"][std::string(name(static_cast<DraftSource>(i)))] = {{"sent", s.sent_by[i]},
+                                                                      {"accepted", s.accepted_by[i]}};
+  }
+  std::vector<double> rates;
+  for (std::size_t i = 0; i < DraftStats::kDepths && s.reached[i] > 0; ++i) {
+    rates.push_back(static_cast<double>(s.right[i]) / static_cast<double>(s.reached[i]));
+  }
+  j["acceptance_by_depth"] = rates;
+  return j;
+}
+
+}  // namespace jupiter

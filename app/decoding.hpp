@@ -1,0 +1,35 @@
+// Options of decoding that run, bench and batch share: plain or speculative, and what drafts.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "app/command.hpp"
+#include "io/manifest.hpp"
+#include "parallel/decoder.hpp"
+
+namespace jupiter {
+
+// One part of --draft.
+struct DraftChoice {
+  DraftSource source = DraftSource::lookup;
+  std::string file;        // of a table, heads, an oracle's run; folder of a model
+  double hit_rate = 1;     // oracle
+};
+
+struct DecodingOptions {
+  DecodeOptions decode;
+  std::vector<DraftChoice> drafts;
+  std::uint64_t oracle_seed = 1;
+};
+
+void add_decoding_options(cxxopts::Options& options, const std::string& default_mode);
+// stages: of the pipeline, for --spec-mode auto. CollectiveError where an option is wrong.
+DecodingOptions read_decoding_options(const cxxopts::ParseResult& args);
+
+// Loads what the drafters need, on the last rank. FormatError where a file is not for this model.
+DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& manifest);
+
+// steps, acceptance by depth and drafter, for reports.
+nlohmann::ordered_json draft_json(const DraftStats& stats);
+
+}  // namespace jupiter

@@ -1,0 +1,206 @@
+// Runs of one frame walk through the head together: each round takes the rows that their paths need next.
+#include "parallel/decoder.hpp"
+
+#include <algorithm>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+bool has(const FrameRun& run, FrameRun::Flags flag) {
+  return (run.flags & flag) != 0;
+}
+
+}  // namespace
+
+Decoder::State& Decoder::state(SequenceId sequence) {
+  const auto it = states_.find(sequence);
+  if (it == states_.end()) throw PeerError("frame of sequence " + std::to_string(sequence) + ", which is not open");
+  return it->second;
+}
+
+void Decoder::open(SequenceId sequence, const SequenceOptions& options) {
+  std::vector<TokenId> shared;
+  if (options.parent != 0) {
+    const State& parent = state(options.parent);
+    const std::vector<TokenId>& history = parent.speculation ? parent.speculation->history() : parent.history;
+    const auto n = std::min<std::int64_t>(options.shared_tokens, static_cast<std::int64_t>(history.size()));
+    shared.assign(history.begin(), history.begin() + n);
+  }
+  State& s = states_[sequence];
+  s.options = options;
+  if (options.decode.mode != DecodeMode::plain) {
+    s.speculation.emplace(options.decode, drafters_ ? drafters_() : DraftMixer{});
+    s.speculation->read(shared);
+  } else {
+    s.history = std::move(shared);
+  }
+}
+
+SequenceEnd Decoder::close(SequenceId sequence, std::int64_t tokens) {
+  const State& s = state(sequence);
+  SequenceEnd end;
+  const auto n = std::min<std::size_t>(static_cast<std::size_t>(std::max<std::int64_t>(tokens, 0)), s.digests.size());
+  end.logits_digest = n > 0 ? s.digests[n - 1] : Hasher().digest();
+  if (s.speculation) end.draft = s.speculation->stats();
+  states_.erase(sequence);
+  return end;
+}
+
+bool Decoder::ends(const State& s, TokenId token) {
+  const auto& ends = s.options.end_tokens;
+  return std::find(ends.begin(), ends.end(), token) != ends.end();
+}
+
+// Brings every sequence's history up to this frame and says which of its runs the head is for.
+void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
+  std::int64_t row = 0;
+  std::size_t link = 0;
+  for (const FrameRun& run : frame.runs) {
+    Walk w{&run, &state(run.sequence), row, {}, false};
+    State& s = *w.state;
+    const auto n = static_cast<std::size_t>(run.rows);
+    if (has(run, FrameRun::tree)) {
+      if (!s.speculation) throw PeerError("tree of sequence " + std::to_string(run.sequence) + ", which has none");
+      s.speculation->arrive(run, std::span(frame.links).subspan(link, n));
+      link += n;
+    } else {
+      const std::span<const TokenId> tokens = std::span(frame.tokens).subspan(static_cast<std::size_t>(row), n);
+      if (s.speculation) {
+        s.speculation->read(tokens);
+      } else {
+        s.history.resize(static_cast<std::size_t>(run.first_position));
+        s.history.insert(s.history.end(), tokens.begin(), tokens.end());
+      }
+    }
+    row += run.rows;
+    walks.push_back(std::move(w));
+  }
+}
+
+// Rows of the frame that a run wants next.
+std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) {
+  std::vector<std::int64_t> rows;
+  if (w.done) return rows;
+  if (has(*w.run, FrameRun::tree)) {
+    for (const std::size_t i : w.state->speculation->wanted_rows(limit)) {
+      rows.push_back(w.first_row + static_cast<std::int64_t>(i));
+    }
+  } else if (has(*w.run, FrameRun::sample)) {
+    rows.push_back(w.first_row + w.run->rows - 1);
+  }
+  return rows;
+}
+
+TokenId Decoder::draw(State& s, std::span<const float> logits) {
+  const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
+  s.logits.update(logits.data(), logits.size_bytes());
+  s.digests.push_back(s.logits.digest());
+  const auto position = static_cast<std::int64_t>(history.size());
+  if (s.speculation && s.options.decode.typical) {
+    const TypicalAcceptance typical(kernels_, logits);
+    const auto child = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
+    if (child) return *child;
+  }
+  return sample(kernels_, logits, s.options.sampling, history, position);
+}
+
+// Takes as many steps as the rows at hand allow. logits[first + i] belongs to rows[i].
+void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, MatrixView<const float> logits,
+                      std::int64_t first) {
+  State& s = *w.state;
+  const auto row_at = [&](std::size_t i) {
+    return std::span<const float>(logits.row(first + static_cast<std::int64_t>(i)),
+                                  static_cast<std::size_t>(logits.cols));
+  };
+  if (!has(*w.run, FrameRun::tree)) {
+    const TokenId token = draw(s, row_at(0));
+    w.done = true;
+    if (s.speculation && has(*w.run, FrameRun::draft)) {
+      s.speculation->start(token, ends(s, token));
+    } else {
+      w.tokens.push_back(token);
+    }
+    return;
+  }
+  for (;;) {
+    const auto wanted = s.speculation->wanted();
+    if (!wanted) break;
+    const auto at = std::find(rows.begin(), rows.end(), w.first_row + static_cast<std::int64_t>(*wanted));
+    if (at == rows.end()) return;
+    const TokenId token = draw(s, row_at(static_cast<std::size_t>(at - rows.begin())));
+    s.speculation->accept(token, ends(s, token));
+  }
+  w.done = true;
+}
+
+void Decoder::show_rows(const Walk& w, const HeadPass& head) const {
+  for (std::int64_t at = 0; at < w.run->rows; at += kMaxDrawnRows) {
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = at; i < std::min<std::int64_t>(w.run->rows, at + kMaxDrawnRows); ++i) {
+      rows.push_back(w.first_row + i);
+    }
+    const MatrixView<const float> logits = head(rows);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      sink_(w.run->sequence, w.run->first_position + at + static_cast<std::int64_t>(i),
+            {logits.row(static_cast<std::int64_t>(i)), static_cast<std::size_t>(logits.cols)});
+    }
+  }
+}
+
+// The way of a tree's root round the ring tells what a lap takes besides computing.
+void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
+  if (!w.state->root_on_way || w.run->rows == 0) return;
+  w.state->root_on_way = false;
+  const std::chrono::duration<double> lap = std::chrono::steady_clock::now() - w.state->root_sent;
+  cost_.observe_overhead(lap.count() - frame.cost.sum_s - spent_s);
+}
+
+FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& head) {
+  std::vector<Walk> walks;
+  take_rows(frame, walks);
+  for (const Walk& w : walks) {
+    if (has(*w.run, FrameRun::tree)) time_lap(w, frame, spent_s);
+    if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, head);
+  }
+  for (bool more = true; more;) {
+    more = false;
+    std::vector<std::int64_t> rows;
+    std::vector<std::pair<Walk*, std::vector<std::int64_t>>> asked;
+    for (Walk& w : walks) {
+      std::vector<std::int64_t> wanted = rows_of(w, static_cast<std::size_t>(kMaxDrawnRows) - rows.size());
+      if (wanted.empty()) continue;
+      more = true;
+      if (rows.size() + wanted.size() > static_cast<std::size_t>(kMaxDrawnRows)) break;  // in the next round
+      rows.insert(rows.end(), wanted.begin(), wanted.end());
+      asked.emplace_back(&w, std::move(wanted));
+    }
+    if (rows.empty()) break;
+    const MatrixView<const float> logits = head(rows);
+    std::int64_t first = 0;
+    for (auto& [walk, wanted] : asked) {
+      advance(*walk, wanted, logits, first);
+      first += static_cast<std::int64_t>(wanted.size());
+    }
+  }
+  FrameResult result;
+  for (Walk& w : walks) {
+    SequenceResult r;
+    r.sequence = w.run->sequence;
+    if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
+      r = w.state->speculation->result(w.run->sequence, cost_, static_cast<int>(states_.size()));
+      if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
+        w.state->root_sent = std::chrono::steady_clock::now();
+        w.state->root_on_way = true;
+      }
+    } else {
+      r.tokens = std::move(w.tokens);
+    }
+    result.sequences.push_back(std::move(r));
+  }
+  return result;
+}
+
+}  // namespace jupiter

@@ -1,0 +1,89 @@
+// The last rank's end of the pipeline: rows that need the head, tokens drawn from their logits, trees verified.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+
+#include "io/hash.hpp"
+#include "kernels/kernel_table.hpp"
+#include "parallel/speculation.hpp"
+
+namespace jupiter {
+
+// What opens a sequence on every stage.
+struct SequenceOptions {
+  SamplingOptions sampling;
+  DecodeOptions decode;
+  SequenceId parent = 0;           // shares its first positions; 0: none
+  std::int64_t shared_tokens = 0;  // how many
+  Verdict parent_verdict;          // the newest about the parent, so that every stage has committed them
+  std::vector<TokenId> end_tokens; // a tree does not go past them
+};
+
+// What a sequence leaves behind.
+struct SequenceEnd {
+  std::uint64_t logits_digest = 0;
+  DraftStats draft;
+};
+
+// Receives the logits of rows at `position` of runs with FrameRun::every_row, in order; the span dies with the call.
+using LogitsSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> logits)>;
+// Passes rows of the frame through the head; the result lives until the next call. At most kMaxDrawnRows of them.
+using HeadPass = std::function<MatrixView<const float>(std::span<const std::int64_t> rows)>;
+// Drafters of a new sequence.
+using DrafterFactory = std::function<DraftMixer()>;
+
+constexpr std::int64_t kMaxDrawnRows = 16;  // logits kept at a time: 16 rows of a 150k vocabulary are 10 MB
+
+class Decoder {
+ public:
+  Decoder(const KernelTable& kernels, int stages) : kernels_(kernels), cost_(stages) {}
+
+  void open(SequenceId sequence, const SequenceOptions& options);
+  // tokens: how many of the sequence's new tokens count; those behind were never shown to anyone.
+  SequenceEnd close(SequenceId sequence, std::int64_t tokens);
+  // A frame after the last layer, without the rows that some stage found rejected. spent_s: this stage's time so far.
+  FrameResult decode(const Frame& frame, double spent_s, const HeadPass& head);
+
+  // What a frame cost all stages.
+  void observe(const Frame& frame) { cost_.observe(frame.rows(), frame.cost); }
+
+  void set_logits_sink(LogitsSink sink) { sink_ = std::move(sink); }
+  void set_drafters(DrafterFactory factory) { drafters_ = std::move(factory); }
+
+ private:
+  struct State {
+    SequenceOptions options;
+    std::vector<TokenId> history;  // tokens by position, where no speculation keeps them
+    std::optional<Speculation> speculation;
+    Hasher logits;
+    std::vector<std::uint64_t> digests;  // after each new token
+    std::chrono::steady_clock::time_point root_sent;
+    bool root_on_way = false;
+  };
+  // A run while its rows pass the head.
+  struct Walk {
+    const FrameRun* run = nullptr;
+    State* state = nullptr;
+    std::int64_t first_row = 0;
+    std::vector<TokenId> tokens;  // of linear runs
+    bool done = false;
+  };
+  State& state(SequenceId sequence);
+  void time_lap(const Walk& walk, const Frame& frame, double spent_s);
+  void take_rows(const Frame& frame, std::vector<Walk>& walks);
+  static std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit);
+  void advance(Walk& walk, std::span<const std::int64_t> rows, MatrixView<const float> logits, std::int64_t first);
+  void show_rows(const Walk& walk, const HeadPass& head) const;
+  TokenId draw(State& state, std::span<const float> logits);
+  static bool ends(const State& state, TokenId token);
+
+  const KernelTable& kernels_;
+  StepCost cost_;
+  std::map<SequenceId, State> states_;
+  LogitsSink sink_;
+  DrafterFactory drafters_;
+};
+
+}  // namespace jupiter

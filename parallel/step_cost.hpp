@@ -1,0 +1,47 @@
+// What a pass through the pipeline costs by the number of its rows, learned while it runs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "parallel/frame.hpp"
+
+namespace jupiter {
+
+class StepCost {
+ public:
+  explicit StepCost(int stages) : stages_(stages), sum_(stages), most_(1) {}
+
+  // A frame of so many rows went through all stages.
+  void observe(std::int64_t rows, const FrameCost& cost);
+  // The way round the ring took `overhead_s` besides computing.
+  void observe_overhead(double overhead_s);
+
+  int stages() const { return stages_; }
+  double slot_s(std::int64_t rows) const { return most_.seconds(rows); }  // of the slowest stage
+  double lap_s(std::int64_t rows) const { return sum_.seconds(rows) + overhead_s_; }
+
+ private:
+  // Times by width: measured ones where there are any, a typical shape, scaled to them, elsewhere.
+  class Curve {
+   public:
+    // `one`: a row's time in any unit until something is measured; only ratios matter then.
+    explicit Curve(double one) : scale_(one) {}
+    void observe(std::int64_t rows, double seconds);
+    double seconds(std::int64_t rows) const;
+
+   private:
+    static constexpr std::array<std::int64_t, 11> kWidths = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64};
+    double at(std::size_t i) const;
+    std::array<double, kWidths.size()> mean_{};
+    std::array<int, kWidths.size()> count_{};
+    double scale_;  // seconds of one row
+    int observed_ = 0;
+  };
+  int stages_;
+  Curve sum_, most_;
+  double overhead_s_ = 0;
+  bool overhead_known_ = false;
+};
+
+}  // namespace jupiter
