@@ -12,6 +12,7 @@ namespace jupiter {
 
 using Arguments = std::vector<std::string>;  // after the subcommand
 
+ExitCode batch_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode bench_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode convert_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode eval_command(MpiSession& mpi, const Arguments& arguments);

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
 
@@ -99,7 +98,8 @@ DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest)
   for (const DraftChoice& c : o.drafts) {
     if (c.source == DraftSource::oracle) {
       const auto tokens = recorded_tokens(c.file);
-      const auto oracle = std::make_shared<OracleDrafter>(tokens, c.hit_rate, manifest.config.vocab_size, o.oracle_seed);
+      const auto oracle =
+          std::make_shared<OracleDrafter>(tokens, c.hit_rate, manifest.config.vocab_size, o.oracle_seed);
       makers.emplace_back([oracle] { return oracle; });
     } else {
       makers.emplace_back([] { return std::make_shared<LookupDrafter>(); });
@@ -117,7 +117,7 @@ nlohmann::ordered_json draft_json(const DraftStats& s) {
   for (std::size_t i = 0; i < kDraftSources; ++i) {
     if (s.sent_by[i] == 0) continue;
     j["by_drafter"][std::string(name(static_cast<DraftSource>(i)))] = {{"sent", s.sent_by[i]},
-                                                                      {"accepted", s.accepted_by[i]}};
+                                                                       {"accepted", s.accepted_by[i]}};
   }
   std::vector<double> rates;
   for (std::size_t i = 0; i < DraftStats::kDepths && s.reached[i] > 0; ++i) {

@@ -12,8 +12,8 @@ namespace jupiter {
 // One part of --draft.
 struct DraftChoice {
   DraftSource source = DraftSource::lookup;
-  std::string file;        // of a table, heads, an oracle's run; folder of a model
-  double hit_rate = 1;     // oracle
+  std::string file;     // of a table, heads, an oracle's run; folder of a model
+  double hit_rate = 1;  // oracle
 };
 
 struct DecodingOptions {

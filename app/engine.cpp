@@ -34,12 +34,12 @@ void check_config(const ModelConfig& c, const MpiSession& mpi) {
   }
 }
 
-// Whole contexts, and for each sequence the blocks of its tree; one more for the turn before in a conversation.
+// Positions, and for each sequence the blocks of its tree; one more for the turn before in a conversation.
 std::int64_t cache_tokens(const EngineOptions& o, std::int64_t context_tokens, int stages) {
   const DecodeOptions& d = o.decoding.decode;
   const std::int64_t tree = d.mode == DecodeMode::plain ? 0 : spare_tree_blocks(stages, d.draft_max);
   const std::int64_t context = (context_tokens + kKvBlock - 1) / kKvBlock;
-  return (o.sequences * context + (o.sequences + 1) * (tree + 1)) * kKvBlock;
+  return (std::max(o.cache_tokens / kKvBlock, context) + (o.sequences + 1) * (tree + 1)) * kKvBlock;
 }
 
 StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const ModelConfig& c) {

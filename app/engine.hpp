@@ -24,7 +24,8 @@ struct EngineOptions {
   std::string plan;       // file; empty: equal split
   bool trace = false;     // keep a timeline
   DecodingOptions decoding;
-  std::int64_t sequences = 1;  // that have a whole context each in the KV cache
+  std::int64_t cache_tokens = 0;  // of all sequences in the KV cache; 0: one context
+  std::int64_t sequences = 1;     // that may have trees at a time
   bool exact = false;
   bool verify = true;
   std::chrono::seconds timeout{600};

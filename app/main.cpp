@@ -17,6 +17,7 @@ struct Command {
 };
 
 constexpr std::array kCommands = {
+    Command{"batch", "many requests at once from a JSONL file, answers to another (mpirun)", batch_command},
     Command{"bench", "speed of prompts and generation, beside the machine's peaks (mpirun)", bench_command},
     Command{"convert", "GGUF file or Hugging Face folder to a folder of shards", convert_command},
     Command{"inspect", "what a model folder holds; --verify checks every checksum", inspect_command},

@@ -5,12 +5,11 @@
 #include <iterator>
 
 #include "app/engine.hpp"
+#include "app/prompt.hpp"
 #include "app/rank_json.hpp"
 #include "app/stop_strings.hpp"
-#include "io/chat_template.hpp"
 #include "io/files.hpp"
 #include "io/progress.hpp"
-#include "io/utf8.hpp"
 #include "parallel/scheduler.hpp"
 
 namespace jupiter {
@@ -47,41 +46,16 @@ cxxopts::Options run_usage() {
     ("chat", "Conversation: one line of standard input a turn");
   options.add_options("Answer")
     ("n,predict", "New tokens at most (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
-    ("temp", "Temperature; 0 is greedy", cxxopts::value<float>()->default_value("0"), "T")
-    ("top-k", "Keep the K most likely tokens; 0: all", cxxopts::value<int>()->default_value("40"), "K")
-    ("top-p", "Keep the most likely tokens up to this sum; 1: all", cxxopts::value<float>()->default_value("0.95"), "P")
-    ("min-p", "Keep tokens of at least this share of the best one's probability; 0: all", cxxopts::value<float>()->default_value("0.05"), "P")
-    ("repeat-penalty", "Penalty on the last 64 tokens; 1: none", cxxopts::value<float>()->default_value("1"), "X")
-    ("seed", "Random numbers are keyed by it and the position", cxxopts::value<std::uint64_t>()->default_value("0"), "N")
     ("ignore-eos", "End-of-turn tokens do not end the answer")
     ("stop", "Ends the answer before this text; may be given several times", cxxopts::value<std::vector<std::string>>(), "TEXT")
     ("stats", "A table of what every rank did, to standard error")
     ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");
   // clang-format on
+  add_sampling_options(options.add_options("Sampling"));
   add_decoding_options(options, "spec");
   add_engine_options(options);
   return options;
-}
-
-SamplingOptions read_sampling(const cxxopts::ParseResult& args) {
-  SamplingOptions s;
-  s.temperature = args["temp"].as<float>();
-  s.top_k = args["top-k"].as<int>();
-  s.top_p = args["top-p"].as<float>();
-  s.min_p = args["min-p"].as<float>();
-  s.repeat_penalty = args["repeat-penalty"].as<float>();
-  s.seed = args["seed"].as<std::uint64_t>();
-  const auto check = [](const char* option, float value, float low, float high) {
-    if (value >= low && value <= high) return;
-    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected {} to {}, found {}", option, low, high, value));
-  };
-  check("temp", s.temperature, 0, 100);
-  check("top-k", static_cast<float>(s.top_k), 0, 1e9f);
-  check("top-p", s.top_p, 0, 1);
-  check("min-p", s.min_p, 0, 1);
-  check("repeat-penalty", s.repeat_penalty, 0.01f, 100);
-  return s;
 }
 
 std::optional<std::string> text_option(const cxxopts::ParseResult& args, const char* option) {
@@ -118,17 +92,6 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   return o;
 }
 
-void check_utf8(const std::string& text, const std::string& source, ExitCode code) {
-  for (std::size_t at = 0; at < text.size();) {
-    const Utf8Char c = first_utf8_char(std::string_view(text).substr(at));
-    if (c.state != Utf8State::valid) {
-      throw Error(code, fmt::format("{}: expected UTF-8, found byte 0x{:02x} at offset {}", source,
-                                    static_cast<unsigned char>(text[at]), at));
-    }
-    at += c.bytes;
-  }
-}
-
 std::string read_prompt(const RunOptions& o) {
   if (o.prompt) {
     check_utf8(*o.prompt, "-p", ExitCode::usage);
@@ -153,7 +116,7 @@ class Frontend {
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
         context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens
                                                           : manifest.config.max_seq_len) {
-    if (!options.raw) choose_template();
+    if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
     if (options.system && !options.raw) messages_.push_back({"system", *options.system});
     if (!options.chat || options.prompt) add_user_turn(read_prompt(options));
   }
@@ -188,23 +151,6 @@ class Frontend {
   }
 
  private:
-  void choose_template() {
-    const TokenizerData& data = tokenizer_.data();
-    if (!options_.template_name.empty()) {
-      template_ = ChatTemplate::from_name(options_.template_name);
-      if (!template_) {
-        throw UsageError(fmt::format("--chat-template: expected one of {}, found '{}'", ChatTemplate::names(),
-                                     options_.template_name));
-      }
-      return;
-    }
-    template_ = ChatTemplate::recognise(data.chat_template,
-                                        data.eos >= 0 ? tokenizer_.piece(data.eos) : std::string_view("</s>"));
-    if (template_) return;
-    throw UsageError(fmt::format("the model's chat template is {}: use --chat-template NAME ({}) or --raw",
-                                 data.chat_template.empty() ? "missing" : "unknown", ChatTemplate::names()));
-  }
-
   const RunOptions& options_;
   Tokenizer tokenizer_;
   std::int64_t context_tokens_;

@@ -41,11 +41,11 @@ class AttentionScratch {
   static constexpr std::int64_t kTilePositions = 16;  // rows of a run that share each loaded block
 
   struct PerThread {
-    Buffer<float> keys, values;       // a block as f32
+    Buffer<float> keys, values;          // a block as f32
     Buffer<float> own_keys, own_values;  // the same as one row of a tree sees it
-    Buffer<float> queries, outputs;   // [tile rows][head_dim]
-    Buffer<float> max, sums;          // [tile rows], [tile rows][16]
-    Buffer<std::int32_t> first, end;  // [tile rows]: visible lanes
+    Buffer<float> queries, outputs;      // [tile rows][head_dim]
+    Buffer<float> max, sums;             // [tile rows], [tile rows][16]
+    Buffer<std::int32_t> first, end;     // [tile rows]: visible lanes
   };
   PerThread& of(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
 

@@ -35,8 +35,8 @@ struct TreeNode {
   Slot slot;
 };
 
-// Positions of one sequence and where they lie: position p in blocks[p / 32], lane p % 32, its home. A tree node lies at
-// the home of its position where that is free, so that a chain needs no copies, and in a spare block otherwise.
+// Positions of one sequence and where they lie: position p in blocks[p / 32], lane p % 32, its home. A tree node lies
+// at the home of its position where that is free, so that a chain needs no copies, and in a spare block otherwise.
 struct Sequence {
   std::vector<BlockId> blocks;
   std::int64_t length = 0;  // committed positions
@@ -102,7 +102,7 @@ class KvCache {
   std::int64_t key_bytes_, value_bytes_;  // of one head's block
   std::byte* storage_ = nullptr;
   std::size_t storage_bytes_ = 0;
-  std::vector<BlockId> free_;         // the last is taken first
+  std::vector<BlockId> free_;        // the last is taken first
   std::vector<std::int32_t> users_;  // by block
   std::int64_t most_used_ = 0;
 };

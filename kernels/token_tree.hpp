@@ -1,7 +1,8 @@
 // The uncommitted tail of a sequence: a tree of drafted tokens behind the committed positions. A row of a tree sees the
 // committed positions and its own ancestors. Rejecting a branch is metadata; committing one moves at most its own rows.
 //
-// Decisions may reach a stage before or after the rows that they speak of, and twice: every rule here holds in any order.
+// Decisions may reach a stage before or after the rows that they speak of, and twice: every rule here holds in any
+// order.
 #pragma once
 
 #include <optional>

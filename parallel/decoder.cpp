@@ -108,8 +108,7 @@ TokenId Decoder::draw(State& s, std::span<const float> logits) {
 }
 
 // Takes as many steps as the rows at hand allow. logits[first + i] belongs to rows[i].
-void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, MatrixView<const float> logits,
-                      std::int64_t first) {
+void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, MatrixView<const float> logits, std::int64_t first) {
   State& s = *w.state;
   const auto row_at = [&](std::size_t i) {
     return std::span<const float>(logits.row(first + static_cast<std::int64_t>(i)),

@@ -15,10 +15,10 @@ namespace jupiter {
 struct SequenceOptions {
   SamplingOptions sampling;
   DecodeOptions decode;
-  SequenceId parent = 0;           // shares its first positions; 0: none
-  std::int64_t shared_tokens = 0;  // how many
-  Verdict parent_verdict;          // the newest about the parent, so that every stage has committed them
-  std::vector<TokenId> end_tokens; // a tree does not go past them
+  SequenceId parent = 0;            // shares its first positions; 0: none
+  std::int64_t shared_tokens = 0;   // how many
+  Verdict parent_verdict;           // the newest about the parent, so that every stage has committed them
+  std::vector<TokenId> end_tokens;  // a tree does not go past them
 };
 
 // What a sequence leaves behind.

@@ -34,9 +34,9 @@ class Drafter {
   virtual void observe(DraftContext context, TokenId token) = 0;
 };
 
-// What followed the same last tokens earlier in this sequence, longest match first (prompt lookup decoding, Saxena 2023;
-// orders blended as in prediction by partial matching, Cleary and Witten 1984). How far each match length is to be
-// trusted is counted as the text goes on.
+// What followed the same last tokens earlier in this sequence, longest match first (prompt lookup decoding, Saxena
+// 2023; orders blended as in prediction by partial matching, Cleary and Witten 1984). How far each match length is to
+// be trusted is counted as the text goes on.
 class LookupDrafter : public Drafter {
  public:
   void propose(DraftContext context, std::vector<Proposal>& out) override;

@@ -89,7 +89,8 @@ std::uint64_t FrameLimits::max_message_bytes() const {
   const auto rows = static_cast<std::uint64_t>(max_rows);
   const std::uint64_t row = sizeof(FrameRun) + sizeof(TokenId) + sizeof(TreeLink);
   const std::uint64_t segments = kMaxSegments * (64 + kMaxDraftNodes * (sizeof(TokenId) + 2));
-  return 4096 + rows * (row + static_cast<std::uint64_t>(residual_row_bytes)) + segments * std::min<std::uint64_t>(rows, 64);
+  return 4096 + rows * (row + static_cast<std::uint64_t>(residual_row_bytes)) +
+         segments * std::min<std::uint64_t>(rows, 64);
 }
 
 Message encode(const Frame& frame, std::uint64_t id) {

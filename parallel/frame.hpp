@@ -13,8 +13,8 @@ namespace jupiter {
 
 using SequenceId = std::uint32_t;
 
-constexpr std::int64_t kMaxDraftNodes = 64;    // of one segment, its root included
-constexpr std::size_t kMaxSegments = 64;       // of one answer
+constexpr std::int64_t kMaxDraftNodes = 64;  // of one segment, its root included
+constexpr std::size_t kMaxSegments = 64;     // of one answer
 
 // Rows of one sequence: consecutive positions, or rows of its token tree.
 // Consecutive rows are committed at once. What a stage holds of the sequence from first_position on is forgotten first:
@@ -48,8 +48,8 @@ struct FrameCost {
 
 struct Frame {
   std::vector<FrameRun> runs;
-  std::vector<TokenId> tokens;   // [rows]; the last rank's sampler and drafters read them
-  std::vector<TreeLink> links;   // [rows of trees]
+  std::vector<TokenId> tokens;  // [rows]; the last rank's sampler and drafters read them
+  std::vector<TreeLink> links;  // [rows of trees]
   FrameCost cost;
   // Residual as it travels, [rows][dim] in the model's precision; empty before the first stage.
   std::vector<std::byte> residual;

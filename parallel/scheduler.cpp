@@ -193,8 +193,7 @@ bool Scheduler::take_token(Active& a, TokenId token) {
   const auto& ends = a.request.end_tokens;
   a.out.tokens.push_back(token);
   if (a.out.tokens.size() == 1) a.out.ttft_s = seconds_since(a.start);
-  if (std::find(ends.begin(), ends.end(), token) != ends.end() ||
-      (a.request.on_token && !a.request.on_token(token))) {
+  if (std::find(ends.begin(), ends.end(), token) != ends.end() || (a.request.on_token && !a.request.on_token(token))) {
     a.out.stopped = true;
     return false;
   }

@@ -1,7 +1,7 @@
 // Requests on the pipeline, on rank 0: any number of sequences at once. A sequence joins and leaves at any step
 // (continuous batching, Yu et al., Orca, OSDI 2022); prompts go in by chunks beside rows that decode (Agrawal et al.,
-// Sarathi-Serve, OSDI 2024). A stage holds a frame of some sequences while the next one holds others, so as many groups are
-// under way as there are stages; more would be narrower, and narrow frames read the weights for fewer rows.
+// Sarathi-Serve, OSDI 2024). A stage holds a frame of some sequences while the next one holds others, so as many groups
+// are under way as there are stages; more would be narrower, and narrow frames read the weights for fewer rows.
 #pragma once
 
 #include <deque>
@@ -31,13 +31,13 @@ struct Request {
   std::vector<TokenId> prompt;  // not empty, shorter than the context
   SamplingOptions sampling;
   DecodeOptions decode;
-  std::vector<TokenId> end_tokens;  // empty: end-of-turn tokens do not end the answer
-  std::int64_t max_new_tokens = 0;  // 0: to the end of the turn or of the context
-  SequenceId parent = 0;            // a kept sequence that begins alike, and ...
-  std::int64_t shared_tokens = 0;   // ... how many tokens of it; at most what Scheduler::shareable says
-  bool keep = false;                // leave the sequence open when the answer ends
-  std::function<bool(TokenId)> on_token;         // each token that is not an end token; false ends the answer
-  std::function<void(Generated&&)> on_done;      // may add requests
+  std::vector<TokenId> end_tokens;           // empty: end-of-turn tokens do not end the answer
+  std::int64_t max_new_tokens = 0;           // 0: to the end of the turn or of the context
+  SequenceId parent = 0;                     // a kept sequence that begins alike, and ...
+  std::int64_t shared_tokens = 0;            // ... how many tokens of it; at most what Scheduler::shareable says
+  bool keep = false;                         // leave the sequence open when the answer ends
+  std::function<bool(TokenId)> on_token;     // each token that is not an end token; false ends the answer
+  std::function<void(Generated&&)> on_done;  // may add requests
 };
 
 class Scheduler {

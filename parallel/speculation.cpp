@@ -10,10 +10,10 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::size_t kChildren = 8;         // of a node, at most
-constexpr std::size_t kMaxTree = 48;         // nodes grown at a time
-constexpr double kLeastJoint = 0.004;        // a node is not worth its message below
-constexpr double kLeastSegment = 0.05;       // expected tokens of a segment that fills a gap
+constexpr std::size_t kChildren = 8;    // of a node, at most
+constexpr std::size_t kMaxTree = 48;    // nodes grown at a time
+constexpr double kLeastJoint = 0.004;   // a node is not worth its message below
+constexpr double kLeastSegment = 0.05;  // expected tokens of a segment that fills a gap
 
 }  // namespace
 
@@ -72,8 +72,8 @@ std::vector<std::size_t> Speculation::wanted_rows(std::size_t limit) const {
     const auto parent =
         std::find_if(likely.begin(), likely.end(), [&](const auto& l) { return l.first == arrived_[i].parent; });
     if (parent == likely.end()) continue;
-    const auto node = std::find_if(nodes_.begin(), nodes_.end(),
-                                   [&](const Node& n) { return n.link.node == arrived_[i].node; });
+    const auto node =
+        std::find_if(nodes_.begin(), nodes_.end(), [&](const Node& n) { return n.link.node == arrived_[i].node; });
     if (node == nodes_.end()) continue;
     const double p = parent->second * node->probability;
     if (p < 0.15) continue;
@@ -84,9 +84,8 @@ std::vector<std::size_t> Speculation::wanted_rows(std::size_t limit) const {
 }
 
 const Speculation::Node* Speculation::child(TokenId token) const {
-  const auto it = std::find_if(nodes_.begin(), nodes_.end(), [&](const Node& n) {
-    return n.link.parent == verdict_.node && n.token == token;
-  });
+  const auto it = std::find_if(nodes_.begin(), nodes_.end(),
+                               [&](const Node& n) { return n.link.parent == verdict_.node && n.token == token; });
   return it == nodes_.end() ? nullptr : &*it;
 }
 

@@ -1,10 +1,10 @@
-// Speculative decoding of one sequence, on the last rank: which drafted tokens are under way, what the model's own logits
-// made of them, and which to send next. Exact: every token is the one that plain decoding would draw from the same
-// logits row, with the same random number; a draft only decides whether its row is there already.
+// Speculative decoding of one sequence, on the last rank: which drafted tokens are under way, what the model's own
+// logits made of them, and which to send next. Exact: every token is the one that plain decoding would draw from the
+// same logits row, with the same random number; a draft only decides whether its row is there already.
 //
-// Trees grow best-first by joint probability, as in Sequoia (Chen et al. 2024) and EAGLE-2 (Li et al. 2024). In lap mode one
-// segment is on its way round the ring; in continuous mode (PipeInfer, Butler et al. 2024; PipeDec; FlowSpec) several follow
-// each other, and a hit goes on without waiting for a lap.
+// Trees grow best-first by joint probability, as in Sequoia (Chen et al. 2024) and EAGLE-2 (Li et al. 2024). In lap
+// mode one segment is on its way round the ring; in continuous mode (PipeInfer, Butler et al. 2024; PipeDec; FlowSpec)
+// several follow each other, and a hit goes on without waiting for a lap.
 #pragma once
 
 #include <functional>
@@ -21,10 +21,10 @@ enum class DecodeMode : std::uint8_t { plain = 0, lap = 1, continuous = 2 };
 // How a sequence is decoded; travels to all stages when it opens.
 struct DecodeOptions {
   DecodeMode mode = DecodeMode::plain;
-  bool typical = false;          // accept what is plausible instead of what would be drawn (Cai et al., Medusa, 2024)
-  std::int32_t draft_max = 16;   // nodes of a segment besides its root
-  std::int32_t fixed_width = 0;  // rows of a segment; 0: chosen by cost
-  std::int64_t end_position = 0; // tokens at this position and later are not computed
+  bool typical = false;           // accept what is plausible instead of what would be drawn (Cai et al., Medusa, 2024)
+  std::int32_t draft_max = 16;    // nodes of a segment besides its root
+  std::int32_t fixed_width = 0;   // rows of a segment; 0: chosen by cost
+  std::int64_t end_position = 0;  // tokens at this position and later are not computed
 };
 
 // Blocks of the KV cache that the tree of one sequence may need on any stage besides those of its positions.
@@ -98,15 +98,15 @@ class Speculation {
   std::vector<TokenId> history_;  // decided tokens; the last one is the root
   std::vector<Node> nodes_;       // sent and alive, behind the root
   std::vector<TreeLink> arrived_;
-  Verdict verdict_;               // where the root stands
+  Verdict verdict_;  // where the root stands
   bool root_sent_ = false;
   bool ended_ = false;
   NodeId next_id_ = 1;
   std::uint32_t epoch_ = 0;
-  std::size_t outstanding_ = 0;   // segments of this epoch on their way
-  std::size_t width_ = 0;         // of this epoch's segments
-  std::size_t depth_ = 0;         // tokens since the last miss
-  std::vector<TokenId> fresh_;    // not reported yet
+  std::size_t outstanding_ = 0;  // segments of this epoch on their way
+  std::size_t width_ = 0;        // of this epoch's segments
+  std::size_t depth_ = 0;        // tokens since the last miss
+  std::vector<TokenId> fresh_;   // not reported yet
   DraftStats stats_;
 };
 

@@ -143,7 +143,8 @@ void Stage::prune(Frame& frame) {
   frame.links = std::move(links);
 }
 
-// Whether verdicts that came while a frame is computed leave none of its rows alive. They are applied later, at its end.
+// Whether verdicts that came while a frame is computed leave none of its rows alive. They are applied later, at its
+// end.
 bool Stage::is_stale(const Frame& frame) {
   if (verdicts_.empty()) return false;
   std::size_t link = 0;

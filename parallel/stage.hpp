@@ -25,8 +25,7 @@ struct StageOptions {
 class Stage {
  public:
   // stages: of the pipeline.
-  Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool,
-        int stages);
+  Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages);
 
   void open(SequenceId sequence, const SequenceOptions& options);
   // Frees the sequence; on the last stage, what it leaves behind. tokens: new ones that count (Decoder::close).

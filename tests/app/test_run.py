@@ -11,7 +11,7 @@ DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 
 class Run(ProgramTest):
     def test_json_fields(self):
-        j = self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "8", ranks=2)
+        j = self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "8", "--decode", "plain", ranks=2)
         for key in ("prompt_token_ids", "generated_token_ids", "text", "finish_reason", "ttft_s", "total_s",
                     "prefill_tokens_per_s", "decode_tokens_per_s", "steps", "tokens_per_step", "logits_hash", "load_s",
                     "model_hash", "ranks"):

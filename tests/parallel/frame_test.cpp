@@ -12,19 +12,24 @@ const FrameLimits kLimits{.max_rows = 8, .max_position = 100, .vocab_size = 50, 
 
 Frame sample_frame() {
   Frame f;
-  f.runs = {{1, 10, 2, FrameRun::sample}, {2, 0, 1, 0}};
-  f.tokens = {4, 5, 49};
-  f.residual.resize(18, std::byte{7});
+  f.runs = {{1, 10, 2, FrameRun::sample, 0, {}}, {2, 0, 1, 0, 0, {}}, {3, 0, 2, FrameRun::tree, 4, {9, 7}}};
+  f.tokens = {4, 5, 49, 6, 7};
+  f.links = {{10, 9}, {11, 10}};
+  f.residual.resize(30, std::byte{7});
   return f;
 }
 
 TEST(Frame, ComesBackAsItWas) {
   const Frame f = sample_frame();
   const Frame g = decode_frame(encode(f, 3), kLimits);
-  ASSERT_EQ(g.runs.size(), 2u);
+  ASSERT_EQ(g.runs.size(), 3u);
   EXPECT_EQ(g.runs[0].first_position, 10);
   EXPECT_EQ(g.runs[0].flags, FrameRun::sample);
   EXPECT_EQ(g.runs[1].sequence, 2u);
+  EXPECT_EQ(g.runs[2].epoch, 4u);
+  EXPECT_EQ(g.runs[2].verdict.parent, 7u);
+  ASSERT_EQ(g.links.size(), 2u);
+  EXPECT_EQ(g.links[1].parent, 10u);
   EXPECT_EQ(g.tokens, f.tokens);
   EXPECT_EQ(g.residual, f.residual);
 }
@@ -56,11 +61,56 @@ TEST(Frame, NumbersOutsideTheLimitsAreRefused) {
   refused([](Frame& f) { f.runs[0].rows = 1 << 30; });
   refused([](Frame& f) { f.residual.pop_back(); });
   refused([](Frame& f) { f.tokens.resize(9, 1); });
+  refused([](Frame& f) { f.links.pop_back(); });
+  refused([](Frame& f) { f.links[1].parent = 11; });
+}
+
+FrameResult sample_result() {
+  const Segment segment{5, {{20, 18}, {21, 20}}, {1, 2}};
+  return {{0.5, 0.25}, {{3, {7, 8}, {20, 18}, 5, {segment, segment}}, {4, {}, {}, 0, {}}}};
+}
+
+TEST(Frame, ResultsComeBackAsTheyWere) {
+  const FrameResult r = decode_result(encode_result(1, sample_result()), kLimits);
+  EXPECT_EQ(r.cost.most_s, 0.25);
+  ASSERT_EQ(r.sequences.size(), 2u);
+  EXPECT_EQ(r.sequences[0].tokens, (std::vector<TokenId>{7, 8}));
+  EXPECT_EQ(r.sequences[0].verdict.node, 20u);
+  ASSERT_EQ(r.sequences[0].segments.size(), 2u);
+  EXPECT_EQ(r.sequences[0].segments[1].epoch, 5u);
+  EXPECT_EQ(r.sequences[0].segments[1].links[0].parent, 18u);
+  EXPECT_EQ(r.sequences[0].segments[1].links[1].node, 21u);
 }
 
 TEST(Frame, ResultsAreChecked) {
-  EXPECT_EQ(decode_result(encode_result(1, {{3, 7}}), kLimits).at(0).token, 7);
-  EXPECT_THROW(decode_result(encode_result(1, {{3, 50}}), kLimits), PeerError);
+  const Message whole = encode_result(1, sample_result());
+  for (std::size_t n = 0; n < whole.payload.size(); ++n) {
+    Message cut = whole;
+    cut.payload.resize(n);
+    EXPECT_THROW(decode_result(cut, kLimits), PeerError) << n;
+  }
+  const auto refused = [](const std::function<void(SequenceResult&)>& damage) {
+    FrameResult r = sample_result();
+    damage(r.sequences[0]);
+    EXPECT_THROW(decode_result(encode_result(1, r), kLimits), PeerError);
+  };
+  refused([](SequenceResult& r) { r.tokens[0] = 50; });
+  refused([](SequenceResult& r) { r.tokens.resize(10, 1); });
+  refused([](SequenceResult& r) { r.segments[0].tokens[1] = -1; });
+  refused([](SequenceResult& r) { r.segments[0].tokens.pop_back(); });
+  refused([](SequenceResult& r) { r.segments[0].links[0].parent = r.segments[0].links[0].node; });
+  refused([](SequenceResult& r) { r.segments[0].links[0].parent = 20 + 9; });
+  refused([](SequenceResult& r) { r.segments.resize(65); });
+}
+
+TEST(Frame, ASegmentOfSixteenTokensIsBelow200Bytes) {
+  Segment s{1, {}, {}};
+  for (NodeId i = 0; i < 16; ++i) {
+    s.links.push_back({100 + i, 99 + i});
+    s.tokens.push_back(3);
+  }
+  const std::size_t empty = encode_result(1, {{}, {{1, {}, {}, 0, {}}}}).payload.size();
+  EXPECT_LE(encode_result(1, {{}, {{1, {}, {}, 0, {s}}}}).payload.size() - empty, 200u);
 }
 
 TEST(Payload, AListThatClaimsTooMuchIsRefusedBeforeAnyMemoryIsTaken) {

@@ -1,0 +1,220 @@
+// jupiter batch: many requests at once; every answer is on the disk before it counts as done.
+#include <fmt/format.h>
+
+#include <iostream>
+
+#include "app/engine.hpp"
+#include "app/request_file.hpp"
+#include "app/stop_strings.hpp"
+#include "io/hash.hpp"
+#include "io/progress.hpp"
+
+namespace jupiter {
+
+namespace {
+
+constexpr std::int64_t kDefaultCacheTokens = 32768;  // of all requests together
+constexpr std::size_t kWaiting = 64;                 // requests that are tokenized ahead
+
+struct BatchOptions {
+  EngineOptions engine;
+  BatchRequest defaults;
+  std::string input, output, template_name;
+  bool resume = false;
+  bool ignore_eos = false;
+  bool raw = false;
+};
+
+cxxopts::Options batch_usage() {
+  cxxopts::Options options("jupiter batch",
+                           "Answers the requests of a JSONL file, many at once. Alone or under mpirun.");
+  options.set_width(110);
+  // clang-format off
+  options.add_options("Requests")
+    ("i,input", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop", cxxopts::value<std::string>(), "FILE")
+    ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
+    ("resume", "Go on with an output file: what it holds is not done again")
+    ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: 32768, or the context)", cxxopts::value<std::int64_t>(), "N")
+    ("n,predict", "New tokens at most where a line has no max_tokens (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
+    ("ignore-eos", "End-of-turn tokens do not end an answer")
+    ("raw", "No chat template; special tokens in the text are parsed")
+    ("chat-template", "Template to use instead of the model's: " + ChatTemplate::names(), cxxopts::value<std::string>(), "NAME");
+  // clang-format on
+  add_sampling_options(options.add_options("Sampling, where a line does not say it"));
+  add_decoding_options(options, "spec");
+  add_engine_options(options);
+  return options;
+}
+
+BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
+  BatchOptions o;
+  o.engine = read_engine_options(args);
+  o.engine.decoding = read_decoding_options(args);
+  o.defaults.sampling = read_sampling(args);
+  const auto refuse = [](bool wrong, const std::string& message) {
+    if (wrong) throw CollectiveError(ExitCode::usage, message);
+  };
+  refuse(args.count("input") == 0 || args.count("output") == 0, "batch: expected -i FILE and -o FILE (see --help)");
+  o.input = args["input"].as<std::string>();
+  o.output = args["output"].as<std::string>();
+  refuse(o.input == o.output, "batch: expected different files for -i and -o, found " + o.input);
+  o.resume = args.count("resume") > 0;
+  o.ignore_eos = args.count("ignore-eos") > 0;
+  o.raw = args.count("raw") > 0;
+  if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
+  if (args.count("predict") > 0) o.defaults.max_tokens = args["predict"].as<std::int64_t>();
+  refuse(args.count("predict") > 0 && o.defaults.max_tokens < 1, "-n: expected a positive number of tokens");
+  o.engine.cache_tokens =
+      args.count("cache-tokens") > 0 ? args["cache-tokens"].as<std::int64_t>() : kDefaultCacheTokens;
+  refuse(o.engine.cache_tokens < 1, "--cache-tokens: expected a positive number");
+  o.engine.sequences = 16;
+  return o;
+}
+
+// Rank 0's side: lines to requests, answers to lines.
+class Batch {
+ public:
+  Batch(const BatchOptions& options, const Manifest& manifest)
+      : options_(options),
+        model_hash_(hex(manifest.hash)),
+        tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
+        context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens
+                                                          : manifest.config.max_seq_len),
+        requests_(read_requests(options.input, options.defaults)),
+        answers_(options.output, options.resume, model_hash_) {
+    if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
+    std::erase_if(requests_, [&](const BatchRequest& r) { return !r.id.empty() && answers_.done().contains(r.id); });
+    total_ = requests_.size();
+  }
+
+  ExitCode run(Scheduler& scheduler) {
+    ProgressBar bar("batch", "requests");
+    while (next_ < requests_.size() && interrupted_by() == ExitCode::ok) {
+      feed(scheduler, bar);
+      scheduler.run();
+    }
+    if (interrupted_by() != ExitCode::ok) return interrupted_by();
+    return faults_ > 0 ? ExitCode::failed : ExitCode::ok;
+  }
+
+ private:
+  // Requests on their way: the text grows with the tokens.
+  struct Growing {
+    Growing(const Tokenizer& tokenizer, const BatchRequest& r) : request(r), decoder(tokenizer), stops(r.stops) {}
+    const BatchRequest& request;
+    StreamDecoder decoder;
+    StopStrings stops;
+    std::string text;
+  };
+
+  void feed(Scheduler& scheduler, ProgressBar& bar) {
+    for (; next_ < requests_.size() && scheduler.waiting() < kWaiting; ++next_) {
+      const BatchRequest& r = requests_[next_];
+      try {
+        if (!r.fault.empty()) throw Error(ExitCode::invalid_file, r.fault);
+        start(scheduler, bar, r);
+      } catch (const Error& e) {
+        report(r, e.what());
+        bar.update(++done_, total_);
+      }
+    }
+  }
+
+  std::vector<TokenId> tokens_of(const BatchRequest& r) const {
+    std::vector<ChatMessage> messages = r.messages;
+    if (messages.empty()) messages.push_back({"user", r.prompt});
+    if (options_.raw && r.messages.empty()) return encode_segments(tokenizer_, {{r.prompt, true}});
+    if (!template_) throw UsageError(fmt::format("{}: line {}: messages need a chat template", options_.input, r.line));
+    return encode_segments(tokenizer_, template_->render(messages, true));
+  }
+
+  void start(Scheduler& scheduler, ProgressBar& bar, const BatchRequest& r) {
+    Request request;
+    request.prompt = tokens_of(r);
+    const auto prompt = static_cast<std::int64_t>(request.prompt.size());
+    if (prompt > context_tokens_) {
+      throw UsageError(fmt::format("{}: line {}: prompt: expected at most {} tokens (the context, -c), found {}",
+                                   options_.input, r.line, context_tokens_, prompt));
+    }
+    request.sampling = r.sampling;
+    request.decode = options_.engine.decoding.decode;
+    request.max_new_tokens = r.max_tokens;
+    if (!options_.ignore_eos) request.end_tokens = tokenizer_.data().end_of_turn;
+    const auto growing = std::make_shared<Growing>(tokenizer_, r);
+    request.on_token = [growing](TokenId token) {
+      growing->text += growing->stops.push(growing->decoder.push(token));
+      return !growing->stops.found();
+    };
+    request.on_done = [this, growing, &scheduler, &bar](Generated&& g) {
+      if (interrupted_by() != ExitCode::ok) return;  // cut short: not an answer
+      write(*growing, g);
+      bar.update(++done_, total_);
+      feed(scheduler, bar);
+    };
+    scheduler.add(std::move(request));
+  }
+
+  void write(Growing& g, const Generated& made) {
+    StopStrings& stops = g.stops;
+    if (!stops.found()) g.text += stops.push(g.decoder.finish());
+    if (!stops.found()) g.text += stops.finish();
+    const nlohmann::ordered_json line = {{"id", nlohmann::json::parse(g.request.id)},
+                                         {"text", g.text},
+                                         {"generated_token_ids", made.tokens},
+                                         {"finish_reason", made.stopped || stops.found() ? "stop" : "length"},
+                                         {"logits_hash", hex(made.logits_digest)},
+                                         {"model_hash", model_hash_}};
+    answers_.write(line.dump());
+  }
+
+  // A request that cannot be answered: said now, and in the output where it has an id of its own.
+  void report(const BatchRequest& r, const std::string& fault) {
+    ++faults_;
+    std::cerr << "jupiter: " << fault << std::endl;
+    if (r.id.empty()) return;
+    const nlohmann::ordered_json line = {
+        {"id", nlohmann::json::parse(r.id)}, {"error", fault}, {"model_hash", model_hash_}};
+    answers_.write(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
+
+  const BatchOptions& options_;
+  std::string model_hash_;
+  Tokenizer tokenizer_;
+  std::optional<ChatTemplate> template_;
+  std::int64_t context_tokens_;
+  std::vector<BatchRequest> requests_;
+  AnswerFile answers_;
+  std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0;
+};
+
+ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Batch& batch) {
+  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
+  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
+  const ExitCode code = batch.run(scheduler);
+  pipeline.stop(code);
+  return code;
+}
+
+}  // namespace
+
+ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
+  cxxopts::Options usage = batch_usage();
+  const auto args = parse(mpi, usage, arguments);
+  if (!args) return ExitCode::ok;
+  const BatchOptions options = read_batch_options(*args);
+  std::optional<Batch> batch;
+  Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
+    if (!mpi.is_launcher()) {
+      throw UsageError(
+          fmt::format("batch reads and writes on mpirun's first rank: list host {} first (the plan's first "
+                      "board)",
+                      mpi.host()));
+    }
+    batch.emplace(options, manifest);
+  });
+  if (mpi.rank() == 0) return drive(mpi, options, engine, *batch);
+  RankReport report;
+  return engine.serve(mpi, report);
+}
+
+}  // namespace jupiter

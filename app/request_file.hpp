@@ -1,0 +1,50 @@
+// Requests of a batch: lines of a JSONL file, and the answers that are there already.
+#pragma once
+
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "app/prompt.hpp"
+
+namespace jupiter {
+
+struct BatchRequest {
+  std::int64_t line = 0;  // from 1
+  std::string id;         // as JSON text: "a" and 1 are different ids
+  std::string fault;      // not empty: this line cannot be answered
+  std::vector<ChatMessage> messages;
+  std::string prompt;  // where there are no messages
+  std::int64_t max_tokens = 0;
+  SamplingOptions sampling;
+  std::vector<std::string> stops;
+};
+
+// Every line of the file, empty ones left out; a line that cannot be used has a fault, and an id if one can be read.
+// FormatError where the file cannot be read. Fields that a line does not have are those of `defaults`.
+std::vector<BatchRequest> read_requests(const std::string& file, const BatchRequest& defaults);
+
+// An output file that grows line by line; each line is on the disk when write() returns.
+class AnswerFile {
+ public:
+  // Without `resume` a file that holds something is refused (UsageError). With it, answers that are there are read
+  // (FormatError where a line is not one, or is another model's), and a line that was cut off is taken away.
+  AnswerFile(const std::string& path, bool resume, const std::string& model_hash);
+  ~AnswerFile();
+  AnswerFile(const AnswerFile&) = delete;
+  AnswerFile& operator=(const AnswerFile&) = delete;
+
+  const std::set<std::string>& done() const { return done_; }  // ids, as JSON text
+  // RunError where the line cannot be written; the file then ends with the line before.
+  void write(const std::string& line);
+
+ private:
+  void read_done(const std::string& model_hash);
+  std::string path_;
+  int fd_ = -1;
+  std::int64_t end_ = 0;
+  std::set<std::string> done_;
+};
+
+}  // namespace jupiter
