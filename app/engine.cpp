@@ -39,7 +39,8 @@ std::int64_t cache_tokens(const EngineOptions& o, std::int64_t context_tokens, i
   const DecodeOptions& d = o.decoding.decode;
   const std::int64_t tree = d.mode == DecodeMode::plain ? 0 : spare_tree_blocks(stages, d.draft_max);
   const std::int64_t context = (context_tokens + kKvBlock - 1) / kKvBlock;
-  return (std::max(o.cache_tokens / kKvBlock, context) + (o.sequences + 1) * (tree + 1)) * kKvBlock;
+  return (std::max(o.cache_tokens / kKvBlock, context) + o.point_tokens / kKvBlock + (o.sequences + 1) * (tree + 1)) *
+         kKvBlock;
 }
 
 StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const ModelConfig& c) {

@@ -25,6 +25,7 @@ struct EngineOptions {
   bool trace = false;     // keep a timeline
   DecodingOptions decoding;
   std::int64_t cache_tokens = 0;  // of all sequences in the KV cache; 0: one context
+  std::int64_t point_tokens = 0;  // beside those: of an outline's points
   std::int64_t sequences = 1;     // that may have trees at a time
   bool exact = false;
   bool verify = true;

@@ -2,36 +2,19 @@
 #include <fmt/format.h>
 
 #include <iostream>
-#include <iterator>
 
-#include "app/engine.hpp"
-#include "app/prompt.hpp"
+#include "app/frontend.hpp"
 #include "app/rank_json.hpp"
 #include "app/stop_strings.hpp"
 #include "io/files.hpp"
 #include "io/progress.hpp"
-#include "parallel/scheduler.hpp"
+#include "parallel/router.hpp"
 
 namespace jupiter {
 
 namespace {
 
-struct RunOptions {
-  EngineOptions engine;
-  SamplingOptions sampling;
-  std::optional<std::string> prompt;
-  std::optional<std::string> prompt_file;
-  std::optional<std::string> system;
-  std::string template_name;
-  std::vector<std::string> stops;
-  std::string json_file;
-  std::string trace_file;
-  bool stats = false;
-  std::int64_t max_new_tokens = 0;
-  bool ignore_eos = false;
-  bool raw = false;
-  bool chat = false;
-};
+constexpr std::int64_t kPointPrompt = 128;  // tokens of a point's prompt that it does not share
 
 cxxopts::Options run_usage() {
   cxxopts::Options options("jupiter run", "Answers a prompt, or keeps a conversation. Alone or under mpirun.");
@@ -48,6 +31,10 @@ cxxopts::Options run_usage() {
     ("n,predict", "New tokens at most (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
     ("ignore-eos", "End-of-turn tokens do not end the answer")
     ("stop", "Ends the answer before this text; may be given several times", cxxopts::value<std::vector<std::string>>(), "TEXT")
+    ("outline", "never; always: an outline first, then its points at once (another text than the plain answer); auto: where the question suits", cxxopts::value<std::string>()->default_value("never"), "WHEN")
+    ("outline-prompt", "JSON file with outline_request and point_request, in place of the built-in prompts", cxxopts::value<std::string>(), "FILE")
+    ("points-max", "Points of an outline at most", cxxopts::value<std::int64_t>()->default_value("10"), "N")
+    ("point-tokens", "New tokens of a point at most", cxxopts::value<std::int64_t>()->default_value("96"), "N")
     ("stats", "A table of what every rank did, to standard error")
     ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");
@@ -84,6 +71,22 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   const auto refuse = [](bool wrong, const char* message) {
     if (wrong) throw CollectiveError(ExitCode::usage, message);
   };
+  const auto outline = args["outline"].as<std::string>();
+  refuse(outline != "never" && outline != "auto" && outline != "always", "--outline: expected never, auto or always");
+  o.outline = outline == "never"  ? OutlineUse::never
+              : outline == "auto" ? OutlineUse::when_it_suits
+                                  : OutlineUse::always;
+  refuse(o.outline != OutlineUse::never && (o.raw || o.chat), "--outline: expected neither --raw nor --chat beside it");
+  o.outline_file = text_option(args, "outline-prompt").value_or("");
+  o.outline_options.points_max = args["points-max"].as<std::int64_t>();
+  o.outline_options.point_tokens = args["point-tokens"].as<std::int64_t>();
+  refuse(o.outline_options.points_max < 2 || o.outline_options.points_max > 50, "--points-max: expected 2 to 50");
+  refuse(o.outline_options.point_tokens < 1 || o.outline_options.point_tokens > 4096,
+         "--point-tokens: expected 1 to 4096");
+  if (o.outline != OutlineUse::never) {
+    o.engine.sequences = o.outline_options.points_max + 1;
+    o.engine.point_tokens = o.outline_options.points_max * (o.outline_options.point_tokens + kPointPrompt);
+  }
   refuse(args.count("predict") > 0 && o.max_new_tokens < 1, "-n: expected a positive number of tokens");
   refuse(o.prompt && o.prompt_file, "-p and -f: expected one of them");
   refuse(o.chat && o.raw, "--chat needs a template: it does not go with --raw");
@@ -92,79 +95,43 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   return o;
 }
 
-std::string read_prompt(const RunOptions& o) {
-  if (o.prompt) {
-    check_utf8(*o.prompt, "-p", ExitCode::usage);
-    return *o.prompt;
-  }
-  if (o.prompt_file) {
-    std::string text = read_file(*o.prompt_file, 1 << 30);
-    check_utf8(text, *o.prompt_file, ExitCode::invalid_file);
-    return text;
-  }
-  if (is_terminal(Stream::in)) throw UsageError("expected a prompt: -p TEXT, -f FILE, standard input, or --chat");
-  std::string text{std::istreambuf_iterator<char>(std::cin), {}};
-  check_utf8(text, "standard input", ExitCode::invalid_file);
-  return text;
-}
-
-// Rank 0's side of a request: prompt to tokens, tokens to text.
-class Frontend {
- public:
-  Frontend(const RunOptions& options, const Manifest& manifest)
-      : options_(options),
-        tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
-        context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens
-                                                          : manifest.config.max_seq_len) {
-    if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
-    if (options.system && !options.raw) messages_.push_back({"system", *options.system});
-    if (!options.chat || options.prompt) add_user_turn(read_prompt(options));
-  }
-
-  const Tokenizer& tokenizer() const { return tokenizer_; }
-  const std::vector<TokenId>& tokens() const { return tokens_; }
-
-  // The tokens of the conversation with this turn; UsageError where it is empty or too long.
-  void add_user_turn(const std::string& text) {
-    if (text.empty()) throw UsageError("prompt: expected a text, found nothing");
-    std::vector<TokenId> added;
-    if (options_.raw) {
-      added = encode_segments(tokenizer_, {{text, true}});
-    } else {
-      messages_.push_back({"user", text});
-      added = tokens_.empty()
-                  ? encode_segments(tokenizer_, template_->render(messages_, true))
-                  : encode_segments(tokenizer_, template_->render_turn(messages_, messages_.size() - 1, reply_ended_),
-                                    false);
-    }
-    tokens_.insert(tokens_.end(), added.begin(), added.end());
-    if (static_cast<std::int64_t>(tokens_.size()) > context_tokens_) {
-      throw UsageError(fmt::format("prompt: expected at most {} tokens (the context, -c), found {}", context_tokens_,
-                                   tokens_.size()));
-    }
-  }
-
-  void add_reply(const Generated& reply, const std::string& text) {
-    tokens_.insert(tokens_.end(), reply.tokens.begin(), reply.tokens.end());
-    messages_.push_back({"assistant", text});
-    reply_ended_ = !reply.tokens.empty() && tokenizer_.is_end(reply.tokens.back());
-  }
-
- private:
-  const RunOptions& options_;
-  Tokenizer tokenizer_;
-  std::int64_t context_tokens_;
-  std::optional<ChatTemplate> template_;
-  std::vector<ChatMessage> messages_;
-  std::vector<TokenId> tokens_;
-  bool reply_ended_ = true;
-};
-
 struct Answer {
-  Generated generated;
+  Generated generated;  // with an outline: the points' tokens in order
+  std::optional<OutlineAnswer> outline;
+  double router = 0;
   std::string text;
   bool stop_string = false;
 };
+
+Request request_of(const RunOptions& o, const Frontend& front) {
+  Request r;
+  r.prompt = front.tokens();
+  r.sampling = o.sampling;
+  r.decode = o.engine.decoding.decode;
+  r.max_new_tokens = o.max_new_tokens;
+  if (!o.ignore_eos) r.end_tokens = front.tokenizer().data().end_of_turn;
+  return r;
+}
+
+// An outline and its points.
+Answer outlined_answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler) {
+  Answer a;
+  const OutlineRequest request{front.last_turn(), o.system.value_or(""), request_of(o, front)};
+  a.outline = answer_with_outline(scheduler, front.tokenizer(), front.chat_template(), o.outline_options, request,
+                                  [](const std::string& text) { print(text); });
+  a.text = a.outline->text;
+  Generated& g = a.generated;
+  g = a.outline->plain;
+  g.ttft_s = a.outline->ttft_s;
+  g.total_s = a.outline->total_s;
+  g.stopped |= !a.outline->points.empty();
+  for (const OutlinePoint& p : a.outline->points) {
+    g.tokens.insert(g.tokens.end(), p.generated.tokens.begin(), p.generated.tokens.end());
+    g.steps += p.generated.steps;
+    g.prefilled_tokens += p.generated.prefilled_tokens;
+  }
+  return a;
+}
 
 // Streams one answer to standard output. kept: the sequence of the turn before; the new one's, in a conversation.
 Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler, SequenceId& kept) {
@@ -175,12 +142,7 @@ Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler, 
     a.text += text;
     if (!text.empty()) print(text);
   };
-  Request r;
-  r.prompt = front.tokens();
-  r.sampling = o.sampling;
-  r.decode = o.engine.decoding.decode;
-  r.max_new_tokens = o.max_new_tokens;
-  if (!o.ignore_eos) r.end_tokens = front.tokenizer().data().end_of_turn;
+  Request r = request_of(o, front);
   r.keep = o.chat;
   r.parent = kept;
   r.shared_tokens = scheduler.shareable(kept, r.prompt);
@@ -215,6 +177,21 @@ nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>
           {"logits_hash", hex(g.logits_digest)},
           {"load_s", engine.load_s()},
           {"model_hash", hex(engine.manifest().hash)}};
+}
+
+nlohmann::ordered_json outline_json(const Answer& a) {
+  nlohmann::ordered_json j = {{"suits", a.router}, {"used", a.outline && !a.outline->points.empty()}};
+  if (!a.outline) return j;
+  j["outline"] = a.outline->outline;
+  j["outline_s"] = a.outline->outline_s;
+  j["points"] = nlohmann::ordered_json::array();
+  for (const OutlinePoint& p : a.outline->points) {
+    j["points"].push_back({{"point", p.point},
+                           {"text", p.text},
+                           {"generated_token_ids", p.generated.tokens},
+                           {"logits_hash", hex(p.generated.logits_digest)}});
+  }
+  return j;
 }
 
 // Reads turns from standard input until it ends; returns the last answer's place in the exit code.
@@ -296,8 +273,11 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
   if (o.chat) {
     code = chat(o, front, scheduler);
   } else {
+    const double suits = o.outline == OutlineUse::when_it_suits ? outline_suits(front.last_turn()) : 0;
     SequenceId none = 0;
-    a = answer(o, front, scheduler, none);
+    a = o.outline == OutlineUse::always || suits > 0.5 ? outlined_answer(o, front, scheduler)
+                                                       : answer(o, front, scheduler, none);
+    a.router = suits;
     print("\n");
   }
   if (interrupted_by() != ExitCode::ok) code = interrupted_by();
@@ -306,6 +286,7 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
   std::string json;
   if (!o.json_file.empty() && !o.chat) {
     nlohmann::ordered_json j = run_json(engine, front.tokens(), a);
+    if (o.outline != OutlineUse::never) j["outline"] = outline_json(a);
     for (const RankReport& r : reports) j["ranks"].push_back(rank_json(r));
     json = j.dump(1) + "\n";
   }
@@ -328,6 +309,7 @@ ExitCode run_command(MpiSession& mpi, const Arguments& arguments) {
       throw UsageError(fmt::format("--chat reads from mpirun's first rank: list host {} first (the plan's first board)",
                                    mpi.host()));
     }
+    if (!options.outline_file.empty()) options.outline_options.prompts = OutlinePrompts::read(options.outline_file);
     front.emplace(options, manifest);
   });
   if (mpi.rank() == 0) return drive(mpi, options, engine, *front);

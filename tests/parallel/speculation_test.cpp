@@ -53,8 +53,8 @@ struct Ring {
       const StageOptions options{.context_tokens = kContext,
                                  .cache_tokens = kContext + 2 * (1 + spare_tree_blocks(n, kDraftMax)) * kKvBlock,
                                  .max_rows = 64};
-      stages.push_back(std::make_unique<Stage>(m.config, ModelFiles(Model::get().path(), m, part, false), options,
-                                               pool, n));
+      stages.push_back(
+          std::make_unique<Stage>(m.config, ModelFiles(Model::get().path(), m, part, false), options, pool, n));
     }
     stages.back()->set_drafters(drafters);
     queues.resize(static_cast<std::size_t>(n));
