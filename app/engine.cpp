@@ -45,7 +45,8 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
                                  limit, o.needed_tokens));
   }
   StageOptions s;
-  s.context_tokens = o.needed_tokens > 0 ? o.needed_tokens : limit;
+  s.context_tokens = std::max(o.needed_tokens, std::min(o.wished_tokens, limit));
+  if (s.context_tokens == 0) s.context_tokens = limit;
   s.cache_tokens = (s.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
   const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.stages() == 1 ? 512 : 128;
   s.max_rows = std::min(chunk, s.context_tokens);
