@@ -6,6 +6,7 @@
 
 #include "app/engine.hpp"
 #include "app/rank_json.hpp"
+#include "app/result_info.hpp"
 #include "app/stop_strings.hpp"
 #include "io/chat_template.hpp"
 #include "io/files.hpp"
@@ -246,19 +247,20 @@ nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>
   const Generated& g = a.generated;
   const double decode_s = g.total_s - g.ttft_s;
   const auto new_tokens = static_cast<double>(g.tokens.size());
-  return {{"prompt_token_ids", prompt},
-          {"generated_token_ids", g.tokens},
-          {"text", a.text},
-          {"finish_reason", g.stopped || a.stop_string ? "stop" : "length"},
-          {"ttft_s", g.ttft_s},
-          {"total_s", g.total_s},
-          {"prefill_tokens_per_s", g.ttft_s > 0 ? static_cast<double>(g.prefilled_tokens) / g.ttft_s : 0},
-          {"decode_tokens_per_s", decode_s > 0 ? (new_tokens - 1) / decode_s : 0},
-          {"steps", g.steps},
-          {"tokens_per_step", g.steps > 0 ? (new_tokens - 1) / static_cast<double>(g.steps) : 0},
-          {"logits_hash", hex(digest)},
-          {"load_s", engine.load_s()},
-          {"model_hash", hex(engine.manifest().hash)}};
+  nlohmann::ordered_json j = result_info(engine.manifest(), engine.plan());
+  j.update({{"prompt_token_ids", prompt},
+            {"generated_token_ids", g.tokens},
+            {"text", a.text},
+            {"finish_reason", g.stopped || a.stop_string ? "stop" : "length"},
+            {"ttft_s", g.ttft_s},
+            {"total_s", g.total_s},
+            {"prefill_tokens_per_s", g.ttft_s > 0 ? static_cast<double>(g.prefilled_tokens) / g.ttft_s : 0},
+            {"decode_tokens_per_s", decode_s > 0 ? (new_tokens - 1) / decode_s : 0},
+            {"steps", g.steps},
+            {"tokens_per_step", g.steps > 0 ? (new_tokens - 1) / static_cast<double>(g.steps) : 0},
+            {"logits_hash", hex(digest)},
+            {"load_s", engine.load_s()}});
+  return j;
 }
 
 // Reads turns from standard input until it ends; returns the last answer's place in the exit code.
