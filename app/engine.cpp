@@ -169,7 +169,8 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
       stage_options_ = stage_options(mpi, options, config());
       if (plan_ && options.chunk_tokens == 0) {
         fixed_chunks_ = false;
-        stage_options_.max_rows = std::min(plan_->max_chunk(), stage_options_.context_tokens);
+        const std::int64_t rows = std::max(plan_->max_chunk(), options.least_rows);
+        stage_options_.max_rows = std::min(rows, stage_options_.context_tokens);
       }
       if (mpi.rank() == 0) prepare(manifest_);
       load(mpi, options);

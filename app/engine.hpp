@@ -17,6 +17,7 @@ struct EngineOptions {
   std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
   std::int64_t wished_tokens = 0;   // positions that it may use: fewer where the context is shorter
   std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, 128 on several
+  std::int64_t least_rows = 0;      // that a frame may have whatever the plan's chunks are
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool kv_given = false;  // otherwise f32 with f32 weights

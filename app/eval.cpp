@@ -23,6 +23,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
+// Rows of a frame on several ranks. Windows follow each other without a gap, so filling the pipeline, for which a
+// plan's chunks are made, does not matter; measured on four emulated boards, 64 rows beat 16, 32, 128 and 256.
+constexpr std::int64_t kWindowRows = 64;
 constexpr std::uint64_t kMaxInputBytes = 15 << 20;  // it travels to the other ranks in one text
 
 struct EvalOptions {
@@ -102,6 +105,7 @@ EvalOptions read_eval_options(const cxxopts::ParseResult& args) {
   refuse(args.count("tokens") > 0 && in.max_text_tokens < 2,
          fmt::format("--tokens: expected at least 2, found {}", in.max_text_tokens));
   if (!o.text_file.empty()) o.engine.needed_tokens = in.window;
+  o.engine.least_rows = kWindowRows;
   return o;
 }
 
@@ -228,8 +232,10 @@ Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
   ProgressBar bar("eval", "windows");
   const auto start = std::chrono::steady_clock::now();
+  const bool own_chunks = mpi.stages() > 1 && o.engine.chunk_tokens == 0;
   submit_windows(
-      pipeline, work.tokens, work.windows, [&](std::int64_t n) { return engine.chunks(n); },
+      pipeline, work.tokens, work.windows,
+      [&](std::int64_t n) { return own_chunks ? fixed_chunks(n, kWindowRows) : engine.chunks(n); },
       [&](std::size_t done) {
         if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
         bar.update(done, work.windows.size());

@@ -105,7 +105,8 @@ class Accuracy:
         formats = {name: pathlib.Path(folder) for name, folder in formats.items()}
         for folder in formats.values():
             if not (folder / "manifest.json").exists():
-                sys.exit(f"accuracy: {folder}: expected a model folder, found none")
+                print(f"accuracy: {folder}: expected a model folder, found none", file=sys.stderr)
+                return 3
         reference = self.reference(formats)
         for _ in range(self.options.repeat):
             for name, model in formats.items():
