@@ -1,11 +1,11 @@
 // jupiter bench: speed of prompts and generation, beside what the machine could do at best.
 #include <fmt/format.h>
 
-#include <ctime>
 #include <random>
 
 #include "app/bench_report.hpp"
 #include "app/engine.hpp"
+#include "app/result_info.hpp"
 #include "io/progress.hpp"
 
 namespace jupiter {
@@ -136,22 +136,14 @@ Session run_session(const MpiSession& mpi, const BenchOptions& o, Engine& engine
   return s;
 }
 
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  ::gmtime_r(&now, &utc);
-  char text[sizeof "2000-01-01T00:00:00Z"];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
-
 // All tests with one number of threads. The report begins with the first.
 ExitCode run_tests(const MpiSession& mpi, const BenchOptions& o, Engine& engine, std::optional<BenchReport>& report) {
   const std::vector<RankPeaks> peaks =
       measure_peaks(mpi, mpi.holds_layers() ? &engine.pool() : nullptr, std::max(available_memory() / 4, kLeastBuffer));
   if (mpi.rank() == 0 && !report) {
-    report.emplace(o.format, BenchSetting{engine.manifest(), o.engine.model, engine.chunk_tokens(),
-                                          engine.stage().options().keys, engine.stage().options().values});
+    report.emplace(o.format,
+                   BenchSetting{engine.manifest(), result_info(engine.manifest(), engine.plan()), o.engine.model,
+                                engine.chunk_tokens(), engine.stage().options().keys, engine.stage().options().values});
   }
   for (const BenchTest& test : o.tests) {
     if (o.warm_up) {

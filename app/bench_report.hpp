@@ -1,6 +1,7 @@
 // What `bench` measured, as rows of llama-bench's shape and fields and of ours.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct BenchTest {
 // What is the same in every row.
 struct BenchSetting {
   Manifest manifest;
+  nlohmann::ordered_json info;  // result_info
   std::string folder;
   std::int64_t chunk_tokens = 0;
   KvType keys = KvType::f16;

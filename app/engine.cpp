@@ -54,7 +54,8 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
                                  limit, o.needed_tokens));
   }
   StageOptions s;
-  s.context_tokens = o.needed_tokens > 0 ? o.needed_tokens : limit;
+  s.context_tokens = std::max(o.needed_tokens, std::min(o.wished_tokens, limit));
+  if (s.context_tokens == 0) s.context_tokens = limit;
   const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.stages() == 1 ? 512 : 128;
   s.max_rows = std::min(chunk, s.context_tokens);
   s.cache_tokens = cache_tokens(o, s.context_tokens, mpi.stages());
@@ -177,7 +178,8 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
       stage_options_ = stage_options(mpi, options, config());
       if (plan_ && options.chunk_tokens == 0) {
         fixed_chunks_ = false;
-        stage_options_.max_rows = std::min(plan_->max_chunk(), stage_options_.context_tokens);
+        const std::int64_t rows = std::max(plan_->max_chunk(), options.least_rows);
+        stage_options_.max_rows = std::min(rows, stage_options_.context_tokens);
       }
       chunk_tokens_ = stage_options_.max_rows;
       stage_options_.max_rows = std::max(stage_options_.max_rows, kMaxDraftNodes);  // a segment is one frame

@@ -17,7 +17,9 @@ struct EngineOptions {
   int threads = 0;                  // 0: SLURM_CPUS_PER_TASK, else the allowed cores over the ranks on this host
   std::int64_t context_tokens = 0;  // 0: the model's maximum
   std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
+  std::int64_t wished_tokens = 0;   // positions that it may use: fewer where the context is shorter
   std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, 128 on several
+  std::int64_t least_rows = 0;      // that a frame may have whatever the plan's chunks are
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool kv_given = false;  // otherwise f32 with f32 weights
@@ -53,6 +55,7 @@ class Engine {
   Scheduler::Options scheduling() const;
   // Lengths of the frames of a prompt: the plan's, or fixed ones.
   std::vector<std::int64_t> chunks(std::int64_t prompt_tokens) const;
+  const Plan* plan() const { return plan_ ? &*plan_ : nullptr; }  // none: an equal split
   double load_s() const { return load_s_; }
   ThreadPool& pool() { return *pool_; }
   Trace& trace() { return trace_; }

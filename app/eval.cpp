@@ -1,45 +1,71 @@
-// jupiter eval: perplexity of a text, KL divergence from saved distributions.
+// jupiter eval: how well a model predicts a text, golden tokens and right choices; how far its distributions are from
+// saved ones; whether this cluster has the bits of one rank; and whether any of it moved from a baseline.
 #include <fmt/format.h>
 
+#include <cstring>
+#include <filesystem>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
+#include "app/baseline.hpp"
 #include "app/engine.hpp"
+#include "app/eval_inputs.hpp"
+#include "app/eval_report.hpp"
+#include "app/rank_json.hpp"
+#include "app/result_info.hpp"
+#include "app/self_check.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
 #include "io/progress.hpp"
-#include "io/tokenizer.hpp"
-#include "parallel/evaluate.hpp"
 
 namespace jupiter {
 
 namespace {
 
+using nlohmann::ordered_json;
+
+// Rows of a frame on several ranks. Windows follow each other without a gap, so filling the pipeline, for which a
+// plan's chunks are made, does not matter; measured on four emulated boards, 64 rows beat 16, 32, 128 and 256.
+constexpr std::int64_t kWindowRows = 64;
+constexpr std::uint64_t kMaxInputBytes = 15 << 20;  // it travels to the other ranks in one text
+
 struct EvalOptions {
   EngineOptions engine;
-  std::string text_file;
-  std::string save_reference;
-  std::string reference;
-  std::string json_file;
-  std::int64_t window = 512;
-  std::int64_t stride = 0;
-  std::int64_t tokens = 0;
+  EvalInputs inputs;
+  std::string text_file, golden_file, choices_file;
+  std::string save_reference, reference;
+  std::string json_file, csv_file, junit_file;
+  std::string baseline_file;
+  bool update_baseline = false;
+  std::optional<Baseline> baseline;
+  ordered_json settings;  // that a baseline's result must share
 };
 
 cxxopts::Options eval_usage() {
   cxxopts::Options options("jupiter eval",
-                           "Perplexity of a text; KL divergence from saved distributions. Alone or under mpirun.");
+                           "Accuracy: perplexity of a text, golden tokens, multiple choice, KL divergence from saved "
+                           "distributions,\nequal bits on any number of ranks. Alone or under mpirun. Exit code 1: a "
+                           "metric moved from its baseline.");
   options.set_width(110);
   // clang-format off
-  options.add_options("Evaluation")
-    ("text", "Text file", cxxopts::value<std::string>(), "FILE")
+  options.add_options("What to evaluate (at least one)")
+    ("text", "Text file: perplexity", cxxopts::value<std::string>(), "FILE")
+    ("golden", "JSONL with prompt_ids and greedy_ids: is each token the most likely one?", cxxopts::value<std::string>(), "FILE")
+    ("choices", "JSONL with question, choices, answer (index): acc and acc_norm by likelihood", cxxopts::value<std::string>(), "FILE")
+    ("self-check", "Answers must have the bits of one rank alone (the one that mpirun started first)");
+  options.add_options("Text")
     ("window", "Tokens evaluated together; the first of a window is not scored", cxxopts::value<std::int64_t>()->default_value("512"), "N")
     ("stride", "Tokens between the beginnings of windows (default: the window)", cxxopts::value<std::int64_t>(), "N")
     ("tokens", "Only the first N tokens of the text", cxxopts::value<std::int64_t>(), "N")
-    ("save-reference", "Save the distributions to compare others with (HDF5)", cxxopts::value<std::string>(), "FILE")
-    ("reference", "Compare with saved distributions: KL divergence, top-1 agreement", cxxopts::value<std::string>(), "FILE")
-    ("json", "Write the results to this file", cxxopts::value<std::string>(), "FILE");
+    ("save-reference", "Save the text's distributions to compare others with (HDF5, on the last stage's board)", cxxopts::value<std::string>(), "FILE")
+    ("reference", "Compare with saved distributions: KL divergence, top-1 agreement", cxxopts::value<std::string>(), "FILE");
+  options.add_options("Results")
+    ("baseline", "Compare with this baseline; exit 1 and a table where a metric moved", cxxopts::value<std::string>(), "FILE")
+    ("update-baseline", "Write the baseline instead; tolerances in it are kept")
+    ("json", "Write the results to this file", cxxopts::value<std::string>(), "FILE")
+    ("csv", "Write the metrics to this file", cxxopts::value<std::string>(), "FILE")
+    ("junit", "Write the metrics as test cases (JUnit XML)", cxxopts::value<std::string>(), "FILE");
   // clang-format on
+  add_decoding_options(options, "spec");
   add_engine_options(options);
   return options;
 }
@@ -47,43 +73,110 @@ cxxopts::Options eval_usage() {
 EvalOptions read_eval_options(const cxxopts::ParseResult& args) {
   EvalOptions o;
   o.engine = read_engine_options(args);
+  o.engine.decoding = read_decoding_options(args);
   const auto refuse = [](bool wrong, const std::string& message) {
     if (wrong) throw CollectiveError(ExitCode::usage, message);
   };
-  refuse(args.count("text") == 0, "eval: expected --text FILE (see --help)");
-  refuse(!o.engine.plan.empty(), "eval: --plan is not supported");
-  o.text_file = args["text"].as<std::string>();
-  o.window = args["window"].as<std::int64_t>();
-  o.stride = args.count("stride") > 0 ? args["stride"].as<std::int64_t>() : o.window;
-  if (args.count("tokens") > 0) o.tokens = args["tokens"].as<std::int64_t>();
-  if (args.count("save-reference") > 0) o.save_reference = args["save-reference"].as<std::string>();
-  if (args.count("reference") > 0) o.reference = args["reference"].as<std::string>();
-  if (args.count("json") > 0) o.json_file = args["json"].as<std::string>();
-  refuse(o.window < 2, fmt::format("--window: expected at least 2, found {}", o.window));
-  refuse(o.stride < 1 || o.stride > o.window, fmt::format("--stride: expected 1 to {}, found {}", o.window, o.stride));
-  refuse(args.count("tokens") > 0 && o.tokens < 2, fmt::format("--tokens: expected at least 2, found {}", o.tokens));
-  o.engine.needed_tokens = o.window;
+  const auto file = [&](const char* option) {
+    return args.count(option) > 0 ? args[option].as<std::string>() : std::string();
+  };
+  o.text_file = file("text");
+  o.golden_file = file("golden");
+  o.choices_file = file("choices");
+  o.save_reference = file("save-reference");
+  o.reference = file("reference");
+  o.json_file = file("json");
+  o.csv_file = file("csv");
+  o.junit_file = file("junit");
+  o.baseline_file = file("baseline");
+  o.update_baseline = args.count("update-baseline") > 0;
+  EvalInputs& in = o.inputs;
+  in.self_check = args.count("self-check") > 0;
+  in.window = args["window"].as<std::int64_t>();
+  in.stride = args.count("stride") > 0 ? args["stride"].as<std::int64_t>() : in.window;
+  if (args.count("tokens") > 0) in.max_text_tokens = args["tokens"].as<std::int64_t>();
+  refuse(o.text_file.empty() && o.golden_file.empty() && o.choices_file.empty() && !in.self_check,
+         "eval: expected --text FILE, --golden FILE, --choices FILE or --self-check (see --help)");
+  for (const char* option : {"save-reference", "reference", "tokens", "stride"}) {
+    refuse(args.count(option) > 0 && o.text_file.empty(), fmt::format("--{}: expected --text FILE with it", option));
+  }
+  refuse(o.update_baseline && o.baseline_file.empty(), "--update-baseline: expected --baseline FILE with it");
+  refuse(in.window < 2, fmt::format("--window: expected at least 2, found {}", in.window));
+  refuse(in.stride < 1 || in.stride > in.window,
+         fmt::format("--stride: expected 1 to {}, found {}", in.window, in.stride));
+  refuse(args.count("tokens") > 0 && in.max_text_tokens < 2,
+         fmt::format("--tokens: expected at least 2, found {}", in.max_text_tokens));
+  if (!o.text_file.empty()) o.engine.needed_tokens = in.window;
+  o.engine.least_rows = kWindowRows;
   return o;
 }
 
-std::vector<TokenId> read_tokens(const EvalOptions& o, const Manifest& manifest) {
-  const std::string text = read_file(o.text_file, 1 << 30);
-  if (text.empty()) throw UsageError(o.text_file + ": expected a text, found nothing");
-  const Tokenizer tokenizer(load_tokenizer(o.engine.model, manifest, o.engine.verify));
-  std::vector<TokenId> tokens = tokenizer.encode(text, false);
-  if (o.tokens > 0 && static_cast<std::int64_t>(tokens.size()) > o.tokens) {
-    tokens.resize(static_cast<std::size_t>(o.tokens));
-  }
-  if (tokens.size() < 2) throw UsageError(o.text_file + ": expected at least two tokens, found one");
-  return tokens;
+void parse_inputs(EvalOptions& o, const std::vector<std::string>& contents) {
+  if (!o.text_file.empty()) o.inputs.text = InputFile{o.text_file, contents[0]};
+  if (!o.golden_file.empty()) o.inputs.golden = parse_golden({o.golden_file, contents[1]});
+  if (!o.choices_file.empty()) o.inputs.choices = parse_choices({o.choices_file, contents[2]});
+  if (!contents[3].empty()) o.baseline.emplace(contents[3], o.baseline_file);
 }
 
-std::vector<TokenId> broadcast_tokens(const MpiSession& mpi, const std::vector<TokenId>& tokens) {
-  const std::string bytes =
-      broadcast_text(mpi, {reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(TokenId)});
-  std::vector<TokenId> all(bytes.size() / sizeof(TokenId));
-  std::copy_n(bytes.data(), all.size() * sizeof(TokenId), reinterpret_cast<char*>(all.data()));
-  return all;
+ordered_json settings_of(const EvalOptions& o, const std::vector<std::string>& contents) {
+  ordered_json s = ordered_json::object();
+  if (o.inputs.text) {
+    s["window_tokens"] = o.inputs.window;
+    s["stride_tokens"] = o.inputs.stride;
+    s["max_text_tokens"] = o.inputs.max_text_tokens;
+    s["text_hash"] = hex(hash_bytes(contents[0]));
+  }
+  if (!o.golden_file.empty()) s["golden_hash"] = hex(hash_bytes(contents[1]));
+  if (!o.choices_file.empty()) s["choices_hash"] = hex(hash_bytes(contents[2]));
+  if (o.engine.kv_given) {
+    s["type_k"] = name(o.engine.keys);
+    s["type_v"] = name(o.engine.values);
+  }
+  return s;
+}
+
+// Files lie where mpirun was started, on a board that need not be the first stage; so its rank reads them for all.
+void read_inputs(const MpiSession& mpi, EvalOptions& o) {
+  RankStatus status;
+  std::vector<std::string> contents(4);
+  try {
+    if (mpi.is_launcher()) {
+      for (const std::string& f : {o.json_file, o.csv_file, o.junit_file}) {
+        if (!f.empty()) check_writable(f);
+      }
+      if (o.update_baseline) check_writable(o.baseline_file);
+      const std::string* names[] = {&o.text_file, &o.golden_file, &o.choices_file, &o.baseline_file};
+      for (std::size_t i = 0; i < contents.size(); ++i) {
+        const bool new_baseline = i == 3 && o.update_baseline && !std::filesystem::exists(*names[i]);
+        if (!names[i]->empty() && !new_baseline) contents[i] = read_file(*names[i], kMaxInputBytes);
+      }
+      if (contents[3].empty() && !o.baseline_file.empty() && !o.update_baseline) {
+        throw FormatError(o.baseline_file, "content", "a baseline", "nothing");
+      }
+      EvalOptions trial = o;
+      parse_inputs(trial, contents);
+    }
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  agree(mpi, status);
+  for (std::string& text : contents) text = broadcast_text(mpi, text);
+  parse_inputs(o, contents);
+  o.settings = settings_of(o, contents);
+  o.engine.wished_tokens = longest_window(o.inputs);
+}
+
+std::vector<std::string> metrics_of(const EvalOptions& o, bool bits) {
+  std::vector<std::string> names;
+  const auto add = [&](bool wanted, std::initializer_list<const char*> list) {
+    if (wanted) names.insert(names.end(), list.begin(), list.end());
+  };
+  add(o.inputs.text.has_value(), {"perplexity"});
+  add(!o.reference.empty(), {"kl_mean_nats", "kl_median_nats", "kl_p99_nats", "kl_max_nats", "top1_agreement"});
+  add(!o.inputs.golden.empty(), {"golden_matching_lines", "golden_matching_tokens", "golden_agreement"});
+  add(!o.inputs.choices.empty(), {"acc", "acc_norm"});
+  add(o.inputs.self_check && bits, {kHashMetric});
+  return names;
 }
 
 // The last rank's instruments.
@@ -99,26 +192,28 @@ void check_reference(const ReferenceInfo& info, const EvalOptions& o, const std:
     if (expected != found) throw FormatError(o.reference, what, std::to_string(expected), std::to_string(found));
   };
   differs("vocabulary", vocab_size, info.vocab_size);
-  differs("window_tokens", o.window, info.window);
-  differs("number of tokens", static_cast<std::int64_t>(tokens.size()), static_cast<std::int64_t>(info.tokens.size()));
+  differs("window_tokens", o.inputs.window, info.window);
+  differs("number of tokens", std::ssize(tokens), std::ssize(info.tokens));
   if (info.tokens != tokens) throw FormatError(o.reference, "tokens", "those of the text", "others");
 }
 
-Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine& engine,
-                             const std::vector<TokenId>& tokens, const std::vector<EvalWindow>& windows) {
+Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const EvalWork& work) {
   Instruments i;
   RankStatus status;
   try {
     if (mpi.rank() + 1 == mpi.stages()) {
+      const std::int64_t vocab_size = engine.config().vocab_size;
+      const std::vector<TokenId> text(work.tokens.begin(), work.tokens.begin() + work.text_tokens);
       if (!o.reference.empty()) {
         i.reference = std::make_unique<ReferenceFile>(o.reference);
-        check_reference(i.reference->info(), o, tokens, engine.config().vocab_size);
+        check_reference(i.reference->info(), o, text, vocab_size);
       }
       if (!o.save_reference.empty()) {
         i.writer = std::make_unique<ReferenceWriter>(
-            o.save_reference, ReferenceInfo{tokens, o.window, engine.config().vocab_size, hex(engine.manifest().hash)});
+            o.save_reference, ReferenceInfo{text, o.inputs.window, vocab_size, hex(engine.manifest().hash)});
       }
-      i.evaluator = std::make_unique<Evaluator>(kernels(), tokens, windows, i.reference.get(), i.writer.get());
+      i.evaluator = std::make_unique<Evaluator>(kernels(), work.tokens, work.windows, work.text_tokens,
+                                                i.reference.get(), i.writer.get());
       engine.stage().set_logits_sink(i.evaluator->sink());
     }
   } catch (const Error& e) {
@@ -128,42 +223,118 @@ Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine
   return i;
 }
 
-nlohmann::ordered_json result_json(const EvalOptions& o, const EvalResult& r, const std::string& model_hash,
-                                   int ranks) {
-  nlohmann::ordered_json j = {{"version", JUPITER_VERSION},
-                              {"model_hash", model_hash},
-                              {"kernels", kernels().name},
-                              {"ranks", ranks},
-                              {"window_tokens", o.window},
-                              {"stride_tokens", o.stride},
-                              {"scored_tokens", r.scored_tokens},
-                              {"mean_nll_nats", r.mean_nll},
-                              {"nll_stderr_nats", r.nll_stderr},
-                              {"perplexity", r.perplexity},
-                              {"perplexity_stderr", r.perplexity * r.nll_stderr},
-                              {"window_nll_nats", r.window_nll}};
-  if (r.kl) {
-    j["kl_mean_nats"] = r.kl->mean;
-    j["kl_median_nats"] = r.kl->median;
-    j["kl_p99_nats"] = r.kl->percentile_99;
-    j["kl_max_nats"] = r.kl->max;
-    j["top1_agreement"] = r.top1_agreement;
+struct Session {
+  double eval_s = 0;                 // of the windows; rank 0
+  std::vector<CheckAnswer> answers;  // rank 0
+  std::vector<RankReport> reports;   // rank 0
+};
+
+Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const EvalWork& work) {
+  Session s;
+  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
+  ProgressBar bar("eval", "windows");
+  const auto start = std::chrono::steady_clock::now();
+  const bool own_chunks = mpi.stages() > 1 && o.engine.chunk_tokens == 0;
+  submit_windows(
+      pipeline, work.tokens, work.windows,
+      [&](std::int64_t n) { return own_chunks ? fixed_chunks(n, kWindowRows) : engine.chunks(n); },
+      [&](std::size_t done) {
+        if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
+        bar.update(done, work.windows.size());
+      });
+  s.eval_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  s.answers = answer_prompts(pipeline, mpi.stages(), engine, o.engine.decoding.decode, work.check_prompts);
+  if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
+  pipeline.stop(ExitCode::ok);
+  s.reports = gather_reports(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
+  return s;
+}
+
+// One rank's own answers to the self-check's prompts as JSON, or why it has none.
+std::string check_alone(const MpiSession& mpi, const EvalOptions& o, const EvalWork& work) {
+  if (!o.inputs.self_check || !mpi.is_launcher()) return "";
+  try {
+    return ordered_json{{"answers", to_json(answer_alone(mpi, o.engine, work.check_prompts))}}.dump();
+  } catch (const Error& e) {
+    return ordered_json{{"problem", e.what()}, {"code", static_cast<int>(e.code())}}.dump();
   }
+}
+
+// What all ranks learn from rank 0.
+ordered_json result_of(const MpiSession& mpi, const EvalOptions& o, const Engine& engine, const EvalWork& work,
+                       const Session& s, const std::string& scores_bytes, const std::string& alone_text) {
+  std::vector<TokenScore> scores(scores_bytes.size() / sizeof(TokenScore));
+  if (!scores.empty()) std::memcpy(scores.data(), scores_bytes.data(), scores_bytes.size());
+  ordered_json j = result_info(engine.manifest(), engine.plan());
+  j["model"] = identity_of(engine.manifest());
+  j["settings"] = o.settings;
+  j["ranks"] = mpi.stages();
+  j["chunk_tokens"] = engine.chunk_tokens();
+  j.update(summarize(o.inputs, work, scores, !o.reference.empty()));
+  if (o.inputs.self_check) {
+    const auto alone = ordered_json::parse(alone_text);
+    const bool bits = promises_bits(engine.manifest(), o.engine.exact);
+    j.update(summarize_check(work, to_json(s.answers), alone.value("answers", ordered_json()), bits));
+    if (alone.contains("problem")) j["self_check_problem"] = alone;
+  }
+  std::int64_t rows = 0;
+  for (const EvalWindow& w : work.windows) rows += w.length - w.begin;
+  j["eval_s"] = s.eval_s;
+  j["eval_tokens_per_s"] = s.eval_s > 0 ? static_cast<double>(rows) / s.eval_s : 0;
+  for (const RankReport& r : s.reports) j["per_rank"].push_back(rank_json(r));
   return j;
 }
 
-void print_result(const nlohmann::ordered_json& j) {
-  std::string text = fmt::format("perplexity {:.4f} +- {:.4f} over {} tokens (windows of {}, stride {})\n",
-                                 j["perplexity"].get<double>(), j["perplexity_stderr"].get<double>(),
-                                 j["scored_tokens"].get<std::int64_t>(), j["window_tokens"].get<std::int64_t>(),
-                                 j["stride_tokens"].get<std::int64_t>());
-  if (j.contains("kl_mean_nats")) {
-    text += fmt::format(
-        "KL from the reference: mean {:.6f}, median {:.6f}, 99 % {:.6f}, max {:.6f} nats; top-1 agreement {:.2f} %\n",
-        j["kl_mean_nats"].get<double>(), j["kl_median_nats"].get<double>(), j["kl_p99_nats"].get<double>(),
-        j["kl_max_nats"].get<double>(), j["top1_agreement"].get<double>() * 100);
+// On every rank alike; the launching one prints and writes.
+ExitCode report(const MpiSession& mpi, const EvalOptions& o, const Engine& engine, ordered_json result) {
+  const bool compares = o.baseline && !o.update_baseline;
+  if (result.contains("self_check_problem") && !(compares && result.contains(kHashMetric))) {
+    const ordered_json& p = result["self_check_problem"];
+    throw CollectiveError(static_cast<ExitCode>(p["code"].get<int>()),
+                          "--self-check: one rank alone cannot answer, and no baseline tells what it would: " +
+                              p["problem"].get<std::string>());
+  }
+  std::vector<Comparison> rows;
+  if (compares) rows = o.baseline->compare(result);
+  ExitCode code = ExitCode::ok;
+  for (const Comparison& c : rows) {
+    if (c.moved) code = ExitCode::failed;
+    result["baseline"].push_back({{"metric", c.metric},
+                                  {"value", c.value},
+                                  {"baseline", c.expected},
+                                  {"tolerance", c.tolerance},
+                                  {"moved", c.moved},
+                                  {"verdict", c.verdict}});
+  }
+  if (!result.value("self_check_equal", true)) code = ExitCode::failed;
+  if (!mpi.is_launcher()) return code;
+  std::string text = result_text(result);
+  if (compares) {
+    text += comparison_text(rows, o.baseline_file);
+    if (o.baseline->model_hash() != hex(engine.manifest().hash)) {
+      text +=
+          fmt::format("note: the baseline's model hash is {}, this model's {} (another conversion, or other weights)\n",
+                      o.baseline->model_hash(), hex(engine.manifest().hash));
+    }
   }
   print(text);
+  if (!o.json_file.empty()) write_file_atomically(o.json_file, result.dump(1) + "\n");
+  if (!o.csv_file.empty()) write_file_atomically(o.csv_file, result_csv(result, rows));
+  if (!o.junit_file.empty()) write_file_atomically(o.junit_file, result_junit(result, rows));
+  if (o.update_baseline) {
+    write_file_atomically(o.baseline_file, Baseline::update(identity_of(engine.manifest()), o.settings, result,
+                                                            o.baseline ? &*o.baseline : nullptr));
+  }
+  return code;
+}
+
+void prepare(const EvalOptions& o, const Manifest& manifest, EvalWork& work) {
+  if (o.baseline && !o.update_baseline) {
+    o.baseline->check(identity_of(manifest), o.settings, metrics_of(o, promises_bits(manifest, o.engine.exact)));
+  }
+  const Tokenizer tokenizer(load_tokenizer(o.engine.model, manifest, o.engine.verify));
+  work = make_work(o.inputs, tokenizer,
+                   o.engine.context_tokens > 0 ? o.engine.context_tokens : manifest.config.max_seq_len);
 }
 
 }  // namespace
@@ -172,43 +343,38 @@ ExitCode eval_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = eval_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;
-  const EvalOptions o = read_eval_options(*args);
-  std::vector<TokenId> tokens;
-  Engine engine(mpi, o.engine, [&](const Manifest& manifest) {
-    if (!o.json_file.empty()) check_writable(o.json_file);
-    tokens = read_tokens(o, manifest);
-  });
-  tokens = broadcast_tokens(mpi, tokens);
-  const auto windows = eval_windows(static_cast<std::int64_t>(tokens.size()), o.window, o.stride);
-  Instruments instruments = make_instruments(mpi, o, engine, tokens, windows);
+  EvalOptions o = read_eval_options(*args);
+  read_inputs(mpi, o);
+  EvalWork work;
+  Engine engine(mpi, o.engine, [&](const Manifest& manifest) { prepare(o, manifest, work); });
+  work = share_work(mpi, work);
+  Instruments instruments = make_instruments(mpi, o, engine, work);
 
-  ExitCode code = ExitCode::ok;
+  Session session;
   if (mpi.rank() == 0) {
-    Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
-    ProgressBar bar("eval", "windows");
-    submit_windows(
-        pipeline, tokens, windows, [&](std::int64_t n) { return engine.chunks(n); },
-        [&](std::size_t done) {
-          if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
-          bar.update(done, windows.size());
-        });
-    pipeline.stop(code);
+    session = drive(mpi, o, engine, work);
   } else {
-    RankReport report;
-    code = engine.serve(mpi, report);
+    RankReport report_of_mine;
+    engine.serve(mpi, report_of_mine);
+    gather_reports(mpi, report_of_mine);
   }
-  std::string text;
+  std::string scores;
   if (instruments.evaluator) {
     if (instruments.writer) instruments.writer->finish();
-    text = result_json(o, instruments.evaluator->result(), hex(engine.manifest().hash), mpi.stages()).dump();
+    const std::vector<TokenScore>& found = instruments.evaluator->scores();
+    scores.assign(reinterpret_cast<const char*>(found.data()), found.size() * sizeof(TokenScore));
   }
-  const auto all = gather_text(mpi, text);
+  const auto all_scores = gather_text(mpi, scores);
+  const auto all_alone = gather_text(mpi, check_alone(mpi, o, work));
+  std::string result;
   if (mpi.rank() == 0) {
-    const auto j = nlohmann::ordered_json::parse(all[static_cast<std::size_t>(mpi.stages() - 1)]);
-    print_result(j);
-    if (!o.json_file.empty()) write_file_atomically(o.json_file, j.dump(1) + "\n");
+    std::string alone;
+    for (const std::string& text : all_alone) alone += text;
+    result =
+        result_of(mpi, o, engine, work, session, all_scores[static_cast<std::size_t>(mpi.stages() - 1)], alone).dump();
   }
-  broadcast_text(mpi, "");
+  const ExitCode code = report(mpi, o, engine, ordered_json::parse(broadcast_text(mpi, result)));
+  broadcast_text(mpi, "");  // nobody leaves before rank 0 does
   return code;
 }
 

@@ -7,6 +7,7 @@
 
 #include "app/command.hpp"
 #include "app/engine.hpp"
+#include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
 #include "parallel/planner.hpp"
@@ -129,7 +130,9 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   if (args->count("simulate") > 0)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);
   std::cout << std::flush;
-  if (args->count("output") > 0) write_file_atomically((*args)["output"].as<std::string>(), to_json(plan));
+  if (args->count("output") > 0) {
+    write_file_atomically((*args)["output"].as<std::string>(), with_result_info(to_json(plan), manifest, &plan));
+  }
   return ExitCode::ok;
 }
 

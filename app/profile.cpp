@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "app/engine.hpp"
+#include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
 #include "io/progress.hpp"
@@ -225,7 +226,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   if (mpi.rank() == 0) {
     Profile p{JUPITER_VERSION, hex(manifest.hash), {}, links};
     for (const std::string& text : packed) p.boards.push_back(parse_profile(text, "profile").boards[0]);
-    write_file_atomically(o.output, to_json(p));
+    write_file_atomically(o.output, with_result_info(to_json(p), manifest, nullptr));
     for (const BoardProfile& b : p.boards) {
       std::cerr << fmt::format(
           "{}:{}  layer of 1 row {:.3f} ms, of 128 rows {:.2f} ms, head {:.2f} ms, {} MiB, spread {:.0f} %, "

@@ -5,6 +5,7 @@
 
 #include "app/frontend.hpp"
 #include "app/rank_json.hpp"
+#include "app/result_info.hpp"
 #include "app/stop_strings.hpp"
 #include "io/files.hpp"
 #include "io/progress.hpp"
@@ -163,20 +164,21 @@ nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>
   const Generated& g = a.generated;
   const double decode_s = g.total_s - g.ttft_s;
   const auto new_tokens = static_cast<double>(g.tokens.size());
-  return {{"prompt_token_ids", prompt},
-          {"generated_token_ids", g.tokens},
-          {"text", a.text},
-          {"finish_reason", g.stopped || a.stop_string ? "stop" : "length"},
-          {"ttft_s", g.ttft_s},
-          {"total_s", g.total_s},
-          {"prefill_tokens_per_s", g.ttft_s > 0 ? static_cast<double>(g.prefilled_tokens) / g.ttft_s : 0},
-          {"decode_tokens_per_s", decode_s > 0 ? (new_tokens - 1) / decode_s : 0},
-          {"steps", g.steps},
-          {"tokens_per_step", g.steps > 0 ? (new_tokens - 1) / static_cast<double>(g.steps) : 0},
-          {"draft", draft_json(g.draft)},
-          {"logits_hash", hex(g.logits_digest)},
-          {"load_s", engine.load_s()},
-          {"model_hash", hex(engine.manifest().hash)}};
+  nlohmann::ordered_json j = result_info(engine.manifest(), engine.plan());
+  j.update({{"prompt_token_ids", prompt},
+            {"generated_token_ids", g.tokens},
+            {"text", a.text},
+            {"finish_reason", g.stopped || a.stop_string ? "stop" : "length"},
+            {"ttft_s", g.ttft_s},
+            {"total_s", g.total_s},
+            {"prefill_tokens_per_s", g.ttft_s > 0 ? static_cast<double>(g.prefilled_tokens) / g.ttft_s : 0},
+            {"decode_tokens_per_s", decode_s > 0 ? (new_tokens - 1) / decode_s : 0},
+            {"steps", g.steps},
+            {"tokens_per_step", g.steps > 0 ? (new_tokens - 1) / static_cast<double>(g.steps) : 0},
+            {"draft", draft_json(g.draft)},
+            {"logits_hash", hex(g.logits_digest)},
+            {"load_s", engine.load_s()}});
+  return j;
 }
 
 nlohmann::ordered_json outline_json(const Answer& a) {

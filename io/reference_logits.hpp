@@ -37,6 +37,7 @@ class ReferenceFile {
  public:
   explicit ReferenceFile(const std::filesystem::path& path);  // FormatError
   const ReferenceInfo& info() const { return info_; }
+  const std::string& name() const { return mapping_.path(); }
   std::span<const f16_t> row(std::int64_t row) const {
     return {rows_ + row * info_.vocab_size, static_cast<std::size_t>(info_.vocab_size)};
   }

@@ -1,110 +1,177 @@
-// Windows share one sequence: each begins at position 0 and makes the stages forget the one before.
+// Windows share one sequence: each begins at a position that the one before has passed, and makes the stages forget
+// the rest of it.
 #include "parallel/evaluate.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
 namespace jupiter {
 
+namespace {
+
+constexpr std::size_t kLanes = 16;  // sums that go on side by side, in a fixed order
+
+// The first of the largest values.
+std::size_t index_of_largest(std::span<const float> values, float most) {
+  return static_cast<std::size_t>(std::find(values.begin(), values.end(), most) - values.begin());
+}
+
+float largest(std::span<const float> values) {
+  std::array<float, kLanes> most;
+  most.fill(values[0]);
+  std::size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) most[lane] = std::max(most[lane], values[i + lane]);
+  }
+  for (; i < values.size(); ++i) most[0] = std::max(most[0], values[i]);
+  return *std::max_element(most.begin(), most.end());
+}
+
+}  // namespace
+
 std::vector<EvalWindow> eval_windows(std::int64_t tokens, std::int64_t window, std::int64_t stride) {
   std::vector<EvalWindow> windows;
   for (std::int64_t first = 0; first + window <= tokens || first == 0; first += stride) {
     const std::int64_t length = std::min(window, tokens - first);
-    windows.push_back({first, length, first == 0 ? 1 : std::max<std::int64_t>(1, window - stride)});
+    windows.push_back({first, length, first == 0 ? 1 : std::max<std::int64_t>(1, window - stride), 0});
     if (length < window) break;
   }
   return windows;
 }
 
-Evaluator::Evaluator(const KernelTable& kernels, std::vector<TokenId> tokens, std::vector<EvalWindow> windows,
-                     const ReferenceFile* reference, ReferenceWriter* writer)
+void share_prefixes(const std::vector<TokenId>& tokens, std::vector<EvalWindow>& windows) {
+  for (std::size_t w = 1; w < windows.size(); ++w) {
+    const EvalWindow& before = windows[w - 1];
+    EvalWindow& now = windows[w];
+    // The row before the first scored token is computed anyway: its logits are the first that count.
+    const std::int64_t limit = std::min(before.length, now.scored_from - 1);
+    std::int64_t& begin = now.begin;
+    for (begin = 0; begin < limit && tokens[static_cast<std::size_t>(before.first + begin)] ==
+                                         tokens[static_cast<std::size_t>(now.first + begin)];) {
+      ++begin;
+    }
+  }
+}
+
+Distribution distribution_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto n = static_cast<double>(values.size());
+  const auto at = [&](double q) { return values[static_cast<std::size_t>(q * (n - 1))]; };
+  return {std::accumulate(values.begin(), values.end(), 0.0) / n, at(0.5), at(0.99), values.back()};
+}
+
+MeanError mean_error(const std::vector<double>& values) {
+  const auto n = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  double squares = 0;
+  for (const double v : values) squares += (v - mean) * (v - mean);
+  return {mean, values.size() > 1 ? std::sqrt(squares / (n - 1) / n) : 0};
+}
+
+Evaluator::Evaluator(const KernelTable& kernels, const std::vector<TokenId>& tokens,
+                     const std::vector<EvalWindow>& windows, std::int64_t text_tokens, const ReferenceFile* reference,
+                     ReferenceWriter* writer)
     : kernels_(kernels),
-      tokens_(std::move(tokens)),
-      windows_(std::move(windows)),
+      tokens_(tokens),
+      windows_(windows),
+      text_tokens_(text_tokens),
       reference_(reference),
-      writer_(writer),
-      window_nll_(windows_.size(), 0.0) {}
+      writer_(writer) {}
 
 LogitsSink Evaluator::sink() {
   return [this](SequenceId, std::int64_t position, std::span<const float> logits) { row(position, logits); };
 }
 
-void Evaluator::row(std::int64_t position, std::span<const float> logits) {
-  if (position == 0) ++window_;
-  const EvalWindow& w = windows_[static_cast<std::size_t>(window_)];
-  if (position + 1 < w.scored_from || position + 1 >= w.length) return;  // the row predicts the token after it
+double Evaluator::log_sum_exp(std::span<const float> logits, float most) {
   scratch_.resize(logits.size());
-  const float most = *std::max_element(logits.begin(), logits.end());
   for (std::size_t i = 0; i < logits.size(); ++i) scratch_[i] = logits[i] - most;
   kernels_.exponential(scratch_.data(), static_cast<std::int64_t>(scratch_.size()), scratch_.data());
-  const double log_sum = std::log(std::accumulate(scratch_.begin(), scratch_.end(), 0.0)) + static_cast<double>(most);
+  std::array<double, kLanes> sums{};
+  std::size_t i = 0;
+  for (; i + kLanes <= scratch_.size(); i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += static_cast<double>(scratch_[i + lane]);
+  }
+  for (; i < scratch_.size(); ++i) sums[0] += static_cast<double>(scratch_[i]);
+  return std::log(std::accumulate(sums.begin(), sums.end(), 0.0)) + static_cast<double>(most);
+}
 
+// The row at `position` predicts the token after it; only rows before scored tokens come here.
+void Evaluator::row(std::int64_t position, std::span<const float> logits) {
+  const EvalWindow& w = windows_[window_];
+  if (position + 2 == w.length) ++window_;
+  const float most = largest(logits);
+  const double log_sum = log_sum_exp(logits, most);
   const std::int64_t token = w.first + position;  // the last one that the row saw
-  const TokenId next = tokens_[static_cast<std::size_t>(token + 1)];
-  const double nll = log_sum - static_cast<double>(logits[static_cast<std::size_t>(next)]);
-  if (std::isnan(nll)) throw RunError("eval: the log-likelihood of token " + std::to_string(token + 1) + " is NaN");
-  window_nll_[static_cast<std::size_t>(window_)] += nll;
-  sum_ += nll;
-  squares_ += nll * nll;
-  ++scored_;
-  if (writer_ != nullptr) {
+  const auto next = static_cast<std::size_t>(tokens_[static_cast<std::size_t>(token + 1)]);
+  TokenScore score;
+  score.nll = log_sum - static_cast<double>(logits[next]);
+  if (!std::isfinite(score.nll)) {
+    throw RunError("eval: the log-likelihood of token " + std::to_string(token + 1) + " is no number");
+  }
+  score.best = static_cast<TokenId>(index_of_largest(logits, most));
+  score.margin = static_cast<double>(most) - static_cast<double>(logits[next]);
+  if (writer_ != nullptr && token < text_tokens_) {
     narrow_.resize(logits.size());
     for (std::size_t i = 0; i < logits.size(); ++i) narrow_[i] = f32_to_f16(static_cast<float>(logits[i] - log_sum));
     writer_->write(token, narrow_);
   }
-  if (reference_ != nullptr) compare(token, logits, log_sum);
+  if (reference_ != nullptr && token < text_tokens_) compare(token, logits, log_sum, score);
+  scores_.push_back(score);
 }
 
-void Evaluator::compare(std::int64_t token, std::span<const float> logits, double log_sum) {
+void Evaluator::compare(std::int64_t token, std::span<const float> logits, double log_sum, TokenScore& score) {
   const std::span<const f16_t> expected = reference_->row(token);
-  for (std::size_t i = 0; i < expected.size(); ++i) scratch_[i] = std::min(f16_to_f32(expected[i]), 0.0f);
-  const auto best = std::max_element(scratch_.begin(), scratch_.end()) - scratch_.begin();
-  agreed_ += best == std::max_element(logits.begin(), logits.end()) - logits.begin();
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const float value = f16_to_f32(expected[i]);
+    if (std::isnan(value)) {
+      throw FormatError(reference_->name(), "log_probabilities after token " + std::to_string(token), "numbers", "NaN");
+    }
+    scratch_[i] = std::min(value, 0.0f);
+  }
+  score.reference_best = static_cast<TokenId>(index_of_largest(scratch_, largest(scratch_)));
   double kl = 0, total = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    if (std::isnan(scratch_[i])) throw FormatError("reference", "log_probabilities", "numbers", "NaN");
     const double p = std::exp(static_cast<double>(scratch_[i]));
     total += p;
     kl += p * (static_cast<double>(scratch_[i]) - (static_cast<double>(logits[i]) - log_sum));
   }
   // The stored values are rounded, so they sum to nearly one.
-  kl_.push_back(kl / total - std::log(total));
+  score.kl = kl / total - std::log(total);
 }
 
-EvalResult Evaluator::result() const {
-  EvalResult r;
-  r.scored_tokens = scored_;
-  const auto n = static_cast<double>(std::max<std::int64_t>(scored_, 1));
-  r.mean_nll = sum_ / n;
-  r.nll_stderr = std::sqrt(std::max(squares_ / n - r.mean_nll * r.mean_nll, 0.0) / n);
-  r.perplexity = std::exp(r.mean_nll);
-  r.window_nll = window_nll_;
-  if (reference_ != nullptr && !kl_.empty()) {
-    std::vector<double> sorted = kl_;
-    std::sort(sorted.begin(), sorted.end());
-    const auto at = [&](double q) {
-      return sorted[static_cast<std::size_t>(q * static_cast<double>(sorted.size() - 1))];
-    };
-    r.kl = Distribution{std::accumulate(kl_.begin(), kl_.end(), 0.0) / n, at(0.5), at(0.99), sorted.back()};
-    r.top1_agreement = static_cast<double>(agreed_) / n;
-  }
-  return r;
+namespace {
+
+// Rows [at, at + rows) of a window. Only those before a scored token pass the head.
+Frame window_frame(SequenceId sequence, const std::vector<TokenId>& tokens, const EvalWindow& w, std::int64_t at,
+                   std::int64_t rows) {
+  Frame f;
+  const std::int64_t end = at + rows;
+  const auto add = [&](std::int64_t to, std::uint32_t flags) {
+    to = std::clamp(to, at, end);
+    if (to == at) return;
+    f.runs.push_back({sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(to - at), flags, 0, {}});
+    at = to;
+  };
+  const auto first = tokens.begin() + w.first + at;
+  f.tokens.assign(first, first + rows);
+  add(w.scored_from - 1, 0);
+  add(w.length - 1, FrameRun::every_row);
+  add(w.length, 0);
+  return f;
 }
+
+}  // namespace
 
 void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, const std::vector<EvalWindow>& windows,
                     const std::function<std::vector<std::int64_t>(std::int64_t)>& chunks,
                     const std::function<void(std::size_t)>& progress) {
   const SequenceId sequence = pipeline.open({});
   for (std::size_t w = 0; w < windows.size(); ++w) {
-    std::int64_t at = 0;
-    for (const std::int64_t rows : chunks(windows[w].length)) {
-      Frame f;
-      f.runs.push_back(
-          {sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), FrameRun::every_row, 0, {}});
-      const auto first = tokens.begin() + windows[w].first + at;
-      f.tokens.assign(first, first + rows);
-      pipeline.submit(std::move(f));
+    std::int64_t at = windows[w].begin;
+    for (const std::int64_t rows : chunks(windows[w].length - at)) {
+      pipeline.submit(window_frame(sequence, tokens, windows[w], at, rows));
       at += rows;
     }
     progress(w + 1);

@@ -18,6 +18,8 @@ class MpiSession {
   ~MpiSession();  // finalises, except while an exception is on its way: a peer may wait for what never comes
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
+  // Beside the process's session, one in which it is rank 0 of 1: what it does alone while others wait.
+  static MpiSession alone(const MpiSession& session) { return MpiSession(session.host_); }
 
   // Ranks as this program numbers them: the stages of the pipeline first, in its order, then ranks that only wait.
   // mpirun's own numbers until arrange() says otherwise.
@@ -39,6 +41,7 @@ class MpiSession {
   [[noreturn]] void abort(ExitCode code) const;
 
  private:
+  explicit MpiSession(const std::string& host) : host_(host) {}
   void find_neighbours();
   bool initialised_ = false;
   int rank_ = 0;

@@ -1,0 +1,58 @@
+// Generation through the same path that `run` takes.
+#include "app/self_check.hpp"
+
+#include "io/hash.hpp"
+
+namespace jupiter {
+
+namespace {
+constexpr std::int64_t kNewTokens = 16;
+constexpr std::int64_t kChunkAlone = 64;  // not the default, so that one rank also checks its chunks
+}  // namespace
+
+std::vector<CheckAnswer> answer_prompts(Pipeline& pipeline, int stages, const Engine& engine,
+                                        const DecodeOptions& decode,
+                                        const std::vector<std::vector<TokenId>>& prompts) {
+  Scheduler scheduler(pipeline, stages, engine.scheduling());
+  std::vector<CheckAnswer> answers(prompts.size());
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    Request r;
+    r.prompt = prompts[i];
+    r.decode = decode;
+    r.max_new_tokens = kNewTokens;
+    r.on_done = [&answers, i](Generated&& g) { answers[i] = {std::move(g.tokens), hex(g.logits_digest)}; };
+    scheduler.add(std::move(r));
+  }
+  scheduler.run();
+  return answers;
+}
+
+std::vector<CheckAnswer> answer_alone(const MpiSession& mpi, const EngineOptions& options,
+                                      const std::vector<std::vector<TokenId>>& prompts) {
+  MpiSession one = MpiSession::alone(mpi);
+  EngineOptions o = options;
+  o.plan.clear();
+  o.chunk_tokens = kChunkAlone;
+  o.decoding.decode = {};  // plain
+  Engine engine(one, o, [](const Manifest&) {});
+  Pipeline pipeline(one, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.timeout});
+  return answer_prompts(pipeline, 1, engine, o.decoding.decode, prompts);
+}
+
+bool promises_bits(const Manifest& manifest, bool exact) {
+  if (exact) return true;
+  for (const FileInfo& file : manifest.files) {
+    for (const DatasetInfo& d : file.datasets) {
+      if (d.kind == DatasetInfo::Kind::matrix && is_float(d.format)) return false;
+    }
+  }
+  return true;
+}
+
+nlohmann::ordered_json to_json(const std::vector<CheckAnswer>& answers) {
+  auto list = nlohmann::ordered_json::array();
+  for (const CheckAnswer& a : answers) list.push_back({{"tokens", a.tokens}, {"logits_hash", a.logits_hash}});
+  return list;
+}
+
+}  // namespace jupiter
