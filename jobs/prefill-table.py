@@ -71,7 +71,7 @@ class Bench:
     def run(self, variant, number, prompt_file, tokens, arguments, ranks=None, new_tokens=NEW_TOKENS, plan=None):
         report = self.folder / "run.json"
         self.boards(*(["-n", ranks] if ranks else []), self.options.jupiter, "run", "-m", self.model, "--raw", "-f",
-                    prompt_file, "-n", new_tokens, "--ignore-eos", "--no-verify", "--json", report, *arguments)
+                    prompt_file, "-n", new_tokens, "--ignore-eos", "--json", report, *arguments)
         j = json.loads(report.read_text())
         first = self.hashes.setdefault((tokens, new_tokens), j["logits_hash"])
         if j["logits_hash"] != first:

@@ -247,6 +247,8 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool l
     const std::int64_t head_rows = request_.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
     p.max += c.compute_s(chunk, i * chunk, head_rows) / static_cast<double>(n_chunks);
   }
+  const double working = p.max;
+  p.max += c.receive_s(chunk) + c.send_s(chunk);
   const double step =
       c.compute_s(1, request_.prompt_tokens + request_.new_tokens / 2, 1) + (first ? c.hop.latency_s : c.arrive_s(1));
   if (request_.objective == Objective::throughput) {
@@ -254,7 +256,7 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool l
     p.sum = p.max * 1e-3;  // of two splits with the same slowest stage, the one that works less
     return p;
   }
-  p.sum = p.max + (first ? 0 : c.arrive_s(chunk));
+  p.sum = working + (first ? 0 : c.arrive_s(chunk));
   if (request_.objective == Objective::latency) p.sum += step * static_cast<double>(request_.new_tokens);
   return p;
 }

@@ -59,9 +59,10 @@ class Planner {
   std::uint64_t memory_bytes(std::int64_t layers, bool first, bool last) const;  // weights, cache, work space
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
 
-  // The split that minimises sum_r u_r + weight * max_r v_r exactly, where u_r = v_r + arrival of a chunk + new_tokens
-  // decode steps and v_r the stage's mean time of a chunk; boards may stay out unless `use_all`. Empty: nothing fits.
-  // Exact over all orders of up to 12 boards; more are taken in the order of their speed.
+  // The split that minimises sum_r u_r + weight * max_r v_r exactly, where u_r = a chunk's mean computing + its arrival
+  // + new_tokens decode steps and v_r = that computing and what moving the chunk in and out takes from it; boards may
+  // stay out unless `use_all`. Empty: nothing fits. Exact over all orders of up to 12 boards; more are taken in the
+  // order of their speed.
   std::optional<Split> best_split(std::int64_t chunk, bool use_all) const;
   double split_cost(const Split& split, std::int64_t chunk) const;  // its objective
 

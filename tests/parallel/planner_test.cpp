@@ -135,6 +135,39 @@ TEST(ChunkPlanner, IsWithinTwoPercentOfExhaustiveSearch) {
   }
 }
 
+TEST(ScheduleCost, AStageThatComputesTakesAndSendsMessagesInBetween) {
+  Profile p = cluster({1, 1}, 1e-3, 1e9);
+  for (BoardProfile& b : p.boards) {
+    b.send = {2e-3, 0};
+    b.receive = {3e-3, 0};
+    b.layer = {{{1, 512}, {1e-3, 512e-3}}, 0, 0, 0};
+    b.embedding = {{1, 512}, {0, 0}};
+    b.head = b.embedding;
+  }
+  const Manifest m = small_manifest(2);
+  const Planner planner(p, m, {});
+  const auto both = planner.stage_costs({{0, 1}, {1, 1}});
+  const double arrive = both[1].arrive_s(10);
+  // The second stage waits for every chunk, which the first begins 5 ms after it ended the one before.
+  EXPECT_NEAR(prefill_s(both, std::vector<std::int64_t>{10, 10}), 10e-3 + 5e-3 + 10e-3 + arrive + 10e-3 + 1e-3, 1e-9);
+  // A slow second stage never waits after the first chunk, and pays for both messages itself.
+  p.boards[1].layer.base.seconds = {3e-3, 3 * 512e-3};
+  EXPECT_NEAR(prefill_s(both, std::vector<std::int64_t>{10, 10}), 10e-3 + arrive + 30e-3 + 5e-3 + 30e-3 + 1e-3, 1e-9);
+  const auto alone = planner.stage_costs({{0}, {2}});
+  EXPECT_NEAR(prefill_s(alone, std::vector<std::int64_t>{10, 10}), 40e-3, 1e-9);
+}
+
+TEST(ChunkPlanner, CostlyMessagesMakeFewerChunks) {
+  const Manifest m = small_manifest(12);
+  Profile p = cluster({1, 1, 1}, 1e-4, 1e9);
+  const auto count = [&] {
+    return best_chunks(Planner(p, m, {}).stage_costs({{0, 1, 2}, {4, 4, 4}}), 512, 512).size();
+  };
+  const std::size_t cheap = count();
+  for (BoardProfile& b : p.boards) b.send = {20e-3, 0};
+  EXPECT_LT(count(), cheap);
+}
+
 TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
@@ -218,8 +251,13 @@ TEST(Plan, ChunksOfAnyPromptSumToIt) {
 }
 
 TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
-  const Profile p = cluster({1, 2});
+  Profile p = cluster({1, 2});
+  p.boards[1].send = {1e-3, 2e-8};
+  p.boards[1].receive = {3e-3, 4e-8};
   EXPECT_EQ(to_json(parse_profile(to_json(p), "p.json")), to_json(p));
+  std::string old = to_json(p);
+  old.replace(old.find("\"format\": 2"), 11, "\"format\": 1");
+  EXPECT_THROW(parse_profile(old, "p.json"), FormatError);
   Profile twice = p;
   twice.boards[1].host = "b0";
   EXPECT_THROW(parse_profile(to_json(twice), "p.json"), FormatError);
