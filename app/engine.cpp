@@ -6,11 +6,10 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <limits>
 #include <numeric>
 
 #include "io/hash.hpp"
+#include "io/memory.hpp"
 #include "parallel/placement.hpp"
 
 namespace jupiter {
@@ -18,7 +17,7 @@ namespace jupiter {
 namespace {
 
 void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
-  const std::uint64_t available = available_memory();
+  const std::uint64_t available = available_memory();  // of the host, or of this process's control group
   const std::uint64_t weights = weight_bytes(m, part);
   const auto own = static_cast<std::uint64_t>(Stage::private_bytes(m.config, part, options));
   if (available == 0 || weights + own <= available) return;
@@ -57,25 +56,6 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
 }
 
 }  // namespace
-
-std::uint64_t available_memory() {
-  std::ifstream in("/proc/meminfo");
-  std::string key;
-  std::uint64_t kib = 0;
-  while (in >> key >> kib) {
-    if (key == "MemAvailable:") return kib << 10;
-    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
-
-std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
-  std::uint64_t bytes = 0;
-  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) bytes += m.file(layer_file_name(i)).bytes();
-  if (part.embedding || (part.head && m.config.tied_embeddings)) bytes += m.file(embed_file_name()).bytes();
-  if (part.head) bytes += m.file(output_file_name()).bytes();
-  return bytes;
-}
 
 int allowed_cores() {
   cpu_set_t set;

@@ -70,9 +70,5 @@ class Engine {
 ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
 int allowed_cores();  // that this process may run on
-// Bytes that this host can still give; 0: unknown.
-std::uint64_t available_memory();
-// Of the matrices and vectors of a part.
-std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
 
 }  // namespace jupiter

@@ -115,6 +115,9 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   const Manifest manifest = read_manifest((*args)["model"].as<std::string>());
   const std::string cluster = (*args)["cluster"].as<std::string>();
   Profile profile = parse_profile(read_file(cluster, 64 << 20), cluster);
+  if (profile.version != JUPITER_VERSION) {
+    throw FormatError(cluster, "version", JUPITER_VERSION " (this program; measure again)", profile.version);
+  }
   apply_budgets(*args, profile);
   const std::int64_t context = request.context_tokens > 0 ? request.context_tokens : manifest.config.max_seq_len;
   if (context > manifest.config.max_seq_len || request.prompt_tokens + request.new_tokens > context) {

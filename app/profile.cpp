@@ -14,6 +14,7 @@
 #include "app/engine.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/memory.hpp"
 #include "io/progress.hpp"
 #include "parallel/json_value.hpp"
 #include "parallel/measure.hpp"

@@ -170,26 +170,23 @@ struct BoardMeasurement::Impl {
     points.push_back({std::move(measure), [&curve, at](double s) { curve.seconds[at] = s; }, {}});
   }
 
-  // b and d of t(n, c) - t(n, 0) = b c + d n c by least squares over three widths; the error at a fourth.
+  // b and d of t(n, c) - t(n, 0) = b c + d n c: exact for the narrowest width (one row: every decoded token), d by
+  // least squares over the others; the error at a point that the fit does not see.
   void fit_context(LayerCost& layer) const {
     if (with_context_.empty()) return;
     const std::int64_t c = options_.context_tokens;
-    std::vector<double> widths, slopes;
-    for (std::size_t i = 0; i < with_context_.rows.size(); ++i) {
-      const std::int64_t n = with_context_.rows[i];
-      widths.push_back(static_cast<double>(n));
-      slopes.push_back((with_context_.seconds[i] - layer.base.at(n)) / static_cast<double>(c));
+    const auto slope = [&](std::size_t i) {
+      return (with_context_.seconds[i] - layer.base.at(with_context_.rows[i])) / static_cast<double>(c);
+    };
+    const auto narrowest = static_cast<double>(with_context_.rows[0]);
+    double product = 0, square = 0;
+    for (std::size_t i = 1; i < with_context_.rows.size(); ++i) {
+      const double wider = static_cast<double>(with_context_.rows[i]) - narrowest;
+      product += wider * (slope(i) - slope(0));
+      square += wider * wider;
     }
-    const double count = static_cast<double>(widths.size());
-    const double mean_n = std::accumulate(widths.begin(), widths.end(), 0.0) / count;
-    const double mean_s = std::accumulate(slopes.begin(), slopes.end(), 0.0) / count;
-    double covariance = 0, variance = 0;
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      covariance += (widths[i] - mean_n) * (slopes[i] - mean_s);
-      variance += (widths[i] - mean_n) * (widths[i] - mean_n);
-    }
-    layer.per_row_context_s = variance > 0 ? std::max(covariance / variance, 0.0) : 0;
-    layer.per_context_s = std::max(mean_s - layer.per_row_context_s * mean_n, 0.0);
+    layer.per_row_context_s = square > 0 ? std::max(product / square, 0.0) : 0;
+    layer.per_context_s = std::max(slope(0) - layer.per_row_context_s * narrowest, 0.0);
     const double measured = check_.seconds.front();
     layer.fit_error = std::abs(layer.at(check_.rows.front(), c / 2) - measured) / measured;
   }

@@ -17,7 +17,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t kMostSubsets = 12;           // boards whose orders are searched exhaustively
-constexpr std::uint64_t kProcessBytes = 24 << 20;  // program, MPI and its buffers (measured, parallel/README.md)
+constexpr std::uint64_t kProcessBytes = 32 << 20;  // program, libraries, MPI's buffers (measured, parallel/README.md)
+constexpr std::uint64_t kTokenizerFactor = 5;      // of its file: strings and look-up tables in memory, measured
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
 
 }  // namespace
@@ -169,10 +170,11 @@ Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanReq
   if (request_.context_tokens == 0) request_.context_tokens = manifest.config.max_seq_len;
   request_.max_chunk = std::min(request_.max_chunk, request_.context_tokens);
   for (std::int64_t i = 0; i < manifest.config.n_layers; ++i) {
-    layer_bytes_.push_back(manifest.file(layer_file_name(i)).bytes());
+    layer_bytes_.push_back(weight_bytes(manifest, {i, i + 1, false, false}));
   }
-  embed_bytes_ = manifest.file(embed_file_name()).bytes();
-  output_bytes_ = manifest.file(output_file_name()).bytes();
+  for (const FileInfo& f : manifest.files) {
+    if (f.name == tokenizer_file_name()) tokenizer_bytes_ = f.bytes();
+  }
 }
 
 StageOptions Planner::stage_options() const {
@@ -185,20 +187,20 @@ StageOptions Planner::stage_options() const {
   return o;
 }
 
+std::uint64_t Planner::own_bytes(const ModelPart& part, const StageOptions& options) const {
+  const std::uint64_t tokenizer = part.embedding ? kTokenizerFactor * tokenizer_bytes_ : 0;
+  return kProcessBytes + tokenizer + static_cast<std::uint64_t>(Stage::private_bytes(manifest_.config, part, options));
+}
+
 std::uint64_t Planner::memory_bytes(std::int64_t layers, bool first, bool last) const {
   // Which layers they will be is not known yet: the heaviest run of so many.
-  std::uint64_t weights = 0, window = 0;
+  std::uint64_t heaviest = 0, window = 0;
   for (std::size_t i = 0; i < layer_bytes_.size(); ++i) {
     window += layer_bytes_[i];
     if (i >= static_cast<std::size_t>(layers)) window -= layer_bytes_[i - static_cast<std::size_t>(layers)];
-    weights = std::max(weights, window);
+    heaviest = std::max(heaviest, window);
   }
-  const bool tied = manifest_.config.tied_embeddings;
-  if (first || (last && tied)) weights += embed_bytes_;
-  if (last) weights += output_bytes_;
-  const ModelPart part{0, layers, first, last};
-  return weights + kProcessBytes +
-         static_cast<std::uint64_t>(Stage::private_bytes(manifest_.config, part, stage_options()));
+  return heaviest + weight_bytes(manifest_, {0, 0, first, last}) + own_bytes({0, layers, first, last}, stage_options());
 }
 
 bool Planner::fits(int board, std::int64_t layers, bool first, bool last) const {
@@ -332,15 +334,9 @@ Plan Planner::plan_of(const Split& split) const {
     StagePlan stage{b.host, b.slot, layer, layer + split.layers[s], 0, 0, work[s] / total};
     layer = stage.last_layer;
     p.stages.push_back(stage);
-    const ModelPart part = p.part(s);
-    for (std::int64_t i = stage.first_layer; i < stage.last_layer; ++i) p.stages[s].weight_bytes += layer_bytes_[i];
-    if (s == 0) p.stages[s].weight_bytes += embed_bytes_;
-    if (costs[s].head) {
-      p.stages[s].weight_bytes += output_bytes_ + (manifest_.config.tied_embeddings && s > 0 ? embed_bytes_ : 0);
-    }
-    p.stages[s].private_bytes =
-        kProcessBytes + static_cast<std::uint64_t>(Stage::private_bytes(
-                            manifest_.config, {part.first_layer, part.last_layer, s == 0, costs[s].head}, options));
+    const ModelPart part{stage.first_layer, stage.last_layer, s == 0, costs[s].head};
+    p.stages[s].weight_bytes = weight_bytes(manifest_, part);
+    p.stages[s].private_bytes = own_bytes(part, options);
   }
   for (std::size_t b = 0; b < profile_.boards.size(); ++b) {
     if (std::find(split.boards.begin(), split.boards.end(), static_cast<int>(b)) == split.boards.end()) {

@@ -74,13 +74,14 @@ class Planner {
   std::vector<std::int64_t> chunk_candidates() const;
   std::optional<Plan> best_plan(bool use_all) const;
   StageOptions stage_options() const;
+  std::uint64_t own_bytes(const ModelPart& part, const StageOptions& options) const;  // all but weights
 
   friend class SplitSearch;
   const Profile& profile_;
   const Manifest& manifest_;
   PlanRequest request_;
   std::vector<std::uint64_t> layer_bytes_;  // by layer
-  std::uint64_t embed_bytes_ = 0, output_bytes_ = 0;
+  std::uint64_t tokenizer_bytes_ = 0;
 };
 
 }  // namespace jupiter
