@@ -52,6 +52,8 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
   s.keys = o.kv_given ? o.keys : fallback;
   s.values = o.kv_given ? o.values : fallback;
   s.exact = o.exact;
+  s.wire = o.wire;
+  wire_row_bytes(s.wire, c);  // the model's width must suit it
   return s;
 }
 
@@ -87,6 +89,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
     ("plan", "Plan that `plan` wrote: layers and chunks (default: equal split, chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
+    ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
     ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
   // clang-format on
@@ -98,6 +101,13 @@ KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& optio
   if (!type)
     throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected f16, f32 or q8_0, found '{}'", option, text));
   return *type;
+}
+
+Wire wire_option(const cxxopts::ParseResult& args) {
+  const auto text = args["wire"].as<std::string>();
+  const auto wire = wire_from_name(text);
+  if (!wire) throw CollectiveError(ExitCode::usage, fmt::format("--wire: expected exact or q8, found '{}'", text));
+  return *wire;
 }
 
 EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts) {
@@ -124,6 +134,7 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
   if (args.count("plan") > 0) o.plan = args["plan"].as<std::string>();
   o.exact = args.count("exact") > 0;
+  o.wire = wire_option(args);
   o.verify = args.count("no-verify") == 0;
   o.timeout = std::chrono::seconds(positive("timeout", args["timeout"].as<int>()));
   return o;

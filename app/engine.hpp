@@ -22,6 +22,7 @@ struct EngineOptions {
   std::string plan;       // file; empty: equal split
   bool trace = false;     // keep a timeline
   bool exact = false;
+  Wire wire = Wire::exact;
   bool verify = true;
   std::chrono::seconds timeout{600};
 };
@@ -30,7 +31,9 @@ void add_engine_options(cxxopts::Options& options);
 // thread_counts: where `-t` may be a list, and empty where it is not given.
 EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts = nullptr);
 
-// One of two names, or UsageError.
+// --wire NAME, or UsageError.
+Wire wire_option(const cxxopts::ParseResult& args);
+// One of three names, or UsageError.
 KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option);
 
 class Engine {

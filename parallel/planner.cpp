@@ -184,6 +184,7 @@ StageOptions Planner::stage_options() const {
   o.max_rows = request_.max_chunk;
   o.keys = request_.keys;
   o.values = request_.values;
+  o.wire = request_.wire;
   return o;
 }
 
@@ -218,7 +219,7 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
     c.embedding = s == 0;
     c.head = s + 1 == split.boards.size();
     c.hop = profile_.hop_into(split.boards[s]);
-    c.row_bytes = static_cast<double>(manifest_.config.dim * bytes_of(manifest_.config.residual)) + 4;
+    c.row_bytes = static_cast<double>(wire_row_bytes(request_.wire, manifest_.config)) + sizeof(TokenId);
     stages.push_back(c);
   }
   return stages;

@@ -26,6 +26,7 @@ struct PlanRequest {
   bool every_row = false;  // evaluation: all rows pass the head
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
+  Wire wire = Wire::exact;
 };
 
 // Boards in the order of the pipeline, and how many layers each holds.

@@ -40,7 +40,7 @@ std::int64_t Stage::private_bytes(const ModelConfig& c, const ModelPart& part, c
 
 FrameLimits Stage::limits() const {
   return {options_.max_rows, options_.context_tokens, config_.vocab_size,
-          part().first_layer == 0 && part().embedding ? 0 : config_.dim * bytes_of(config_.residual)};
+          part().first_layer == 0 && part().embedding ? 0 : wire_row_bytes(options_.wire, config_)};
 }
 
 Stage::State& Stage::state(SequenceId sequence) {
@@ -88,22 +88,6 @@ std::vector<RowRun> Stage::place(const Frame& frame) {
   return runs;
 }
 
-void Stage::load_residual(const Frame& frame, MatrixView<float> x) {
-  for_rows(rt_, x.rows, 16, [&](std::int64_t first, std::int64_t last) {
-    const std::int64_t row_bytes = config_.dim * bytes_of(config_.residual);
-    rt_.kernels.widen(config_.residual, frame.residual.data() + first * row_bytes, (last - first) * x.cols,
-                      x.row(first));
-  });
-}
-
-void Stage::store_residual(Frame& frame, MatrixView<const float> x) {
-  frame.residual.resize(static_cast<std::size_t>(x.rows * x.cols * bytes_of(config_.residual)));
-  // Exact: forward_block rounded to this precision already.
-  if (!rt_.kernels.narrow(config_.residual, x.data, x.rows * x.cols, frame.residual.data())) {
-    throw RunError("residual: a value does not fit " + std::string(name(config_.residual)));
-  }
-}
-
 std::vector<SampledToken> Stage::forward(Frame& frame) {
   const auto start = std::chrono::steady_clock::now();
   const MatrixView<float> x(residual_.data(), frame.rows(), config_.dim);
@@ -112,7 +96,7 @@ std::vector<SampledToken> Stage::forward(Frame& frame) {
   if (part().embedding) {
     embed(context, files_.embedding(), frame.tokens, x);
   } else {
-    load_residual(frame, x);
+    from_wire(rt_, options_.wire, config_.residual, frame.residual.data(), x);
   }
   for (std::size_t i = 0; i < files_.layers().size(); ++i) {
     forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
@@ -121,7 +105,8 @@ std::vector<SampledToken> Stage::forward(Frame& frame) {
   if (part().head) {
     tokens = draw(frame, context, x);
   } else {
-    store_residual(frame, x);
+    frame.residual.resize(static_cast<std::size_t>(x.rows * wire_row_bytes(options_.wire, config_)));
+    to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
   }
   compute_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return tokens;

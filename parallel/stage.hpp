@@ -10,6 +10,7 @@
 #include "io/hash.hpp"
 #include "io/model_files.hpp"
 #include "kernels/block.hpp"
+#include "kernels/wire.hpp"
 #include "parallel/frame.hpp"
 
 namespace jupiter {
@@ -21,6 +22,7 @@ struct StageOptions {
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool exact = false;
+  Wire wire = Wire::exact;
 };
 
 // Receives the logits of rows at `position` of runs with FrameRun::every_row, in order; the span dies with the call.
@@ -64,8 +66,6 @@ class Stage {
   std::vector<RowRun> place(const Frame& frame);
   static std::vector<HeadRow> head_rows(const Frame& frame);
   std::vector<SampledToken> draw(const Frame& frame, const BlockContext& context, MatrixView<float> x);
-  void load_residual(const Frame& frame, MatrixView<float> x);
-  void store_residual(Frame& frame, MatrixView<const float> x);
 
   const ModelConfig config_;
   ModelFiles files_;

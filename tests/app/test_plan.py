@@ -59,6 +59,16 @@ class Plan(ProgramTest):
         j = self.run_json(self.tiny, "--raw", "-p", "hello " * 20, "-n", "12", "--plan", path, ranks=3)
         self.assertEqual(j["logits_hash"], first["logits_hash"])
 
+    def test_an_8_bit_wire_saves_bytes_and_changes_bits_only_between_ranks(self):
+        arguments = (self.tiny, "--raw", "-p", "hello " * 20, "-n", "12")
+        one, two = (self.run_json(*arguments, "--wire", "q8", ranks=n) for n in (1, 2))
+        exact = self.run_json(*arguments, ranks=2)
+        self.assertEqual(one["logits_hash"], exact["logits_hash"])
+        self.assertNotEqual(two["logits_hash"], exact["logits_hash"])
+        sent = [j["ranks"][0]["sent_bytes"] for j in (two, exact)]
+        self.assertLess(sent[0], sent[1] * 0.75)
+        self.assert_fails(jupiter("run", "-m", self.tiny, "-p", "x", "--wire", "q4"), 2, "--wire", "q4")
+
     def one_left_out(self):
         """A plan whose first stage is not mpirun's first rank."""
         path, plan = self.all_boards()

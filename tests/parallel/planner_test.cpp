@@ -168,6 +168,13 @@ TEST(ChunkPlanner, CostlyMessagesMakeFewerChunks) {
   EXPECT_LT(count(), cheap);
 }
 
+TEST(Planner, KnowsTheBytesOfTheWire) {
+  const Manifest m = small_manifest(2);
+  const Profile p = cluster({1, 1});
+  EXPECT_EQ(Planner(p, m, {}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 * 2 + 4);
+  EXPECT_EQ(Planner(p, m, {.wire = Wire::q8}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 + 2 * 2 + 4);
+}
+
 TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
