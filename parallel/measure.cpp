@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 namespace jupiter {
 
@@ -20,6 +21,7 @@ constexpr std::int64_t kWorkRows = 16;
 constexpr std::int64_t kHeadRows[] = {1, 2, 4, 8, 16};  // a stage passes so many at a time through the head
 constexpr double kMostSecondsPerPass = 1.0;
 constexpr int kSweeps = 3;
+constexpr int kWakeRepeats = 40;
 
 }  // namespace
 
@@ -27,6 +29,13 @@ double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+double mean_of_the_middle(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto cut = static_cast<std::ptrdiff_t>(values.size() / 10);
+  return std::accumulate(values.begin() + cut, values.end() - cut, 0.0) /
+         static_cast<double>(std::ssize(values) - 2 * cut);
 }
 
 struct BoardMeasurement::Impl {
@@ -63,6 +72,7 @@ struct BoardMeasurement::Impl {
     const auto& one = points.front().sweeps;
     b.spread = (*std::max_element(one.begin(), one.end()) - *std::min_element(one.begin(), one.end())) / median(one);
     fit_context(b.layer);
+    b.wake_s = wake_seconds(b);
     return b;
   }
 
@@ -91,6 +101,25 @@ struct BoardMeasurement::Impl {
     for (std::int64_t i = 0; i < n * config_.dim; ++i) {
       residual_[static_cast<std::size_t>(i)] = static_cast<float>(i * 2654435761 >> 8 & 1023) / 512.0f - 1.0f;
     }
+  }
+
+  // One row through a few layers, at once and after a pause as long as other stages take for a token.
+  double wake_seconds(const BoardProfile& measured) {
+    const auto layers =
+        std::clamp<std::int64_t>(static_cast<std::int64_t>(2e-3 / measured.layer.at(1, 0)), 1, n_layers_);
+    std::vector<double> differences;
+    for (int i = 0; i < kWakeRepeats; ++i) {
+      pass(1, 0, layers);
+      const auto start = Clock::now();
+      pass(1, 0, layers);
+      const auto between = Clock::now();
+      std::this_thread::sleep_for(std::chrono::milliseconds(8) + std::chrono::microseconds(137 * i));
+      const auto again = Clock::now();
+      pass(1, 0, layers);
+      const double awake = std::chrono::duration<double>(between - start).count();
+      differences.push_back(seconds_since(again) - awake);
+    }
+    return std::max(mean_of_the_middle(std::move(differences)), 0.0);
   }
 
   struct Point {

@@ -58,5 +58,7 @@ class RingTraffic {
 };
 
 double median(std::vector<double> values);
+// Without the lowest and the highest tenth.
+double mean_of_the_middle(std::vector<double> values);
 
 }  // namespace jupiter

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <numeric>
 
 #include "parallel/channel.hpp"
 #include "parallel/frame.hpp"
@@ -30,7 +29,7 @@ double busy_for(std::uint32_t& random, double most_s) {
   return seconds_since(start);
 }
 
-// Mean one-way time of messages of `bytes`, begun by the lower rank; the slowest tenth does not count. The answer
+// Mean one-way time of messages of `bytes`, begun by the lower rank. The answer
 // begins with the pause that the peer made before it.
 double one_way_s(int peer, bool begin, std::size_t bytes, int repeats, SendChannel& out, ReceiveChannel& in) {
   std::vector<double> samples;
@@ -53,9 +52,7 @@ double one_way_s(int peer, bool begin, std::size_t bytes, int repeats, SendChann
     samples.push_back(seconds_since(start) - PayloadReader(answer.payload).value<double>());
   }
   if (!begin) return 0;
-  std::sort(samples.begin(), samples.end());
-  samples.resize(samples.size() - samples.size() / 10);
-  return std::accumulate(samples.begin(), samples.end(), 0.0) / static_cast<double>(samples.size()) / 2;
+  return mean_of_the_middle(std::move(samples)) / 2;
 }
 
 constexpr int kFrames = 8, kRepeats = 5;

@@ -253,7 +253,7 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool l
   const double working = p.max;
   p.max += c.receive_s(chunk) + c.send_s(chunk);
   const double step =
-      c.compute_s(1, request_.prompt_tokens + request_.new_tokens / 2, 1) + (first ? c.hop.latency_s : c.arrive_s(1));
+      c.decode_s(request_.prompt_tokens + request_.new_tokens / 2) + (first ? c.hop.latency_s : c.arrive_s(1));
   if (request_.objective == Objective::throughput) {
     p.max += step * static_cast<double>(request_.new_tokens) / static_cast<double>(n_chunks);
     p.sum = p.max * 1e-3;  // of two splits with the same slowest stage, the one that works less

@@ -81,7 +81,8 @@ ordered_json board_json(const BoardProfile& b) {
           {"embedding", curve_json(b.embedding)},
           {"head", curve_json(b.head)},
           {"send", transfer_json(b.send)},
-          {"receive", transfer_json(b.receive)}};
+          {"receive", transfer_json(b.receive)},
+          {"wake_s", b.wake_s}};
 }
 
 BoardProfile read_board(const CheckedJson& j) {
@@ -102,6 +103,7 @@ BoardProfile read_board(const CheckedJson& j) {
   b.head = read_curve(j.object("head"));
   b.send = read_transfer(j.object("send"));
   b.receive = read_transfer(j.object("receive"));
+  b.wake_s = j.within<double>("wake_s", 0, 10);
   return b;
 }
 

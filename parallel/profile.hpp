@@ -47,6 +47,7 @@ struct BoardProfile {
   CostCurve head;
   TransferCost send;
   TransferCost receive;
+  double wake_s = 0;  // what computing takes longer after a wait: sleeping cores, caches that others used
   double spread = 0;  // (slowest - fastest) / median of the same measurement over the whole profile: load or heat
 };
 
@@ -58,7 +59,7 @@ struct LinkProfile {
   double seconds(double bytes) const { return latency_s + bytes / bytes_per_s; }
 };
 
-inline constexpr int kProfileFormat = 2;  // 2: costs of transfers
+inline constexpr int kProfileFormat = 2;  // 2: costs of transfers and waits
 
 struct Profile {
   std::string version;  // of the program that measured

@@ -27,6 +27,10 @@ double StageCost::send_s(std::int64_t n) const {
   return board->send.at(kAnswerBytes + (head ? 0 : static_cast<double>(n) * row_bytes));
 }
 
+double StageCost::decode_s(std::int64_t context) const {
+  return compute_s(1, context, 1) + (embedding && head ? 0 : board->wake_s);
+}
+
 double StageCost::arrive_s(std::int64_t n) const {
   return hop.seconds(static_cast<double>(n) * row_bytes + kAnswerBytes);
 }
@@ -98,7 +102,7 @@ double prefill_s(std::span<const StageCost> stages, std::span<const std::int64_t
 double decode_step_s(std::span<const StageCost> stages, std::int64_t context) {
   double s = 0;
   for (std::size_t r = 0; r < stages.size(); ++r) {
-    s += stages[r].compute_s(1, context, 1);
+    s += stages[r].decode_s(context);
     if (r > 0) s += stages[r].arrive_s(1);
   }
   return s + (stages.size() > 1 ? stages[0].hop.latency_s : 0.0);

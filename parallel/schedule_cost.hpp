@@ -24,6 +24,8 @@ struct StageCost {
   // answer.
   double receive_s(std::int64_t n) const;
   double send_s(std::int64_t n) const;
+  // One decoded token at this context: stages of a pipeline compute it after a wait.
+  double decode_s(std::int64_t context) const;
   // n rows on their way into this stage.
   double arrive_s(std::int64_t n) const;
 };

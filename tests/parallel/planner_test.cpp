@@ -157,6 +157,18 @@ TEST(ScheduleCost, AStageThatComputesTakesAndSendsMessagesInBetween) {
   EXPECT_NEAR(prefill_s(alone, std::vector<std::int64_t>{10, 10}), 40e-3, 1e-9);
 }
 
+TEST(ScheduleCost, StagesOfAPipelineDecodeAfterAWait) {
+  const Manifest m = small_manifest(2);
+  Profile p = cluster({1, 1});
+  const Planner planner(p, m, {});
+  const auto both = planner.stage_costs({{0, 1}, {1, 1}}), alone = planner.stage_costs({{0}, {2}});
+  const double before = decode_step_s(both, 100), before_alone = decode_step_s(alone, 100);
+  p.boards[0].wake_s = 1e-3;
+  p.boards[1].wake_s = 2e-3;
+  EXPECT_NEAR(decode_step_s(both, 100), before + 3e-3, 1e-12);
+  EXPECT_EQ(decode_step_s(alone, 100), before_alone);
+}
+
 TEST(ChunkPlanner, CostlyMessagesMakeFewerChunks) {
   const Manifest m = small_manifest(12);
   Profile p = cluster({1, 1, 1}, 1e-4, 1e9);
@@ -261,6 +273,7 @@ TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
   Profile p = cluster({1, 2});
   p.boards[1].send = {1e-3, 2e-8};
   p.boards[1].receive = {3e-3, 4e-8};
+  p.boards[1].wake_s = 5e-4;
   EXPECT_EQ(to_json(parse_profile(to_json(p), "p.json")), to_json(p));
   std::string old = to_json(p);
   old.replace(old.find("\"format\": 2"), 11, "\"format\": 1");
