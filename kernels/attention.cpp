@@ -76,6 +76,9 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
   const std::int64_t oldest = shape.window > 0 ? std::max<std::int64_t>(0, tile.first_position - shape.window + 1) : 0;
   for (std::int64_t b = oldest / kKvBlock; b <= last / kKvBlock; ++b) {
     const BlockId block = tile.run->sequence->blocks[static_cast<std::size_t>(b)];
+    if (b < last / kKvBlock) {
+      cache.prefetch(layer, tile.run->sequence->blocks[static_cast<std::size_t>(b + 1)], tile.kv_head);
+    }
     set_visible_lanes(tile, shape, b * kKvBlock, s);
     rt.kernels.attend_block({.keys = cache.keys(rt.kernels, layer, block, tile.kv_head, s.keys.data()),
                              .values = cache.values(rt.kernels, layer, block, tile.kv_head, s.values.data()),

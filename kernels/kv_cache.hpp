@@ -52,6 +52,9 @@ class KvCache {
   // A block as f32: keys [head_dim][32], values [32][head_dim]. The pointer may be `scratch` or the cache itself.
   const float* keys(const KernelTable& k, std::int64_t layer, BlockId block, std::int64_t head, float* scratch) const;
   const float* values(const KernelTable& k, std::int64_t layer, BlockId block, std::int64_t head, float* scratch) const;
+  // Asks for a block's bytes ahead of keys() and values(): blocks of one head lie too far apart for the processor to
+  // guess the next one.
+  void prefetch(std::int64_t layer, BlockId block, std::int64_t head) const;
   const KvShape& shape() const { return shape_; }
   static std::int64_t bytes_per_block(const KvShape& shape);  // all layers and heads
 

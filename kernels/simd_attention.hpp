@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kBlockKeys = static_cast<int>(kKvBlock);
 constexpr int kMaxAttendRows = 8;
-constexpr int kFewRows = 3;
 
 // A tile of rows that all see the keys first..end-1.
 struct AttendTile {
@@ -134,11 +133,6 @@ void attend_tile(AttendTile t) {
   score_tile<Isa, kRows>(t, w.weights);
   weigh_tile<Isa, kRows>(t, w);
   std::int64_t d = 0;
-  // Few rows are few chains of sums, and each waits for itself: four columns of registers at a time where there are
-  // many.
-  if constexpr (kRows <= kFewRows && Isa::kLanes == kWide) {
-    for (; d + 4 * kWide <= t.head_dim; d += 4 * kWide) output_tile<Isa, kRows, 4>(t, w, d);
-  }
   for (; d + 2 * kWide <= t.head_dim; d += 2 * kWide) output_tile<Isa, kRows, 2>(t, w, d);
   for (; d + kWide <= t.head_dim; d += kWide) output_tile<Isa, kRows, 1>(t, w, d);
   if (d < t.head_dim) output_rest(t, w, kRows, d);

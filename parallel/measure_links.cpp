@@ -18,11 +18,13 @@ double seconds_since(Clock::time_point start) {
 
 constexpr std::size_t kSmall = 1200, kLarge = 96 << 10;
 
-// Computing that ends at no particular moment, as it does in a run: exchanges back to back would always find the other
-// board at the same point of its own schedule (of the kernel, of an emulated board's pauses). Returns the seconds.
-double busy_for(std::uint32_t& random, double most_s) {
+// Computing that ends at no particular moment and lasts about as long as a stage waits for its next frame: exchanges
+// back to back would always find the other board at the same point of its own schedule (of the kernel, of an emulated
+// board's pauses), and awake. Returns the seconds.
+double busy_for_a_while(std::uint32_t& random) {
+  constexpr double kLeast = 4e-3, kMost = 16e-3;
   random = random * 1664525u + 1013904223u;
-  const double wanted = most_s * static_cast<double>(random >> 8) / (1 << 24);
+  const double wanted = kLeast + (kMost - kLeast) * static_cast<double>(random >> 8) / (1 << 24);
   const auto start = Clock::now();
   while (seconds_since(start) < wanted) {
   }
@@ -42,10 +44,10 @@ double one_way_s(int peer, bool begin, std::size_t bytes, int repeats, SendChann
   for (int i = 0; i < repeats; ++i) {
     if (!begin) {
       await_message(out, in, peer);
-      send(busy_for(random, 3e-3));
+      send(busy_for_a_while(random));
       continue;
     }
-    busy_for(random, 6e-3);
+    busy_for_a_while(random);
     const auto start = Clock::now();
     send(0);
     const Message answer = await_message(out, in, peer);
@@ -174,7 +176,7 @@ std::vector<LinkProfile> measure_links(const MpiSession& mpi, const MeasureProgr
         ReceiveChannel in(mpi, peer, Tag::measure, 2 * kLarge);
         const bool begin = mpi.rank() == a;
         one_way_s(peer, begin, kSmall, 5, out, in);
-        const double small = one_way_s(peer, begin, kSmall, 50, out, in);
+        const double small = one_way_s(peer, begin, kSmall, 40, out, in);
         const double large = one_way_s(peer, begin, kLarge, 15, out, in);
         const double rate = static_cast<double>(kLarge - kSmall) / std::max(large - small, 1e-7);
         const double latency = std::max(small - static_cast<double>(kSmall) / rate, 1e-7);

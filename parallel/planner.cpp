@@ -7,6 +7,7 @@
 #include <array>
 #include <limits>
 #include <numeric>
+#include <set>
 
 #include "io/enum_names.hpp"
 #include "io/hash.hpp"
@@ -312,11 +313,9 @@ Plan Planner::plan_of(const Split& split) const {
   const auto add_chunks = [&](std::int64_t n) {
     p.chunks.push_back({n, best_chunks(costs, n, request_.max_chunk, request_.every_row)});
   };
-  for (std::int64_t n = 32; n < request_.context_tokens; n *= 2) {
-    if (request_.prompt_tokens > n / 2 && request_.prompt_tokens < n) add_chunks(request_.prompt_tokens);
-    add_chunks(n);
-  }
-  if (p.chunks.empty() || p.chunks.back().prompt_tokens < request_.context_tokens) add_chunks(request_.context_tokens);
+  std::set<std::int64_t> lengths{request_.prompt_tokens, request_.context_tokens};
+  for (std::int64_t n = 32; n < request_.context_tokens; n *= 2) lengths.insert(n);
+  for (const std::int64_t n : lengths) add_chunks(n);
   const auto chunks = chunks_for(p, request_.prompt_tokens);
   p.predicted_ttft_s = prefill_s(costs, chunks, request_.every_row);
   p.predicted_decode_tokens_per_s = 1 / decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);

@@ -258,6 +258,18 @@ TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
   EXPECT_THROW(parse_plan("not json", "plan.json"), FormatError);
 }
 
+TEST(Plan, HoldsTheChunksOfItsOwnWorkload) {
+  const Manifest m = small_manifest(8);
+  const Profile p = cluster({1, 1, 1});
+  for (const std::int64_t n : {20, 300, 700}) {
+    const Plan plan = Planner(p, m, {.prompt_tokens = n, .new_tokens = 8, .context_tokens = 708}).best();
+    EXPECT_TRUE(std::any_of(plan.chunks.begin(), plan.chunks.end(), [&](const ChunkPlan& c) {
+      return c.prompt_tokens == n;
+    })) << n;
+    check(plan, 8, "plan");
+  }
+}
+
 TEST(Plan, ChunksOfAnyPromptSumToIt) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 1});
