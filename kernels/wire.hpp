@@ -12,7 +12,7 @@
 namespace jupiter {
 
 // exact: in the model's own precision, to which it was rounded before: no bit changes.
-// q8: groups of 32 as int8 and an f16 scale: 9/16 of f16's bytes, other bits, other answers (opt-in).
+// q8: groups of 32 as int8 and an f16 scale: 17/32 of f16's bytes, other bits, other answers (opt-in).
 enum class Wire : std::uint8_t { exact, q8 };
 std::string_view name(Wire wire);
 std::optional<Wire> wire_from_name(std::string_view text);
