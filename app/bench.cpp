@@ -6,6 +6,7 @@
 #include "app/bench_report.hpp"
 #include "app/engine.hpp"
 #include "app/result_info.hpp"
+#include "io/memory.hpp"
 #include "io/progress.hpp"
 
 namespace jupiter {

@@ -6,11 +6,10 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <limits>
 #include <numeric>
 
 #include "io/hash.hpp"
+#include "io/memory.hpp"
 #include "parallel/placement.hpp"
 
 namespace jupiter {
@@ -18,7 +17,7 @@ namespace jupiter {
 namespace {
 
 void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
-  const std::uint64_t available = available_memory();
+  const std::uint64_t available = available_memory();  // of the host, or of this process's control group
   const std::uint64_t weights = weight_bytes(m, part);
   const auto own = static_cast<std::uint64_t>(Stage::private_bytes(m.config, part, options));
   if (available == 0 || weights + own <= available) return;
@@ -63,29 +62,12 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
   s.keys = o.kv_given ? o.keys : fallback;
   s.values = o.kv_given ? o.values : fallback;
   s.exact = o.exact;
+  s.wire = o.wire;
+  wire_row_bytes(s.wire, c);  // the model's width must suit it
   return s;
 }
 
 }  // namespace
-
-std::uint64_t available_memory() {
-  std::ifstream in("/proc/meminfo");
-  std::string key;
-  std::uint64_t kib = 0;
-  while (in >> key >> kib) {
-    if (key == "MemAvailable:") return kib << 10;
-    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
-
-std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
-  std::uint64_t bytes = 0;
-  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) bytes += m.file(layer_file_name(i)).bytes();
-  if (part.embedding || (part.head && m.config.tied_embeddings)) bytes += m.file(embed_file_name()).bytes();
-  if (part.head) bytes += m.file(output_file_name()).bytes();
-  return bytes;
-}
 
 int allowed_cores() {
   cpu_set_t set;
@@ -117,6 +99,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
     ("plan", "Plan that `plan` wrote: layers and chunks (default: equal split, chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
+    ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
     ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
   // clang-format on
@@ -128,6 +111,13 @@ KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& optio
   if (!type)
     throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected f16, f32 or q8_0, found '{}'", option, text));
   return *type;
+}
+
+Wire wire_option(const cxxopts::ParseResult& args) {
+  const auto text = args["wire"].as<std::string>();
+  const auto wire = wire_from_name(text);
+  if (!wire) throw CollectiveError(ExitCode::usage, fmt::format("--wire: expected exact or q8, found '{}'", text));
+  return *wire;
 }
 
 EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts) {
@@ -154,6 +144,7 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
   if (args.count("plan") > 0) o.plan = args["plan"].as<std::string>();
   o.exact = args.count("exact") > 0;
+  o.wire = wire_option(args);
   o.verify = args.count("no-verify") == 0;
   o.timeout = std::chrono::seconds(positive("timeout", args["timeout"].as<int>()));
   return o;

@@ -30,6 +30,7 @@ struct EngineOptions {
   std::int64_t point_tokens = 0;  // beside those: of an outline's points
   std::int64_t sequences = 1;     // that may have trees at a time
   bool exact = false;
+  Wire wire = Wire::exact;
   bool verify = true;
   std::chrono::seconds timeout{600};
 };
@@ -38,7 +39,9 @@ void add_engine_options(cxxopts::Options& options);
 // thread_counts: where `-t` may be a list, and empty where it is not given.
 EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts = nullptr);
 
-// One of two names, or UsageError.
+// --wire NAME, or UsageError.
+Wire wire_option(const cxxopts::ParseResult& args);
+// One of three names, or UsageError.
 KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option);
 
 class Engine {
@@ -82,9 +85,5 @@ class Engine {
 ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
 int allowed_cores();  // that this process may run on
-// Bytes that this host can still give; 0: unknown.
-std::uint64_t available_memory();
-// Of the matrices and vectors of a part.
-std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
 
 }  // namespace jupiter

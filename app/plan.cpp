@@ -30,6 +30,7 @@ cxxopts::Options plan_usage() {
     ("c,ctx-size", "Context that memory must hold, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
     ("max-chunk", "Longest chunk, tokens", cxxopts::value<std::int64_t>()->default_value("512"), "N")
     ("objective", "latency, prefill or throughput", cxxopts::value<std::string>()->default_value("latency"), "NAME")
+    ("wire", "Residual between ranks that the runs will use: exact or q8", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("all-rows", "Every prompt row passes the head (evaluation)")
     ("memory", "Budget of each board, MiB, instead of the profile's: one number, or one a board", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
     ("explain", "What other splits would have cost")
@@ -55,6 +56,7 @@ PlanRequest read_request(const cxxopts::ParseResult& args) {
     throw UsageError(fmt::format("--objective: expected latency, prefill or throughput, found '{}'", objective));
   r.objective = *known;
   r.every_row = args.count("all-rows") > 0;
+  r.wire = wire_option(args);
   return r;
 }
 
@@ -116,6 +118,9 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   const Manifest manifest = read_manifest((*args)["model"].as<std::string>());
   const std::string cluster = (*args)["cluster"].as<std::string>();
   Profile profile = parse_profile(read_file(cluster, 64 << 20), cluster);
+  if (profile.version != JUPITER_VERSION) {
+    throw FormatError(cluster, "version", JUPITER_VERSION " (this program; measure again)", profile.version);
+  }
   apply_budgets(*args, profile);
   const std::int64_t context = request.context_tokens > 0 ? request.context_tokens : manifest.config.max_seq_len;
   if (context > manifest.config.max_seq_len || request.prompt_tokens + request.new_tokens > context) {

@@ -15,6 +15,7 @@
 #include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/memory.hpp"
 #include "io/progress.hpp"
 #include "parallel/json_value.hpp"
 #include "parallel/measure.hpp"
@@ -215,7 +216,12 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   MeasureOptions measure;
   measure.context_tokens = std::min(o.context_tokens, std::max<std::int64_t>(manifest.config.max_seq_len - 512, 0));
   measure.max_rows = std::min<std::int64_t>(512, manifest.config.max_seq_len);
-  BoardProfile board = measure_board(manifest.config, *files, pool, measure, [&](double f) { show(0.2, 1, f); });
+  BoardMeasurement measurement(manifest.config, *files, pool, measure);
+  RingTraffic traffic(mpi, manifest.config, pool);
+  BoardProfile board = measurement.run([&](double f) { show(0.2, 1, f); });
+  const TransferCosts transfers = traffic.measure([&] { measurement.work(board, 10e-3); });
+  board.send = transfers.send;
+  board.receive = transfers.receive;
   board.host = mpi.host();
   board.slot = mpi.rank_on_host();
   board.threads = threads;

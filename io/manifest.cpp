@@ -162,6 +162,14 @@ std::uint64_t FileInfo::bytes() const {
   return sum;
 }
 
+std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
+  std::uint64_t bytes = 0;
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) bytes += m.file(layer_file_name(i)).bytes();
+  if (part.embedding || (part.head && m.config.tied_embeddings)) bytes += m.file(embed_file_name()).bytes();
+  if (part.head) bytes += m.file(output_file_name()).bytes();
+  return bytes;
+}
+
 const FileInfo& Manifest::file(std::string_view file_name) const {
   for (const FileInfo& f : files) {
     if (f.name == file_name) return f;

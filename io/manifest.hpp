@@ -51,6 +51,16 @@ std::string output_file_name();
 std::string tokenizer_file_name();
 std::string layer_file_name(std::int64_t layer);
 
+// Which parts a stage holds: layers [first_layer, last_layer), embedding, output head.
+struct ModelPart {
+  std::int64_t first_layer = 0;
+  std::int64_t last_layer = 0;
+  bool embedding = false;
+  bool head = false;
+};
+// Of the part's matrices and vectors. Tied embeddings count once.
+std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
+
 std::string to_json(const Manifest& manifest);
 Manifest parse_manifest(const std::string& text, const std::string& file_name);
 Manifest read_manifest(const std::filesystem::path& folder);

@@ -59,6 +59,13 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::populate() const {
+#ifdef MADV_POPULATE_READ
+  // Older kernels (before 5.14) refuse, and pages come one by one.
+  if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_POPULATE_READ);
+#endif
+}
+
 void release_mapped_pages(const std::byte* first, std::size_t count) {
   // Only whole pages inside the range; the advice may be refused without harm.
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));

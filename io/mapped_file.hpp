@@ -17,6 +17,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  // Reads and maps every page now rather than at its first use, where the kernel can.
+  void populate() const;
 
  private:
   std::string path_;

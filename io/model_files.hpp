@@ -9,14 +9,6 @@
 
 namespace jupiter {
 
-// Which parts a stage holds: layers [first_layer, last_layer), embedding, output head.
-struct ModelPart {
-  std::int64_t first_layer = 0;
-  std::int64_t last_layer = 0;
-  bool embedding = false;
-  bool head = false;
-};
-
 class ModelFiles {
  public:
   // Maps the shards of `part` only: no other needs to be on this board's disk. verify: checks every checksum.

@@ -191,6 +191,7 @@ ShardFile::ShardFile(const std::filesystem::path& folder, const FileInfo& info, 
     offsets_.push_back(locate(file, path, d, mapping_.bytes().size()));
     if (verify) check_checksum(path, d, mapping_.bytes().data() + offsets_.back());
   }
+  if (!verify) mapping_.populate();  // as checksums do: else the first token waits for every page
 }
 
 std::vector<std::string> verify_shard(const std::filesystem::path& folder, const FileInfo& info) {

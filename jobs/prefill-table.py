@@ -13,10 +13,10 @@ NEW_TOKENS = 64
 PREDICTED = ("predicted_ttft_s", "predicted_decode_tokens_per_s")
 FIXED_CHUNKS = (16, 32, 64, 128, 256)
 CSV_FIELDS = ("environment", "rate_mbit", "model", "prompt_tokens", "variant", "round", "ttft_s", "decode_tokens_per_s",
-              *PREDICTED, "logits_hash", "sent_bytes", "compute_s", "wait_s")
+              *PREDICTED, "resident_mib", "predicted_mib", "logits_hash", "sent_bytes", "compute_s", "wait_s")
 TITLES = ("boards", "Mbit/s", "model", "one board", "equal split", "plan", "plan / one", "equal / plan",
           "best fixed chunk", "plan / fixed", "predicted", "off", "tokens/s", "predicted", "off", "300 tokens",
-          "predicted", "off")
+          "predicted", "off", "memory off")
 
 
 def call(*command):
@@ -51,7 +51,7 @@ class Bench:
     def plan(self, tokens):
         path = self.folder / f"plan-{'-'.join(map(str, self.common.values()))}-{tokens}.json"
         call(self.options.jupiter, "plan", "-m", self.model, "--cluster", self.cluster, "-p", tokens, "-n", NEW_TOKENS,
-             "-o", path)
+             "-c", tokens + NEW_TOKENS, "-o", path)
         return path
 
     def prompt(self, tokens):
@@ -71,7 +71,7 @@ class Bench:
     def run(self, variant, number, prompt_file, tokens, arguments, ranks=None, new_tokens=NEW_TOKENS, plan=None):
         report = self.folder / "run.json"
         self.boards(*(["-n", ranks] if ranks else []), self.options.jupiter, "run", "-m", self.model, "--raw", "-f",
-                    prompt_file, "-n", new_tokens, "--ignore-eos", "--no-verify", "--json", report, *arguments)
+                    prompt_file, "-n", new_tokens, "--ignore-eos", "--json", report, *arguments)
         j = json.loads(report.read_text())
         first = self.hashes.setdefault((tokens, new_tokens), j["logits_hash"])
         if j["logits_hash"] != first:
@@ -81,6 +81,8 @@ class Bench:
             **self.common, "prompt_tokens": tokens, "variant": variant, "round": number, "ttft_s": j["ttft_s"],
             "decode_tokens_per_s": j["decode_tokens_per_s"] if new_tokens > 1 else "",
             **{name: predicted.get(name, "") for name in PREDICTED},
+            "resident_mib": sum(r["peak_rss_bytes"] for r in j["ranks"] if r["weight_bytes"]) / 2**20,
+            "predicted_mib": sum(s["weight_bytes"] + s["private_bytes"] for s in predicted.get("stages", [])) / 2**20,
             "logits_hash": j["logits_hash"], "sent_bytes": " ".join(str(r["sent_bytes"]) for r in j["ranks"]),
             "compute_s": " ".join(f"{r['compute_s']:.3f}" for r in j["ranks"]),
             "wait_s": " ".join(f"{r['wait_s']:.3f}" for r in j["ranks"])})
@@ -104,6 +106,14 @@ class Bench:
         return statistics.median(row[field] for row in self.rows if row["variant"] == variant and row[field] != "" and
                                  row["prompt_tokens"] == tokens and self.common.items() <= row.items())
 
+    def largest_error(self):
+        """Of time to first token and tokens/s, at both prompt lengths."""
+        errors = {f"{field} at {tokens} tokens": self.median("plan", f"predicted_{field}", tokens) /
+                                                 self.median("plan", field, tokens) - 1
+                  for field in ("ttft_s", "decode_tokens_per_s") for tokens in PROMPT_TOKENS}
+        worst = max(errors, key=lambda name: abs(errors[name]))
+        return f"{worst} {errors[worst]:+.1%}"
+
     def table_row(self):
         one, equal, plan = (self.median(v, "ttft_s") for v in ("one", "equal", "plan"))
         chunk, fixed = min(((c, self.median(f"chunk {c}", "ttft_s")) for c in FIXED_CHUNKS), key=lambda pair: pair[1])
@@ -114,7 +124,8 @@ class Bench:
                 f"{one:.3f} s", f"{equal:.3f} s", f"{plan:.3f} s", f"{plan / one:.2f}", f"{equal / plan:.2f}",
                 f"{fixed:.3f} s ({chunk})", f"{plan / fixed:.2f}", f"{predicted:.3f} s", f"{predicted / plan - 1:+.0%}",
                 f"{speed:.1f}", f"{predicted_speed:.1f}", f"{predicted_speed / speed - 1:+.0%}",
-                f"{other:.3f} s", f"{predicted_other:.3f} s", f"{predicted_other / other - 1:+.0%}"]
+                f"{other:.3f} s", f"{predicted_other:.3f} s", f"{predicted_other / other - 1:+.0%}",
+                f"{self.median('plan', 'predicted_mib') / self.median('plan', 'resident_mib') - 1:+.0%}"]
 
 
 def write_csv(path, rows):
@@ -145,6 +156,7 @@ def main():
                     bench.measure()
                     table.append("| " + " | ".join(bench.table_row()) + " |")
                     note(table[-1])
+                    note("largest error of a prediction (bar: 15 %): " + bench.largest_error())
                     write_csv(options.output / "runs.csv", rows)
                     (options.output / "table.md").write_text("\n".join(table) + "\n")
             finally:

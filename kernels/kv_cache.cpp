@@ -239,6 +239,11 @@ bool KvCache::write(std::int64_t layer, Slot slot, const float* keys, const floa
   return fits;
 }
 
+void KvCache::prefetch(std::int64_t layer, BlockId block, std::int64_t head) const {
+  const std::byte* from = key_block(layer, block, head);  // values follow the keys
+  for (std::int64_t i = 0; i < key_bytes_ + value_bytes_; i += kCacheLine) __builtin_prefetch(from + i);
+}
+
 const float* KvCache::keys(const KernelTable& k, std::int64_t layer, BlockId block, std::int64_t head,
                            float* scratch) const {
   const std::byte* from = key_block(layer, block, head);

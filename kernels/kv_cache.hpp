@@ -90,6 +90,9 @@ class KvCache {
   // Overwrites one lane of a block that keys() or values() gave in scratch.
   void patch_keys(std::int64_t layer, Slot slot, std::int64_t head, std::int64_t lane, float* block) const;
   void patch_values(std::int64_t layer, Slot slot, std::int64_t head, std::int64_t lane, float* block) const;
+  // Asks for a block's bytes ahead of keys() and values(): blocks of one head lie too far apart for the processor to
+  // guess the next one.
+  void prefetch(std::int64_t layer, BlockId block, std::int64_t head) const;
   const KvShape& shape() const { return shape_; }
   static std::int64_t bytes_per_block(const KvShape& shape);  // all layers and heads
 

@@ -1,13 +1,11 @@
-// Medians of repeated runs over all layers that the board has: a single layer would stay in the cache, as it does not
-// in the real thing.
+// Repeated runs over all layers that the board has: a single layer would stay in the cache, as it does not in the real
+// thing. All points are measured in three sweeps, so that a passing disturbance meets a point only once.
 #include "parallel/measure.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
-
-#include "parallel/channel.hpp"
+#include <thread>
 
 namespace jupiter {
 
@@ -18,19 +16,31 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
+constexpr std::int64_t kWorkRows = 16;
+constexpr std::int64_t kHeadRows[] = {1, 2, 4, 8, 16};  // a stage passes so many at a time through the head
+constexpr double kMostSecondsPerPass = 1.0;
+constexpr int kSweeps = 3;
+constexpr int kWakeRepeats = 40;
+
+}  // namespace
+
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
 
-constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
-constexpr std::int64_t kHeadRows[] = {1, 2, 4, 8, 16};  // a stage passes so many at a time through the head
-constexpr double kMostSecondsPerPass = 2.0;
+double mean_of_the_middle(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto cut = static_cast<std::ptrdiff_t>(values.size() / 10);
+  return std::accumulate(values.begin() + cut, values.end() - cut, 0.0) /
+         static_cast<double>(std::ssize(values) - 2 * cut);
+}
 
-class BoardMeasurement {
+struct BoardMeasurement::Impl {
  public:
-  BoardMeasurement(const ModelConfig& config, const ModelFiles& files, ThreadPool& pool, const MeasureOptions& options)
+  Impl(const ModelConfig& config, const ModelFiles& files, ThreadPool& pool, const MeasureOptions& options)
       : config_(config),
         files_(files),
         options_(options),
@@ -47,29 +57,28 @@ class BoardMeasurement {
     touch_cache();
   }
 
-  BoardProfile run(const std::function<void(double)>& progress) {
+  BoardProfile run(const MeasureProgress& progress) {
     BoardProfile b;
+    std::vector<Point> points = all_points(b);
     layer_seconds(1, 0);  // warm: page faults, clocks
-    const double first = layer_seconds(1, 0);
-    std::vector<double> again{first};
-    const double steps = static_cast<double>(std::size(kRows)) + 8;
     double done = 0;
-    for (const std::int64_t n : kRows) {
-      if (n > options_.max_rows) break;
-      b.layer.base.rows.push_back(n);
-      b.layer.base.seconds.push_back(layer_seconds(n, 0));
-      progress(++done / steps);
-      if (n == 16 || n == 128) again.push_back(layer_seconds(1, 0));
+    for (int sweep = 0; sweep < kSweeps; ++sweep) {
+      for (Point& p : points) {
+        p.sweeps.push_back(p.measure());
+        progress(++done / static_cast<double>(kSweeps * points.size()));
+      }
     }
+    for (const Point& p : points) p.keep(median(p.sweeps));
+    const auto& one = points.front().sweeps;
+    b.spread = (*std::max_element(one.begin(), one.end()) - *std::min_element(one.begin(), one.end())) / median(one);
     fit_context(b.layer);
-    progress((done += 5) / steps);
-    measure_ends(b);
-    again.push_back(layer_seconds(1, 0));
-    b.spread =
-        (*std::max_element(again.begin(), again.end()) - *std::min_element(again.begin(), again.end())) / median(again);
-    b.layer.base.seconds[0] = median(again);
-    progress(1);
+    b.wake_s = wake_seconds(b);
     return b;
+  }
+
+  void work(const BoardProfile& measured, double seconds) {
+    const auto layers = static_cast<std::int64_t>(seconds / measured.layer.at(kWorkRows, 0));
+    pass(kWorkRows, 0, std::clamp<std::int64_t>(layers, 1, n_layers_));
   }
 
  private:
@@ -94,97 +103,144 @@ class BoardMeasurement {
     }
   }
 
-  // Median time of repeated calls, repeated for options_.seconds_per_point.
+  // One row through a few layers, at once and after a pause as long as other stages take for a token.
+  double wake_seconds(const BoardProfile& measured) {
+    const auto layers =
+        std::clamp<std::int64_t>(static_cast<std::int64_t>(2e-3 / measured.layer.at(1, 0)), 1, n_layers_);
+    std::vector<double> differences;
+    for (int i = 0; i < kWakeRepeats; ++i) {
+      pass(1, 0, layers);
+      const auto start = Clock::now();
+      pass(1, 0, layers);
+      const auto between = Clock::now();
+      std::this_thread::sleep_for(std::chrono::milliseconds(8) + std::chrono::microseconds(137 * i));
+      const auto again = Clock::now();
+      pass(1, 0, layers);
+      const double awake = std::chrono::duration<double>(between - start).count();
+      differences.push_back(seconds_since(again) - awake);
+    }
+    return std::max(mean_of_the_middle(std::move(differences)), 0.0);
+  }
+
+  struct Point {
+    std::function<double()> measure;   // seconds
+    std::function<void(double)> keep;  // of all sweeps
+    std::vector<double> sweeps;
+  };
+
+  // Mean time of repeated calls. Not the median: where a board runs for a part of every millisecond, calls take the
+  // pauses by turns, and each call counts.
   template <typename Work>
   double timed(const Work& work) {
-    std::vector<double> samples;
-    for (double total = 0; samples.size() < 3 || (total < options_.seconds_per_point && samples.size() < 200);) {
-      const auto start = Clock::now();
+    const auto start = Clock::now();
+    for (int calls = 1;; ++calls) {
       work();
-      samples.push_back(seconds_since(start));
-      total += samples.back();
-      if (samples.back() > kMostSecondsPerPass) break;
+      const double total = seconds_since(start);
+      if (total >= options_.seconds_per_point) return total / calls;
     }
-    return median(samples);
+  }
+
+  void pass(std::int64_t n, std::int64_t c, std::int64_t layers) {
+    const std::vector<RowRun> runs{{&sequence_, c, n, {}}};
+    const MatrixView<float> x(residual_.data(), n, config_.dim);
+    fill_residual(n);
+    for (std::int64_t i = 0; i < layers; ++i) {
+      forward_block(context(), files_.layers()[static_cast<std::size_t>(i)], i, runs, x);
+    }
   }
 
   // One layer for n rows after c tokens. Fewer layers are run where a pass would take too long.
   double layer_seconds(std::int64_t n, std::int64_t c) {
-    const std::vector<RowRun> runs{{&sequence_, c, n, {}}};
-    const MatrixView<float> x(residual_.data(), n, config_.dim);
     std::int64_t layers = n_layers_;
-    if (seconds_per_row_ > 0) {
-      const double pass = seconds_per_row_ * static_cast<double>(n * n_layers_);
-      if (pass > kMostSecondsPerPass) {
-        layers = std::max<std::int64_t>(
-            1, static_cast<std::int64_t>(kMostSecondsPerPass / pass * static_cast<double>(n_layers_)));
-      }
+    const double whole = seconds_per_row_ * static_cast<double>(n * n_layers_);
+    if (whole > kMostSecondsPerPass) {
+      layers = std::max<std::int64_t>(
+          1, static_cast<std::int64_t>(kMostSecondsPerPass / whole * static_cast<double>(n_layers_)));
     }
-    const double pass = timed([&] {
-      fill_residual(n);
-      for (std::int64_t i = 0; i < layers; ++i) {
-        forward_block(context(), files_.layers()[static_cast<std::size_t>(i)], i, runs, x);
-      }
-    });
-    const double layer = pass / static_cast<double>(layers);
+    const double layer = timed([&] { pass(n, c, layers); }) / static_cast<double>(layers);
     if (n >= 8) seconds_per_row_ = layer / static_cast<double>(n);
     return layer;
   }
 
-  // b and d of t(n, c) - t(n, 0) = b c + d n c by least squares over three widths; the error at a fourth.
-  void fit_context(LayerCost& layer) {
+  std::vector<Point> all_points(BoardProfile& b) {
+    std::vector<Point> points;
+    for (const std::int64_t n : kRows) {
+      if (n <= options_.max_rows) add_point(points, b.layer.base, n, [this, n] { return layer_seconds(n, 0); });
+    }
     const std::int64_t c = options_.context_tokens;
-    if (c < 64) return;
-    std::vector<double> widths, slopes;
-    for (const std::int64_t n : {std::int64_t{1}, std::int64_t{32}, std::int64_t{128}}) {
-      if (n > options_.max_rows) break;
-      widths.push_back(static_cast<double>(n));
-      slopes.push_back((layer_seconds(n, c) - layer.base.at(n)) / static_cast<double>(c));
+    for (const std::int64_t n : {1, 32, 128}) {
+      if (c >= 64 && n <= options_.max_rows) {
+        add_point(points, with_context_, n, [this, n, c] { return layer_seconds(n, c); });
+      }
     }
-    const double count = static_cast<double>(widths.size());
-    const double mean_n = std::accumulate(widths.begin(), widths.end(), 0.0) / count;
-    const double mean_s = std::accumulate(slopes.begin(), slopes.end(), 0.0) / count;
-    double covariance = 0, variance = 0;
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      covariance += (widths[i] - mean_n) * (slopes[i] - mean_s);
-      variance += (widths[i] - mean_n) * (widths[i] - mean_n);
+    if (c >= 64)
+      add_point(points, check_, std::min<std::int64_t>(64, options_.max_rows),
+                [this, c] { return layer_seconds(std::min<std::int64_t>(64, options_.max_rows), c / 2); });
+    if (files_.part().embedding) {
+      for (const std::int64_t n : {std::int64_t{1}, std::int64_t{16}, options_.max_rows}) {
+        if (b.embedding.empty() || n > b.embedding.rows.back()) {
+          add_point(points, b.embedding, n, [this, n] { return embedding_seconds(n); });
+        }
+      }
     }
-    layer.per_row_context_s = variance > 0 ? std::max(covariance / variance, 0.0) : 0;
-    layer.per_context_s = std::max(mean_s - layer.per_row_context_s * mean_n, 0.0);
-    const std::int64_t n = std::min<std::int64_t>(64, options_.max_rows);
-    const double measured = layer_seconds(n, c / 2);
-    layer.fit_error = std::abs(layer.at(n, c / 2) - measured) / measured;
+    if (files_.part().head) {
+      for (const std::int64_t n : kHeadRows) {
+        if (n <= options_.max_rows) add_point(points, b.head, n, [this, n] { return head_seconds(n); });
+      }
+    }
+    return points;
   }
 
-  void measure_ends(BoardProfile& b) {
-    const MatrixView<float> x(residual_.data(), options_.max_rows, config_.dim);
-    if (files_.part().embedding) {
-      std::vector<TokenId> tokens(static_cast<std::size_t>(options_.max_rows));
-      for (std::size_t i = 0; i < tokens.size(); ++i) {
-        tokens[i] = static_cast<TokenId>(i * 7919 % static_cast<std::size_t>(config_.vocab_size));
-      }
-      for (const std::int64_t n : {std::int64_t{1}, std::int64_t{16}, options_.max_rows}) {
-        if (!b.embedding.rows.empty() && n <= b.embedding.rows.back()) continue;
-        b.embedding.rows.push_back(n);
-        b.embedding.seconds.push_back(timed([&] {
-          embed(context(), files_.embedding(), std::span(tokens).first(static_cast<std::size_t>(n)), x.slice(0, n));
-        }));
-      }
+  // `curve` must not move until the point is kept.
+  static void add_point(std::vector<Point>& points, CostCurve& curve, std::int64_t n, std::function<double()> measure) {
+    const std::size_t at = curve.rows.size();
+    curve.rows.push_back(n);
+    curve.seconds.push_back(0);
+    points.push_back({std::move(measure), [&curve, at](double s) { curve.seconds[at] = s; }, {}});
+  }
+
+  // b and d of t(n, c) - t(n, 0) = b c + d n c: exact for the narrowest width (one row: every decoded token), d by
+  // least squares over the others; the error at a point that the fit does not see.
+  void fit_context(LayerCost& layer) const {
+    if (with_context_.empty()) return;
+    const std::int64_t c = options_.context_tokens;
+    const auto slope = [&](std::size_t i) {
+      return (with_context_.seconds[i] - layer.base.at(with_context_.rows[i])) / static_cast<double>(c);
+    };
+    const auto narrowest = static_cast<double>(with_context_.rows[0]);
+    double product = 0, square = 0;
+    for (std::size_t i = 1; i < with_context_.rows.size(); ++i) {
+      const double wider = static_cast<double>(with_context_.rows[i]) - narrowest;
+      product += wider * (slope(i) - slope(0));
+      square += wider * wider;
     }
-    if (!files_.part().head) return;
-    fill_residual(std::min<std::int64_t>(16, options_.max_rows));
-    for (const std::int64_t n : kHeadRows) {
-      if (n > options_.max_rows) break;
-      std::vector<std::int64_t> rows(static_cast<std::size_t>(n));
-      std::iota(rows.begin(), rows.end(), 0);
-      b.head.rows.push_back(n);
-      b.head.seconds.push_back(timed([&] {
-        const MatrixView<float> logits(logits_.data(), n, config_.vocab_size);
-        forward_head(context(), files_.head(), x, rows, logits);
-        const std::span<const float> row(logits.row(n - 1), static_cast<std::size_t>(config_.vocab_size));
-        last_token_ = sample(rt_.kernels, row, {}, {}, 0);
-      }));
+    layer.per_row_context_s = square > 0 ? std::max(product / square, 0.0) : 0;
+    layer.per_context_s = std::max(slope(0) - layer.per_row_context_s * narrowest, 0.0);
+    const double measured = check_.seconds.front();
+    layer.fit_error = std::abs(layer.at(check_.rows.front(), c / 2) - measured) / measured;
+  }
+
+  double embedding_seconds(std::int64_t n) {
+    std::vector<TokenId> tokens(static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      tokens[i] = static_cast<TokenId>(i * 7919 % static_cast<std::size_t>(config_.vocab_size));
     }
+    const MatrixView<float> x(residual_.data(), n, config_.dim);
+    return timed([&] { embed(context(), files_.embedding(), tokens, x); });
+  }
+
+  double head_seconds(std::int64_t n) {
+    fill_residual(n);
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(n));
+    std::iota(rows.begin(), rows.end(), 0);
+    const MatrixView<float> x(residual_.data(), n, config_.dim);
+    const MatrixView<float> logits(logits_.data(), n, config_.vocab_size);
+    return timed([&] {
+      forward_head(context(), files_.head(), x, rows, logits);
+      const std::span<const float> row(logits.row(n - 1), static_cast<std::size_t>(config_.vocab_size));
+      last_token_ = sample(rt_.kernels, row, {}, {}, 0);
+      digest_.update(row.data(), row.size_bytes());
+    });
   }
 
   const ModelConfig& config_;
@@ -198,67 +254,22 @@ class BoardMeasurement {
   BlockScratch scratch_;
   Buffer<float> residual_;
   Buffer<float> logits_;
+  CostCurve with_context_;  // layer at options_.context_tokens
+  CostCurve check_;         // and one point that the fit does not see
   double seconds_per_row_ = 0;
   std::int32_t last_token_ = 0;  // keeps the sampler's work from being left out
+  Hasher digest_;
 };
 
-// Sends `bytes` to the peer and waits for as much back, or the other way round.
-double ping_pong(int peer, bool begin, std::size_t bytes, int repeats, SendChannel& out, ReceiveChannel& in) {
-  std::vector<double> samples;
-  const auto send = [&] { out.send({MessageKind::report, 0, std::vector<std::byte>(bytes)}); };
-  for (int i = 0; i < repeats; ++i) {
-    const auto start = Clock::now();
-    if (begin) send();
-    await_message(out, in, peer);
-    if (!begin) send();
-    samples.push_back(seconds_since(start) / 2);
-  }
-  return median(samples);
+BoardMeasurement::BoardMeasurement(const ModelConfig& config, const ModelFiles& files, ThreadPool& pool,
+                                   const MeasureOptions& options)
+    : impl_(std::make_unique<Impl>(config, files, pool, options)) {}
+BoardMeasurement::~BoardMeasurement() = default;
+BoardProfile BoardMeasurement::run(const MeasureProgress& progress) {
+  return impl_->run(progress);
 }
-
-}  // namespace
-
-BoardProfile measure_board(const ModelConfig& config, const ModelFiles& files, ThreadPool& pool,
-                           const MeasureOptions& options, const std::function<void(double)>& progress) {
-  return BoardMeasurement(config, files, pool, options).run(progress);
-}
-
-std::vector<LinkProfile> measure_links(const MpiSession& mpi, const std::function<void(double)>& progress) {
-  constexpr std::size_t kSmall = 1200, kLarge = 256 << 10;
-  std::vector<LinkProfile> links;
-  const int pairs = mpi.size() * (mpi.size() - 1) / 2;
-  int done = 0;
-  for (int a = 0; a < mpi.size(); ++a) {
-    for (int b = a + 1; b < mpi.size(); ++b) {
-      // Every rank takes part in the exchange of texts, so pairs are measured one after the other.
-      std::string measured;
-      if (mpi.rank() == a || mpi.rank() == b) {
-        const int peer = mpi.rank() == a ? b : a;
-        SendChannel out(mpi, peer, Tag::measure);
-        ReceiveChannel in(mpi, peer, Tag::measure, 2 * kLarge);
-        const bool begin = mpi.rank() == a;
-        ping_pong(peer, begin, kSmall, 5, out, in);
-        const double small = ping_pong(peer, begin, kSmall, 40, out, in);
-        const double large = ping_pong(peer, begin, kLarge, 8, out, in);
-        const double rate = static_cast<double>(kLarge - kSmall) / std::max(large - small, 1e-7);
-        const double latency = std::max(small - static_cast<double>(kSmall) / rate, 1e-7);
-        measured = std::to_string(latency * 1e9) + " " + std::to_string(rate);
-        flush(out, peer);
-      }
-      const auto all = gather_text(mpi, measured);
-      broadcast_text(mpi, "");
-      if (mpi.rank() == 0) {
-        double latency_ns = 0, rate = 0;
-        if (std::sscanf(all[static_cast<std::size_t>(a)].c_str(), "%lf %lf", &latency_ns, &rate) != 2) {
-          throw PeerError("links: expected two numbers from rank " + std::to_string(a));
-        }
-        links.push_back({a, b, latency_ns * 1e-9, rate});
-        links.push_back({b, a, latency_ns * 1e-9, rate});
-      }
-      progress(static_cast<double>(++done) / pairs);
-    }
-  }
-  return links;
+void BoardMeasurement::work(const BoardProfile& measured, double seconds) {
+  impl_->work(measured, seconds);
 }
 
 }  // namespace jupiter

@@ -16,7 +16,7 @@ struct StagePlan {
   std::int64_t first_layer = 0;
   std::int64_t last_layer = 0;  // one past the end
   std::uint64_t weight_bytes = 0;
-  std::uint64_t private_bytes = 0;  // KV cache and work space at the plan's context
+  std::uint64_t private_bytes = 0;  // KV cache at the plan's context, work space, program
   double time_share = 0;            // of the prompt's computing that this stage does
 };
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <limits>
 #include <numeric>
+#include <set>
 
 #include "io/enum_names.hpp"
 #include "io/hash.hpp"
@@ -17,7 +18,8 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t kMostSubsets = 12;           // boards whose orders are searched exhaustively
-constexpr std::uint64_t kProcessBytes = 24 << 20;  // program, MPI and its buffers (measured, parallel/README.md)
+constexpr std::uint64_t kProcessBytes = 32 << 20;  // program, libraries, MPI's buffers (measured, parallel/README.md)
+constexpr std::uint64_t kTokenizerFactor = 5;      // of its file: strings and look-up tables in memory, measured
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
 
 }  // namespace
@@ -169,10 +171,11 @@ Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanReq
   if (request_.context_tokens == 0) request_.context_tokens = manifest.config.max_seq_len;
   request_.max_chunk = std::min(request_.max_chunk, request_.context_tokens);
   for (std::int64_t i = 0; i < manifest.config.n_layers; ++i) {
-    layer_bytes_.push_back(manifest.file(layer_file_name(i)).bytes());
+    layer_bytes_.push_back(weight_bytes(manifest, {i, i + 1, false, false}));
   }
-  embed_bytes_ = manifest.file(embed_file_name()).bytes();
-  output_bytes_ = manifest.file(output_file_name()).bytes();
+  for (const FileInfo& f : manifest.files) {
+    if (f.name == tokenizer_file_name()) tokenizer_bytes_ = f.bytes();
+  }
 }
 
 StageOptions Planner::stage_options() const {
@@ -182,23 +185,24 @@ StageOptions Planner::stage_options() const {
   o.max_rows = request_.max_chunk;
   o.keys = request_.keys;
   o.values = request_.values;
+  o.wire = request_.wire;
   return o;
+}
+
+std::uint64_t Planner::own_bytes(const ModelPart& part, const StageOptions& options) const {
+  const std::uint64_t tokenizer = part.embedding ? kTokenizerFactor * tokenizer_bytes_ : 0;
+  return kProcessBytes + tokenizer + static_cast<std::uint64_t>(Stage::private_bytes(manifest_.config, part, options));
 }
 
 std::uint64_t Planner::memory_bytes(std::int64_t layers, bool first, bool last) const {
   // Which layers they will be is not known yet: the heaviest run of so many.
-  std::uint64_t weights = 0, window = 0;
+  std::uint64_t heaviest = 0, window = 0;
   for (std::size_t i = 0; i < layer_bytes_.size(); ++i) {
     window += layer_bytes_[i];
     if (i >= static_cast<std::size_t>(layers)) window -= layer_bytes_[i - static_cast<std::size_t>(layers)];
-    weights = std::max(weights, window);
+    heaviest = std::max(heaviest, window);
   }
-  const bool tied = manifest_.config.tied_embeddings;
-  if (first || (last && tied)) weights += embed_bytes_;
-  if (last) weights += output_bytes_;
-  const ModelPart part{0, layers, first, last};
-  return weights + kProcessBytes +
-         static_cast<std::uint64_t>(Stage::private_bytes(manifest_.config, part, stage_options()));
+  return heaviest + weight_bytes(manifest_, {0, 0, first, last}) + own_bytes({0, layers, first, last}, stage_options());
 }
 
 bool Planner::fits(int board, std::int64_t layers, bool first, bool last) const {
@@ -216,7 +220,7 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
     c.embedding = s == 0;
     c.head = s + 1 == split.boards.size();
     c.hop = profile_.hop_into(split.boards[s]);
-    c.row_bytes = static_cast<double>(manifest_.config.dim * bytes_of(manifest_.config.residual)) + 4;
+    c.row_bytes = static_cast<double>(wire_row_bytes(request_.wire, manifest_.config)) + sizeof(TokenId);
     stages.push_back(c);
   }
   return stages;
@@ -247,14 +251,16 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool l
     const std::int64_t head_rows = request_.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
     p.max += c.compute_s(chunk, i * chunk, head_rows) / static_cast<double>(n_chunks);
   }
+  const double working = p.max;
+  p.max += c.receive_s(chunk) + c.send_s(chunk);
   const double step =
-      c.compute_s(1, request_.prompt_tokens + request_.new_tokens / 2, 1) + (first ? c.hop.latency_s : c.arrive_s(1));
+      c.decode_s(request_.prompt_tokens + request_.new_tokens / 2) + (first ? c.hop.latency_s : c.arrive_s(1));
   if (request_.objective == Objective::throughput) {
     p.max += step * static_cast<double>(request_.new_tokens) / static_cast<double>(n_chunks);
     p.sum = p.max * 1e-3;  // of two splits with the same slowest stage, the one that works less
     return p;
   }
-  p.sum = p.max + (first ? 0 : c.arrive_s(chunk));
+  p.sum = working + (first ? 0 : c.arrive_s(chunk));
   if (request_.objective == Objective::latency) p.sum += step * static_cast<double>(request_.new_tokens);
   return p;
 }
@@ -307,11 +313,9 @@ Plan Planner::plan_of(const Split& split) const {
   const auto add_chunks = [&](std::int64_t n) {
     p.chunks.push_back({n, best_chunks(costs, n, request_.max_chunk, request_.every_row)});
   };
-  for (std::int64_t n = 32; n < request_.context_tokens; n *= 2) {
-    if (request_.prompt_tokens > n / 2 && request_.prompt_tokens < n) add_chunks(request_.prompt_tokens);
-    add_chunks(n);
-  }
-  if (p.chunks.empty() || p.chunks.back().prompt_tokens < request_.context_tokens) add_chunks(request_.context_tokens);
+  std::set<std::int64_t> lengths{request_.prompt_tokens, request_.context_tokens};
+  for (std::int64_t n = 32; n < request_.context_tokens; n *= 2) lengths.insert(n);
+  for (const std::int64_t n : lengths) add_chunks(n);
   const auto chunks = chunks_for(p, request_.prompt_tokens);
   p.predicted_ttft_s = prefill_s(costs, chunks, request_.every_row);
   p.predicted_decode_tokens_per_s = 1 / decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
@@ -330,15 +334,9 @@ Plan Planner::plan_of(const Split& split) const {
     StagePlan stage{b.host, b.slot, layer, layer + split.layers[s], 0, 0, work[s] / total};
     layer = stage.last_layer;
     p.stages.push_back(stage);
-    const ModelPart part = p.part(s);
-    for (std::int64_t i = stage.first_layer; i < stage.last_layer; ++i) p.stages[s].weight_bytes += layer_bytes_[i];
-    if (s == 0) p.stages[s].weight_bytes += embed_bytes_;
-    if (costs[s].head) {
-      p.stages[s].weight_bytes += output_bytes_ + (manifest_.config.tied_embeddings && s > 0 ? embed_bytes_ : 0);
-    }
-    p.stages[s].private_bytes =
-        kProcessBytes + static_cast<std::uint64_t>(Stage::private_bytes(
-                            manifest_.config, {part.first_layer, part.last_layer, s == 0, costs[s].head}, options));
+    const ModelPart part{stage.first_layer, stage.last_layer, s == 0, costs[s].head};
+    p.stages[s].weight_bytes = weight_bytes(manifest_, part);
+    p.stages[s].private_bytes = own_bytes(part, options);
   }
   for (std::size_t b = 0; b < profile_.boards.size(); ++b) {
     if (std::find(split.boards.begin(), split.boards.end(), static_cast<int>(b)) == split.boards.end()) {

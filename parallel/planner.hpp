@@ -26,6 +26,7 @@ struct PlanRequest {
   bool every_row = false;  // evaluation: all rows pass the head
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
+  Wire wire = Wire::exact;
 };
 
 // Boards in the order of the pipeline, and how many layers each holds.
@@ -59,9 +60,10 @@ class Planner {
   std::uint64_t memory_bytes(std::int64_t layers, bool first, bool last) const;  // weights, cache, work space
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
 
-  // The split that minimises sum_r u_r + weight * max_r v_r exactly, where u_r = v_r + arrival of a chunk + new_tokens
-  // decode steps and v_r the stage's mean time of a chunk; boards may stay out unless `use_all`. Empty: nothing fits.
-  // Exact over all orders of up to 12 boards; more are taken in the order of their speed.
+  // The split that minimises sum_r u_r + weight * max_r v_r exactly, where u_r = a chunk's mean computing + its arrival
+  // + new_tokens decode steps and v_r = that computing and what moving the chunk in and out takes from it; boards may
+  // stay out unless `use_all`. Empty: nothing fits. Exact over all orders of up to 12 boards; more are taken in the
+  // order of their speed.
   std::optional<Split> best_split(std::int64_t chunk, bool use_all) const;
   double split_cost(const Split& split, std::int64_t chunk) const;  // its objective
 
@@ -73,13 +75,14 @@ class Planner {
   std::vector<std::int64_t> chunk_candidates() const;
   std::optional<Plan> best_plan(bool use_all) const;
   StageOptions stage_options() const;
+  std::uint64_t own_bytes(const ModelPart& part, const StageOptions& options) const;  // all but weights
 
   friend class SplitSearch;
   const Profile& profile_;
   const Manifest& manifest_;
   PlanRequest request_;
   std::vector<std::uint64_t> layer_bytes_;  // by layer
-  std::uint64_t embed_bytes_ = 0, output_bytes_ = 0;
+  std::uint64_t tokenizer_bytes_ = 0;
 };
 
 }  // namespace jupiter

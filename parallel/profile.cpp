@@ -58,6 +58,14 @@ CostCurve read_curve(const CheckedJson& j) {
   return c;
 }
 
+ordered_json transfer_json(const TransferCost& c) {
+  return {{"message_s", c.message_s}, {"byte_s", c.byte_s}};
+}
+
+TransferCost read_transfer(const CheckedJson& j) {
+  return {j.within<double>("message_s", 0, 10), j.within<double>("byte_s", 0, 1)};
+}
+
 ordered_json board_json(const BoardProfile& b) {
   return {{"host", b.host},
           {"slot", b.slot},
@@ -71,7 +79,10 @@ ordered_json board_json(const BoardProfile& b) {
             {"per_row_context_s", b.layer.per_row_context_s},
             {"fit_error", b.layer.fit_error}}},
           {"embedding", curve_json(b.embedding)},
-          {"head", curve_json(b.head)}};
+          {"head", curve_json(b.head)},
+          {"send", transfer_json(b.send)},
+          {"receive", transfer_json(b.receive)},
+          {"wake_s", b.wake_s}};
 }
 
 BoardProfile read_board(const CheckedJson& j) {
@@ -90,6 +101,9 @@ BoardProfile read_board(const CheckedJson& j) {
   if (b.layer.base.empty()) j.fail("layer", "measured times", "none");
   b.embedding = read_curve(j.object("embedding"));
   b.head = read_curve(j.object("head"));
+  b.send = read_transfer(j.object("send"));
+  b.receive = read_transfer(j.object("receive"));
+  b.wake_s = j.within<double>("wake_s", 0, 10);
   return b;
 }
 
@@ -101,8 +115,9 @@ std::string to_json(const Profile& p) {
   for (const LinkProfile& l : p.links) {
     links.push_back({{"from", l.from}, {"to", l.to}, {"latency_s", l.latency_s}, {"bytes_per_s", l.bytes_per_s}});
   }
-  const ordered_json all = {{"creator", "jupiter"},       {"kind", "profile"}, {"version", p.version},
-                            {"model_hash", p.model_hash}, {"boards", boards},  {"links", links}};
+  const ordered_json all = {{"creator", "jupiter"}, {"kind", "profile"},          {"format", kProfileFormat},
+                            {"version", p.version}, {"model_hash", p.model_hash}, {"boards", boards},
+                            {"links", links}};
   return all.dump(1) + "\n";
 }
 
@@ -110,6 +125,11 @@ Profile parse_profile(const std::string& text, const std::string& file) {
   const CheckedJson j(parse_json_object(text, file));
   if (j.string("kind") != "profile") {
     throw FormatError(file, "kind", "profile (jupiter profile writes it)", j.string("kind"));
+  }
+  const std::int64_t format = j.find_int("format").value_or(1);
+  if (format != kProfileFormat) {
+    throw FormatError(file, "format", fmt::format("{} (measure again with this jupiter profile)", kProfileFormat),
+                      std::to_string(format));
   }
   Profile p;
   p.version = j.string("version");

@@ -29,6 +29,13 @@ struct LayerCost {
   double at(std::int64_t rows, std::int64_t context) const;
 };
 
+// Seconds for which a board's computing stands still because of a message: copying it, MPI, the system's network code.
+struct TransferCost {
+  double message_s = 0;
+  double byte_s = 0;
+  double at(double bytes) const { return message_s + bytes * byte_s; }
+};
+
 struct BoardProfile {
   std::string host;
   int slot = 0;  // which of this host's ranks
@@ -38,19 +45,24 @@ struct BoardProfile {
   LayerCost layer;
   CostCurve embedding;  // empty: the board has no such shard
   CostCurve head;
+  TransferCost send;
+  TransferCost receive;
+  double wake_s = 0;  // what computing takes longer after a wait: sleeping cores, caches that others used
   double spread = 0;  // (slowest - fastest) / median of the same measurement over the whole profile: load or heat
 };
 
 struct LinkProfile {
   int from = 0;  // board
   int to = 0;
-  double latency_s = 0;
+  double latency_s = 0;  // mean over moments of any kind: from the sender's call until the receiver has the message
   double bytes_per_s = 0;
   double seconds(double bytes) const { return latency_s + bytes / bytes_per_s; }
 };
 
+inline constexpr int kProfileFormat = 2;  // 2: costs of transfers and waits
+
 struct Profile {
-  std::string version;
+  std::string version;  // of the program that measured
   std::string model_hash;
   std::vector<BoardProfile> boards;
   std::vector<LinkProfile> links;  // both directions of every pair

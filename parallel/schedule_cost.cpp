@@ -14,22 +14,45 @@ double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t h
 }
 
 namespace {
+constexpr double kAnswerBytes = 100;  // of the last stage's answer, and of a frame besides its rows
+}
 
-using Finish = std::vector<double>;  // of the last chunk, by stage
+double StageCost::receive_s(std::int64_t n) const {
+  if (embedding && head) return 0;
+  return board->receive.at(kAnswerBytes + (embedding ? 0 : static_cast<double>(n) * row_bytes));
+}
 
-// Finish times after one more chunk of n rows.
-void advance(std::span<const StageCost> stages, const Finish& before, std::int64_t n, std::int64_t context,
-             std::int64_t head_rows, Finish& after) {
-  double ready = 0;
+double StageCost::send_s(std::int64_t n) const {
+  if (embedding && head) return 0;
+  return board->send.at(kAnswerBytes + (head ? 0 : static_cast<double>(n) * row_bytes));
+}
+
+double StageCost::decode_s(std::int64_t context) const {
+  return compute_s(1, context, 1) + (embedding && head ? 0 : board->wake_s);
+}
+
+double StageCost::arrive_s(std::int64_t n) const {
+  return hop.seconds(static_cast<double>(n) * row_bytes + kAnswerBytes);
+}
+
+void pass_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
+                std::span<StageTimes> times) {
   for (std::size_t r = 0; r < stages.size(); ++r) {
-    if (r > 0) ready = after[r - 1] + stages[r].arrive_s(n);
-    after[r] = std::max(before[r], ready) + stages[r].compute_s(n, context, head_rows);
+    StageTimes& t = times[r];
+    const double busy = t.busy_until_s > 0 ? t.busy_until_s + stages[r].receive_s(n) : 0;
+    t.start_s = std::max(busy, r > 0 ? times[r - 1].done_s + stages[r].arrive_s(n) : 0);
+    t.done_s = t.start_s + stages[r].compute_s(n, context, head_rows);
+    t.busy_until_s = t.done_s + stages[r].send_s(n);
   }
 }
 
+namespace {
+
+using Finish = std::vector<StageTimes>;  // of the last chunk, by stage
+
 bool dominates(const Finish& a, const Finish& b) {
   for (std::size_t r = 0; r < a.size(); ++r) {
-    if (a[r] > b[r]) return false;
+    if (a[r].busy_until_s > b[r].busy_until_s) return false;
   }
   return true;
 }
@@ -40,6 +63,10 @@ struct Label {
   std::size_t from_label;
 };
 
+double end(const Label& l) {
+  return l.finish.back().busy_until_s;
+}
+
 // Keeps labels that no other beats at every stage, at most `beam` of them, those that end first.
 void insert(std::vector<Label>& labels, Label&& fresh, std::size_t beam) {
   for (const Label& l : labels) {
@@ -48,8 +75,8 @@ void insert(std::vector<Label>& labels, Label&& fresh, std::size_t beam) {
   std::erase_if(labels, [&](const Label& l) { return dominates(fresh.finish, l.finish); });
   labels.push_back(std::move(fresh));
   if (labels.size() <= beam) return;
-  const auto worst = std::max_element(labels.begin(), labels.end(),
-                                      [](const Label& a, const Label& b) { return a.finish.back() < b.finish.back(); });
+  const auto worst =
+      std::max_element(labels.begin(), labels.end(), [](const Label& a, const Label& b) { return end(a) < end(b); });
   labels.erase(worst);
 }
 
@@ -62,21 +89,20 @@ std::int64_t default_grain(std::int64_t prompt_tokens) {
 }  // namespace
 
 double prefill_s(std::span<const StageCost> stages, std::span<const std::int64_t> chunks, bool every_row) {
-  Finish finish(stages.size(), 0.0), next(stages.size());
+  Finish times(stages.size());
   std::int64_t context = 0;
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     const std::int64_t head_rows = every_row ? chunks[i] : i + 1 == chunks.size() ? 1 : 0;
-    advance(stages, finish, chunks[i], context, head_rows, next);
-    finish.swap(next);
+    pass_chunk(stages, chunks[i], context, head_rows, times);
     context += chunks[i];
   }
-  return finish.back() + (stages.size() > 1 ? stages[0].hop.latency_s : 0.0);
+  return times.back().done_s + (stages.size() > 1 ? stages[0].hop.latency_s : 0.0);
 }
 
 double decode_step_s(std::span<const StageCost> stages, std::int64_t context) {
   double s = 0;
   for (std::size_t r = 0; r < stages.size(); ++r) {
-    s += stages[r].compute_s(1, context, 1);
+    s += stages[r].decode_s(context);
     if (r > 0) s += stages[r].arrive_s(1);
   }
   return s + (stages.size() > 1 ? stages[0].hop.latency_s : 0.0);
@@ -92,22 +118,22 @@ std::vector<std::int64_t> best_chunks(std::span<const StageCost> stages, std::in
   // Labels hold where they came from, so lists of finished boundaries must not change any more: boundaries are left in
   // ascending order, and every step goes forward.
   std::vector<std::vector<Label>> labels(boundaries.size());
-  labels[0].push_back({Finish(stages.size(), 0.0), 0, 0});
-  Finish next(stages.size());
+  labels[0].push_back({Finish(stages.size()), 0, 0});
   for (std::size_t a = 0; a + 1 < boundaries.size(); ++a) {
     for (std::size_t b = a + 1; b < boundaries.size(); ++b) {
       const std::int64_t n = boundaries[b] - boundaries[a];
       if (n > max_chunk) break;
       const std::int64_t head_rows = every_row ? n : b + 1 == boundaries.size() ? 1 : 0;
       for (std::size_t l = 0; l < labels[a].size(); ++l) {
-        advance(stages, labels[a][l].finish, n, boundaries[a], head_rows, next);
-        insert(labels[b], {next, a, l}, beam);
+        Finish times = labels[a][l].finish;
+        pass_chunk(stages, n, boundaries[a], head_rows, times);
+        insert(labels[b], {std::move(times), a, l}, beam);
       }
     }
   }
   const auto& last = labels.back();
-  const auto best = std::min_element(last.begin(), last.end(),
-                                     [](const Label& x, const Label& y) { return x.finish.back() < y.finish.back(); });
+  const auto best =
+      std::min_element(last.begin(), last.end(), [](const Label& x, const Label& y) { return end(x) < end(y); });
   std::vector<std::int64_t> chunks;
   const Label* at = &*best;
   for (std::size_t b = boundaries.size() - 1; b != 0;) {

@@ -1,5 +1,7 @@
-// Times of stages and of whole schedules, from a profile. Prefill is a flow shop (DESIGN.md, objectives):
-// C(i,r) = max(C(i-1,r), C(i,r-1) + comm) + t_r(n_i, context_i).
+// Times of stages and of whole schedules, from a profile. Prefill is a flow shop (DESIGN.md, objectives) in which
+// messages take time from the boards too: chunk i leaves stage r computed at
+// C(i,r) = max(C(i-1,r) + send_s + receive_s, C(i,r-1) + arrive_s) + t_r(n_i, context_i).
+// A stage that waits takes its message at once (arrive_s holds that); one that computes takes it in between.
 #pragma once
 
 #include <span>
@@ -18,9 +20,25 @@ struct StageCost {
 
   // n rows after `context` tokens, head_rows of them through the head.
   double compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const;
+  // What moving n rows in and out keeps this stage from computing; at both ends of the pipeline one of them is an
+  // answer.
+  double receive_s(std::int64_t n) const;
+  double send_s(std::int64_t n) const;
+  // One decoded token at this context: stages of a pipeline compute it after a wait.
+  double decode_s(std::int64_t context) const;
   // n rows on their way into this stage.
-  double arrive_s(std::int64_t n) const { return hop.seconds(static_cast<double>(n) * row_bytes + 100); }
+  double arrive_s(std::int64_t n) const;
 };
+
+// One chunk on one stage: computing, then sending until `busy_until_s`.
+struct StageTimes {
+  double start_s = 0;
+  double done_s = 0;
+  double busy_until_s = 0;
+};
+// The next chunk of n rows passes all stages; times hold those of the chunk before it, then its own.
+void pass_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
+                std::span<StageTimes> times);
 
 // Time to the first token of a prompt in these chunks. every_row: all rows pass the head (evaluation).
 double prefill_s(std::span<const StageCost> stages, std::span<const std::int64_t> chunks, bool every_row = false);

@@ -18,16 +18,11 @@ double Simulation::idle_share(std::size_t stage) const {
 Simulation simulate(std::span<const StageCost> stages, std::span<const std::int64_t> chunks) {
   Simulation out;
   for (const StageCost& s : stages) out.stage_names.push_back(fmt::format("{}:{}", s.board->host, s.board->slot));
-  std::vector<double> free(stages.size(), 0.0);
+  std::vector<StageTimes> times(stages.size());
   std::int64_t context = 0;
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    double arrived = 0;
-    for (std::size_t r = 0; r < stages.size(); ++r) {
-      if (r > 0) arrived = out.spans.back().end_s + stages[r].arrive_s(chunks[i]);
-      const double start = std::max(free[r], arrived);
-      free[r] = start + stages[r].compute_s(chunks[i], context, i + 1 == chunks.size() ? 1 : 0);
-      out.spans.push_back({r, i, start, free[r]});
-    }
+    pass_chunk(stages, chunks[i], context, i + 1 == chunks.size() ? 1 : 0, times);
+    for (std::size_t r = 0; r < stages.size(); ++r) out.spans.push_back({r, i, times[r].start_s, times[r].done_s});
     context += chunks[i];
   }
   out.ttft_s = prefill_s(stages, chunks);

@@ -48,7 +48,7 @@ std::int64_t Stage::private_bytes(const ModelConfig& c, const ModelPart& part, c
 
 FrameLimits Stage::limits() const {
   return {options_.max_rows, options_.context_tokens, config_.vocab_size,
-          part().first_layer == 0 && part().embedding ? 0 : config_.dim * bytes_of(config_.residual)};
+          part().first_layer == 0 && part().embedding ? 0 : wire_row_bytes(options_.wire, config_)};
 }
 
 Sequence& Stage::sequence(SequenceId id) {
@@ -160,22 +160,6 @@ bool Stage::is_stale(const Frame& frame) {
   return true;
 }
 
-void Stage::load_residual(const Frame& frame, MatrixView<float> x) {
-  for_rows(rt_, x.rows, 16, [&](std::int64_t first, std::int64_t last) {
-    const std::int64_t row_bytes = config_.dim * bytes_of(config_.residual);
-    rt_.kernels.widen(config_.residual, frame.residual.data() + first * row_bytes, (last - first) * x.cols,
-                      x.row(first));
-  });
-}
-
-void Stage::store_residual(Frame& frame, MatrixView<const float> x) {
-  frame.residual.resize(static_cast<std::size_t>(x.rows * x.cols * bytes_of(config_.residual)));
-  // Exact: forward_block rounded to this precision already.
-  if (!rt_.kernels.narrow(config_.residual, x.data, x.rows * x.cols, frame.residual.data())) {
-    throw RunError("residual: a value does not fit " + std::string(name(config_.residual)));
-  }
-}
-
 FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
@@ -191,7 +175,7 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   if (alive && part().embedding) {
     embed(context, files_.embedding(), frame.tokens, x);
   } else if (alive) {
-    load_residual(frame, x);
+    from_wire(rt_, options_.wire, config_.residual, frame.residual.data(), x);
   }
   for (std::size_t i = 0; i < files_.layers().size() && alive; ++i) {
     forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
@@ -213,7 +197,8 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
       if (r.verdict.node != 0) settle(r.sequence, r.verdict);
     }
   } else if (alive) {
-    store_residual(frame, x);
+    frame.residual.resize(static_cast<std::size_t>(x.rows * wire_row_bytes(options_.wire, config_)));
+    to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
   }
   add_cost(frame, elapsed());
   if (part().head) decoder_.observe(frame);

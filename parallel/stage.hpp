@@ -9,6 +9,7 @@
 
 #include "io/model_files.hpp"
 #include "kernels/block.hpp"
+#include "kernels/wire.hpp"
 #include "parallel/decoder.hpp"
 
 namespace jupiter {
@@ -20,6 +21,7 @@ struct StageOptions {
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool exact = false;
+  Wire wire = Wire::exact;
 };
 
 class Stage {
@@ -56,8 +58,6 @@ class Stage {
   MatrixView<const float> pass_head(const BlockContext& context, MatrixView<const float> x,
                                     std::span<const std::int64_t> rows);
   void add_cost(Frame& frame, double seconds);
-  void load_residual(const Frame& frame, MatrixView<float> x);
-  void store_residual(Frame& frame, MatrixView<const float> x);
   Sequence& sequence(SequenceId id);
 
   const ModelConfig config_;

@@ -1,8 +1,12 @@
 """profile, plan, and runs that obey a plan: two ranks on one host stand for two boards."""
 import json
+import os
+import signal
+import subprocess
+import time
 import unittest
 
-from program import ProgramTest, jupiter
+from program import JUPITER, MPIRUN, ProgramTest, jupiter
 
 
 class Plan(ProgramTest):
@@ -54,6 +58,16 @@ class Plan(ProgramTest):
         path.write_text(json.dumps(plan))
         j = self.run_json(self.tiny, "--raw", "-p", "hello " * 20, "-n", "12", "--plan", path, ranks=3)
         self.assertEqual(j["logits_hash"], first["logits_hash"])
+
+    def test_an_8_bit_wire_saves_bytes_and_changes_bits_only_between_ranks(self):
+        arguments = (self.tiny, "--raw", "-p", "hello " * 20, "-n", "12")
+        one, two = (self.run_json(*arguments, "--wire", "q8", ranks=n) for n in (1, 2))
+        exact = self.run_json(*arguments, ranks=2)
+        self.assertEqual(one["logits_hash"], exact["logits_hash"])
+        self.assertNotEqual(two["logits_hash"], exact["logits_hash"])
+        sent = [j["ranks"][0]["sent_bytes"] for j in (two, exact)]
+        self.assertLess(sent[0], sent[1] * 0.75)
+        self.assert_fails(jupiter("run", "-m", self.tiny, "-p", "x", "--wire", "q4"), 2, "--wire", "q4")
 
     def one_left_out(self):
         """A plan whose first stage is not mpirun's first rank."""
@@ -131,13 +145,35 @@ class Plan(ProgramTest):
         profile = json.loads(self.cluster.read_text())
         refused(3, "JSON", "[")
         refused(3, "model_hash", json.dumps({**profile, "model_hash": "0" * 16}))
+        refused(3, "version", json.dumps({**profile, "version": "0.0.1"}))
+        refused(3, "measure again", json.dumps({**profile, "format": 1}))
         refused(3, "boards", json.dumps({**profile, "boards": []}))
+        refused(3, "links", json.dumps({**profile, "links": []}))
         refused(3, "twice", json.dumps({**profile, "boards": [profile["boards"][0]] * 3}))
         self.assert_fails(jupiter("plan", "-m", self.tiny, "--cluster", self.cluster, "--memory", "1"), 4, "MiB")
         self.assert_fails(jupiter("plan", "-m", self.tiny, "--cluster", self.cluster, "-p", "9999"), 2, "tokens")
 
     def test_ranks_that_share_a_host_are_an_error_unless_wanted(self):
         self.assert_fails(jupiter("profile", "-m", self.tiny, "-o", self.folder / "c.json", ranks=2), 2, "--shared-host")
+
+    def test_a_board_that_dies_while_it_is_measured_ends_all_and_writes_nothing(self):
+        target = self.folder / "dead.json"
+        command = [*MPIRUN, "-n", "2", JUPITER, "profile", "-m", str(self.tiny), "-o", str(target), "--shared-host", "-t",
+                   "1"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True) as process:
+            ranks = []
+            deadline = time.monotonic() + 30
+            while len(ranks) < 2 and time.monotonic() < deadline:
+                found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+                ranks = found.stdout.split()
+            self.assertEqual(len(ranks), 2)
+            time.sleep(0.5)
+            os.kill(int(ranks[1]), signal.SIGKILL)
+            text = process.communicate(timeout=90)[0]
+        self.assertNotEqual(process.returncode, 0)
+        self.assertIn("signal 9", text)
+        self.assertFalse(target.exists())
 
     def test_the_doctor(self):
         result = jupiter("profile", "-m", self.tiny, "--check", ranks=2)

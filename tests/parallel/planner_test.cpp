@@ -135,6 +135,58 @@ TEST(ChunkPlanner, IsWithinTwoPercentOfExhaustiveSearch) {
   }
 }
 
+TEST(ScheduleCost, AStageThatComputesTakesAndSendsMessagesInBetween) {
+  Profile p = cluster({1, 1}, 1e-3, 1e9);
+  for (BoardProfile& b : p.boards) {
+    b.send = {2e-3, 0};
+    b.receive = {3e-3, 0};
+    b.layer = {{{1, 512}, {1e-3, 512e-3}}, 0, 0, 0};
+    b.embedding = {{1, 512}, {0, 0}};
+    b.head = b.embedding;
+  }
+  const Manifest m = small_manifest(2);
+  const Planner planner(p, m, {});
+  const auto both = planner.stage_costs({{0, 1}, {1, 1}});
+  const double arrive = both[1].arrive_s(10);
+  // The second stage waits for every chunk, which the first begins 5 ms after it ended the one before.
+  EXPECT_NEAR(prefill_s(both, std::vector<std::int64_t>{10, 10}), 10e-3 + 5e-3 + 10e-3 + arrive + 10e-3 + 1e-3, 1e-9);
+  // A slow second stage never waits after the first chunk, and pays for both messages itself.
+  p.boards[1].layer.base.seconds = {3e-3, 3 * 512e-3};
+  EXPECT_NEAR(prefill_s(both, std::vector<std::int64_t>{10, 10}), 10e-3 + arrive + 30e-3 + 5e-3 + 30e-3 + 1e-3, 1e-9);
+  const auto alone = planner.stage_costs({{0}, {2}});
+  EXPECT_NEAR(prefill_s(alone, std::vector<std::int64_t>{10, 10}), 40e-3, 1e-9);
+}
+
+TEST(ScheduleCost, StagesOfAPipelineDecodeAfterAWait) {
+  const Manifest m = small_manifest(2);
+  Profile p = cluster({1, 1});
+  const Planner planner(p, m, {});
+  const auto both = planner.stage_costs({{0, 1}, {1, 1}}), alone = planner.stage_costs({{0}, {2}});
+  const double before = decode_step_s(both, 100), before_alone = decode_step_s(alone, 100);
+  p.boards[0].wake_s = 1e-3;
+  p.boards[1].wake_s = 2e-3;
+  EXPECT_NEAR(decode_step_s(both, 100), before + 3e-3, 1e-12);
+  EXPECT_EQ(decode_step_s(alone, 100), before_alone);
+}
+
+TEST(ChunkPlanner, CostlyMessagesMakeFewerChunks) {
+  const Manifest m = small_manifest(12);
+  Profile p = cluster({1, 1, 1}, 1e-4, 1e9);
+  const auto count = [&] {
+    return best_chunks(Planner(p, m, {}).stage_costs({{0, 1, 2}, {4, 4, 4}}), 512, 512).size();
+  };
+  const std::size_t cheap = count();
+  for (BoardProfile& b : p.boards) b.send = {20e-3, 0};
+  EXPECT_LT(count(), cheap);
+}
+
+TEST(Planner, KnowsTheBytesOfTheWire) {
+  const Manifest m = small_manifest(2);
+  const Profile p = cluster({1, 1});
+  EXPECT_EQ(Planner(p, m, {}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 * 2 + 4);
+  EXPECT_EQ(Planner(p, m, {.wire = Wire::q8}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 + 2 * 2 + 4);
+}
+
 TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
@@ -206,6 +258,18 @@ TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
   EXPECT_THROW(parse_plan("not json", "plan.json"), FormatError);
 }
 
+TEST(Plan, HoldsTheChunksOfItsOwnWorkload) {
+  const Manifest m = small_manifest(8);
+  const Profile p = cluster({1, 1, 1});
+  for (const std::int64_t n : {20, 300, 700}) {
+    const Plan plan = Planner(p, m, {.prompt_tokens = n, .new_tokens = 8, .context_tokens = 708}).best();
+    EXPECT_TRUE(std::any_of(plan.chunks.begin(), plan.chunks.end(), [&](const ChunkPlan& c) {
+      return c.prompt_tokens == n;
+    })) << n;
+    check(plan, 8, "plan");
+  }
+}
+
 TEST(Plan, ChunksOfAnyPromptSumToIt) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 1});
@@ -218,8 +282,14 @@ TEST(Plan, ChunksOfAnyPromptSumToIt) {
 }
 
 TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
-  const Profile p = cluster({1, 2});
+  Profile p = cluster({1, 2});
+  p.boards[1].send = {1e-3, 2e-8};
+  p.boards[1].receive = {3e-3, 4e-8};
+  p.boards[1].wake_s = 5e-4;
   EXPECT_EQ(to_json(parse_profile(to_json(p), "p.json")), to_json(p));
+  std::string old = to_json(p);
+  old.replace(old.find("\"format\": 2"), 11, "\"format\": 1");
+  EXPECT_THROW(parse_profile(old, "p.json"), FormatError);
   Profile twice = p;
   twice.boards[1].host = "b0";
   EXPECT_THROW(parse_profile(to_json(twice), "p.json"), FormatError);

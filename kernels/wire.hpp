@@ -1,0 +1,27 @@
+// The residual as it travels between stages: exact, or rounded to 8 bits on request.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "io/buffer.hpp"
+#include "io/model_config.hpp"
+#include "kernels/runtime.hpp"
+
+namespace jupiter {
+
+// exact: in the model's own precision, to which it was rounded before: no bit changes.
+// q8: groups of 32 as int8 and an f16 scale: 17/32 of f16's bytes, other bits, other answers (opt-in).
+enum class Wire : std::uint8_t { exact, q8 };
+std::string_view name(Wire wire);
+std::optional<Wire> wire_from_name(std::string_view text);
+
+// Of one row. UsageError where q8 does not divide `dim`.
+std::int64_t wire_row_bytes(Wire wire, const ModelConfig& config);
+
+// x: [rows][dim]; bytes: rows * wire_row_bytes. RunError where a value does not fit.
+void to_wire(const Runtime& rt, Wire wire, Precision precision, MatrixView<const float> x, std::byte* bytes);
+void from_wire(const Runtime& rt, Wire wire, Precision precision, const std::byte* bytes, MatrixView<float> x);
+
+}  // namespace jupiter
