@@ -7,7 +7,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export JUPITER_ROOT=${JUPITER_ROOT:-$(cd "$here/../.." && pwd)}
 export OUT=${OUT:-$JUPITER_ROOT/results/chain-$(date +%Y%m%d-%H%M%S)}
+mkdir -p "$OUT"
 profile=$(sbatch --parsable "$@" "$here/profile.sbatch")
-plan=$(sbatch --parsable --dependency="afterok:$profile" --kill-on-invalid-dep=yes "$here/plan.sbatch")
+plan=$(sbatch --parsable --dependency="afterok:$profile" --kill-on-invalid-dep=yes -o "$OUT/plan.log" "$here/plan.sbatch")
 run=$(PLAN=$OUT/plan.json sbatch --parsable --dependency="afterok:$plan" --kill-on-invalid-dep=yes "$@" "$here/run.sbatch")
 echo "$profile $plan $run"

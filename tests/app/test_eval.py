@@ -97,26 +97,29 @@ class Eval(ProgramTest):
         return sum(self.eval_json(self.tiny, "--window", "1000", text=path)["window_nll_nats"])
 
     def test_choices_are_judged_by_likelihood_and_by_likelihood_of_a_character(self):
-        questions = [{"question": "One and one are ", "choices": ["two", "a very long answer", "3"], "answer": 0},
-                     {"question": "The sky is", "choices": ["blue", "bläulich und weit"], "answer": 1},
-                     {"question": "Water", "choices": ["wet", "dry as a desert in summer", "x"], "answer": 2}]
+        questions = [{"question": "One and one are ", "choices": ["two", "a very long answer", "3"]},
+                     {"question": "The sky is", "choices": ["blue", "bläulich und weit"]},
+                     {"question": "Water", "choices": ["wet", "dry as a desert in summer", "x"]}]
+        questions += [{"question": q, "choices": ["ö" * n, "some" + "thing" * (n % 3)]}  # characters, not bytes
+                      for n, q in enumerate(("My", "His name", "What they", "Every", "Nothing here", "So"), 3)]
         path = self.folder / "choices.jsonl"
         right, right_norm = [], []
         for q in questions:
             context = q["question"].rstrip()
             lls = [self.nll(context) - self.nll(f"{q['question']} {c}") for c in q["choices"]]
             norms = [ll / len(c) for ll, c in zip(lls, q["choices"])]
+            q["answer"] = norms.index(max(norms)) if q != questions[0] else 0
             right.append(lls.index(max(lls)) == q["answer"])
             right_norm.append(norms.index(max(norms)) == q["answer"])
         path.write_text("".join(json.dumps(q, ensure_ascii=False) + "\n" for q in questions))
         for ranks in (1, 3):
             j, _ = self.evaluate("--choices", path, ranks=ranks)
-            self.assertEqual(j["questions"], 3)
+            self.assertEqual(j["questions"], 9)
             self.assertAlmostEqual(j["acc"], statistics.mean(right))
             self.assertAlmostEqual(j["acc_norm"], statistics.mean(right_norm))
-            self.assertAlmostEqual(j["acc_stderr"], statistics.stdev(right) / math.sqrt(3))
-            self.assertAlmostEqual(j["acc_norm_stderr"], statistics.stdev(right_norm) / math.sqrt(3))
-        self.assertNotEqual(right, right_norm)  # otherwise this test would not tell them apart
+            self.assertAlmostEqual(j["acc_stderr"], statistics.stdev(right) / math.sqrt(9))
+            self.assertAlmostEqual(j["acc_norm_stderr"], statistics.stdev(right_norm) / math.sqrt(9))
+        self.assertNotEqual(sum(right), sum(right_norm))  # otherwise this test would not tell them apart
 
     def test_self_check(self):
         j, text = self.evaluate("--self-check", "--chunk", "17", ranks=3)
