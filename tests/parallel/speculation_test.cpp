@@ -215,10 +215,11 @@ class RandomRun {
 
 const std::vector<TokenId> kPrompt = {5, 9, 2, 77, 5, 9, 2, 31, 8, 8, 40, 5, 9};
 
+// Segments of a fixed width: what is chosen by measured times would differ from run to run.
 SequenceOptions spec_options(DecodeMode mode, std::int64_t count, const SamplingOptions& sampling) {
   SequenceOptions o;
   o.sampling = sampling;
-  o.decode = {mode, false, kDraftMax, 0, static_cast<std::int64_t>(kPrompt.size()) + count - 1};
+  o.decode = {mode, false, kDraftMax, 5, static_cast<std::int64_t>(kPrompt.size()) + count - 1};
   return o;
 }
 
