@@ -14,12 +14,15 @@ namespace jupiter {
 namespace {
 
 constexpr std::int64_t kDefaultCacheTokens = 32768;  // of all requests together
+constexpr std::int64_t kDefaultSequences = 16;       // that the cache has room for trees of
 constexpr std::size_t kWaiting = 64;                 // requests that are tokenized ahead
 
 struct BatchOptions {
   EngineOptions engine;
   BatchRequest defaults;
   std::string input, output, template_name;
+  std::int64_t parallel = 0;
+  bool stats = false;
   bool resume = false;
   bool ignore_eos = false;
   bool raw = false;
@@ -35,6 +38,8 @@ cxxopts::Options batch_usage() {
     ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
     ("resume", "Go on with an output file: what it holds is not done again")
     ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: 32768, or the context)", cxxopts::value<std::int64_t>(), "N")
+    ("parallel", "Requests at a time at most (default: as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
+    ("stats", "Tokens and time of all answers, to standard error")
     ("n,predict", "New tokens at most where a line has no max_tokens (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
     ("ignore-eos", "End-of-turn tokens do not end an answer")
     ("raw", "No chat template; special tokens in the text are parsed")
@@ -67,7 +72,10 @@ BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
   o.engine.cache_tokens =
       args.count("cache-tokens") > 0 ? args["cache-tokens"].as<std::int64_t>() : kDefaultCacheTokens;
   refuse(o.engine.cache_tokens < 1, "--cache-tokens: expected a positive number");
-  o.engine.sequences = 16;
+  o.parallel = args.count("parallel") > 0 ? args["parallel"].as<std::int64_t>() : 0;
+  refuse(args.count("parallel") > 0 && o.parallel < 1, "--parallel: expected a positive number");
+  o.stats = args.count("stats") > 0;
+  o.engine.sequences = o.parallel > 0 ? std::min<std::int64_t>(o.parallel, kDefaultSequences) : kDefaultSequences;
   return o;
 }
 
@@ -89,9 +97,15 @@ class Batch {
 
   ExitCode run(Scheduler& scheduler) {
     ProgressBar bar("batch", "requests");
+    const auto start = std::chrono::steady_clock::now();
     while (next_ < requests_.size() && interrupted_by() == ExitCode::ok) {
       feed(scheduler, bar);
       scheduler.run();
+    }
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    if (options_.stats) {
+      std::cerr << fmt::format("{} answers, {} tokens in {:.3f} s, {:.2f} tokens/s\n", answered_, tokens_,
+                               spent.count(), static_cast<double>(tokens_) / spent.count());
     }
     if (interrupted_by() != ExitCode::ok) return interrupted_by();
     return faults_ > 0 ? ExitCode::failed : ExitCode::ok;
@@ -148,6 +162,8 @@ class Batch {
     request.on_done = [this, growing, &scheduler, &bar](Generated&& g) {
       if (interrupted_by() != ExitCode::ok) return;  // cut short: not an answer
       write(*growing, g);
+      ++answered_;
+      tokens_ += g.tokens.size();
       bar.update(++done_, total_);
       feed(scheduler, bar);
     };
@@ -184,12 +200,14 @@ class Batch {
   std::int64_t context_tokens_;
   std::vector<BatchRequest> requests_;
   AnswerFile answers_;
-  std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0;
+  std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0, answered_ = 0, tokens_ = 0;
 };
 
 ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Batch& batch) {
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
-  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
+  Scheduler::Options scheduling = engine.scheduling();
+  scheduling.most_at_once = o.parallel;
+  Scheduler scheduler(pipeline, mpi.stages(), std::move(scheduling));
   const ExitCode code = batch.run(scheduler);
   pipeline.stop(code);
   return code;

@@ -56,7 +56,11 @@ Generated Scheduler::complete(Request&& request) {
 
 // Starts requests in their order as far as the cache reaches.
 void Scheduler::admit() {
-  while (!waiting_.empty() && blocks_of(waiting_.front()) <= free_blocks_) {
+  const auto room = [&] {
+    const auto running = static_cast<std::int64_t>(active_.size() + closing_.size());
+    return options_.most_at_once == 0 || running < options_.most_at_once;
+  };
+  while (!waiting_.empty() && room() && blocks_of(waiting_.front()) <= free_blocks_) {
     Active a;
     a.request = std::move(waiting_.front());
     a.start = added_.front();

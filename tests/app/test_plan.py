@@ -101,7 +101,8 @@ class Plan(ProgramTest):
 
     def test_trace_and_stats(self):
         trace = self.folder / "trace.json"
-        result = jupiter("run", "-m", self.tiny, "--raw", "-p", "hello", "-n", "6", "--decode", "plain", "--trace", trace, "--stats", ranks=3)
+        result = jupiter("run", "-m", self.tiny, "--raw", "-p", "hello", "-n", "6", "--decode", "plain", "--trace", trace,
+                         "--stats", ranks=3)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("wait s", result.stderr)
         events = json.loads(trace.read_text())["traceEvents"]
