@@ -6,6 +6,7 @@
 #include "app/engine.hpp"
 #include "app/request_file.hpp"
 #include "app/stop_strings.hpp"
+#include "io/files.hpp"
 #include "io/hash.hpp"
 #include "io/progress.hpp"
 
@@ -21,6 +22,7 @@ struct BatchOptions {
   EngineOptions engine;
   BatchRequest defaults;
   std::string input, output, template_name;
+  std::string trace_file;
   std::int64_t parallel = 0;
   bool stats = false;
   bool resume = false;
@@ -40,6 +42,7 @@ cxxopts::Options batch_usage() {
     ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: 32768, or the context)", cxxopts::value<std::int64_t>(), "N")
     ("parallel", "Requests at a time at most (default: as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
     ("stats", "Tokens and time of all answers, to standard error")
+    ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("n,predict", "New tokens at most where a line has no max_tokens (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
     ("ignore-eos", "End-of-turn tokens do not end an answer")
     ("raw", "No chat template; special tokens in the text are parsed")
@@ -75,6 +78,8 @@ BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
   o.parallel = args.count("parallel") > 0 ? args["parallel"].as<std::int64_t>() : 0;
   refuse(args.count("parallel") > 0 && o.parallel < 1, "--parallel: expected a positive number");
   o.stats = args.count("stats") > 0;
+  if (args.count("trace") > 0) o.trace_file = args["trace"].as<std::string>();
+  o.engine.trace = !o.trace_file.empty();
   o.engine.sequences = o.parallel > 0 ? std::min<std::int64_t>(o.parallel, kDefaultSequences) : kDefaultSequences;
   return o;
 }
@@ -230,9 +235,11 @@ ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
     }
     batch.emplace(options, manifest);
   });
-  if (mpi.rank() == 0) return drive(mpi, options, engine, *batch);
   RankReport report;
-  return engine.serve(mpi, report);
+  const ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *batch) : engine.serve(mpi, report);
+  const std::string timeline = broadcast_text(mpi, engine.trace().gather(mpi));
+  if (mpi.is_launcher() && !timeline.empty()) write_file_atomically(options.trace_file, timeline);
+  return code;
 }
 
 }  // namespace jupiter

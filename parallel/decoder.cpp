@@ -189,7 +189,8 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     SequenceResult r;
     r.sequence = w.run->sequence;
     if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
-      r = w.state->speculation->result(w.run->sequence, cost_, static_cast<int>(states_.size()));
+      r = w.state->speculation->result(w.run->sequence, cost_,
+                                       {static_cast<int>(states_.size()), frame.rows() - w.run->rows});
       if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
         w.state->root_sent = std::chrono::steady_clock::now();
         w.state->root_on_way = true;

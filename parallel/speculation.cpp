@@ -188,15 +188,18 @@ std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
 }
 
 // Rows of a segment that promise most tokens a second, from the expected time until the next miss: a lap for the first
-// segment and a slot for each one that the accepted path reaches after it.
-std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const StepCost& cost,
+// segment and a slot for each one that the accepted path reaches after it. With as many sequences as stages every stage
+// is busy anyway: then a row costs what it adds to the slot, shared with the rows beside it.
+std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const Company& company,
                                     std::size_t in_flight) const {
   const auto most = static_cast<std::size_t>(options_.draft_max) + 1;
   if (options_.fixed_width > 0) return std::min(static_cast<std::size_t>(options_.fixed_width), most);
   std::size_t best = 1;
   double best_rate = 0;
   for (std::size_t width = 1; width <= std::min(most, nodes.size() + 1); ++width) {
-    double tokens = 1, seconds = cost.lap_s(static_cast<std::int64_t>(width));
+    const std::int64_t rows = static_cast<std::int64_t>(width) + company.rows_beside;
+    double tokens = 1 + static_cast<double>(company.rows_beside);
+    double seconds = company.sequences >= cost.stages() && company.sequences > 1 ? cost.slot_s(rows) : cost.lap_s(rows);
     std::size_t at = 0;
     for (std::size_t segment = 0; at < nodes.size() && (in_flight > 1 || segment == 0); ++segment) {
       const std::size_t end = std::min(nodes.size(), at + width - (segment == 0 ? 1 : 0));
@@ -241,21 +244,24 @@ void Speculation::send(std::span<const Candidate> nodes, std::vector<NodeId>& id
   out.push_back(std::move(s));
 }
 
-SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, int open_sequences) {
+// As many as a lap holds slots: more would wait before the slowest stage.
+std::size_t Speculation::segments_in_flight(const StepCost& cost, const Company& company) const {
+  if (options_.mode != DecodeMode::continuous) return 1;
+  const double slots = cost.lap_s(1) / std::max(cost.slot_s(1), 1e-9) + 0.5;
+  const double most = std::clamp(slots, 1.0, static_cast<double>(cost.stages() + 1));
+  return std::max<std::size_t>(1, static_cast<std::size_t>(most) / static_cast<std::size_t>(company.sequences));
+}
+
+SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, const Company& company) {
   const auto start = std::chrono::steady_clock::now();
   SequenceResult r{sequence, std::move(fresh_), verdict_, epoch_, {}};
   fresh_.clear();
   const auto root_position = static_cast<std::int64_t>(history_.size()) - 1;
   if (ended_ || root_position >= options_.end_position) return r;
-  std::size_t in_flight = 1;
-  if (options_.mode == DecodeMode::continuous) {
-    const double laps = cost.lap_s(1) / std::max(cost.slot_s(1), 1e-9) + 0.5;
-    in_flight = static_cast<std::size_t>(std::clamp(laps, 1.0, static_cast<double>(cost.stages() + 1)));
-    in_flight = std::max<std::size_t>(1, in_flight / static_cast<std::size_t>(std::max(open_sequences, 1)));
-  }
+  const std::size_t in_flight = segments_in_flight(cost, company);
   if (outstanding_ < in_flight) {
     const std::vector<Candidate> nodes = drafters_.empty() ? std::vector<Candidate>{} : grow(kMaxTree);
-    if (!root_sent_) width_ = best_width(nodes, cost, in_flight);
+    if (!root_sent_) width_ = best_width(nodes, cost, company, in_flight);
     std::vector<NodeId> ids;
     std::size_t at = 0;
     while (outstanding_ < in_flight && (at < nodes.size() || !root_sent_)) {

@@ -43,6 +43,12 @@ struct DraftStats {
   double draft_s = 0;
 };
 
+// Others on the pipeline: a row then competes with theirs.
+struct Company {
+  int sequences = 1;            // open ones, this one included
+  std::int64_t rows_beside = 0;  // in the same frame
+};
+
 class Speculation {
  public:
   Speculation(const DecodeOptions& options, DraftMixer drafters) : options_(options), drafters_(std::move(drafters)) {}
@@ -65,7 +71,7 @@ class Speculation {
   std::optional<TokenId> plausible_child(const std::function<bool(TokenId)>& accepted) const;
 
   // What goes to rank 0: tokens since the last call, where they stand, and new segments.
-  SequenceResult result(SequenceId sequence, const StepCost& cost, int open_sequences);
+  SequenceResult result(SequenceId sequence, const StepCost& cost, const Company& company);
 
   const std::vector<TokenId>& history() const { return history_; }
   const DraftStats& stats() const { return stats_; }
@@ -88,7 +94,9 @@ class Speculation {
   struct Growth;
   std::vector<Candidate> grow(std::size_t count);
   void expand(Growth& growth, std::int32_t index);
-  std::size_t best_width(const std::vector<Candidate>& nodes, const StepCost& cost, std::size_t in_flight) const;
+  std::size_t segments_in_flight(const StepCost& cost, const Company& company) const;
+  std::size_t best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const Company& company,
+                         std::size_t in_flight) const;
   void send(std::span<const Candidate> nodes, std::vector<NodeId>& ids, std::vector<Segment>& out);
   const Node* child(TokenId token) const;
   void descend_to(NodeId id);
