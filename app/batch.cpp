@@ -87,13 +87,14 @@ BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
 // Rank 0's side: lines to requests, answers to lines.
 class Batch {
  public:
-  Batch(const BatchOptions& options, const Manifest& manifest)
+  // text: of the input file.
+  Batch(const BatchOptions& options, const Manifest& manifest, const std::string& text)
       : options_(options),
         model_hash_(hex(manifest.hash)),
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
         context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens
                                                           : manifest.config.max_seq_len),
-        requests_(read_requests(options.input, options.defaults)),
+        requests_(read_requests(text, options.input, options.defaults)),
         answers_(options.output, options.resume, model_hash_) {
     if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
     std::erase_if(requests_, [&](const BatchRequest& r) { return !r.id.empty() && answers_.done().contains(r.id); });
@@ -218,6 +219,21 @@ ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Bat
   return code;
 }
 
+// The input file lies where the user is; with a plan the first stage, which answers, may be on another board, and what
+// travels there is limited.
+std::string share_requests(const MpiSession& mpi, const BatchOptions& o) {
+  const bool travels = !o.engine.plan.empty();
+  RankStatus status;
+  std::string text;
+  try {
+    if (mpi.is_launcher()) text = read_file(o.input, std::uint64_t{travels ? 15u : 4096u} << 20);
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  agree(mpi, status);
+  return travels ? broadcast_text(mpi, text) : text;
+}
+
 }  // namespace
 
 ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
@@ -225,15 +241,13 @@ ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;
   const BatchOptions options = read_batch_options(*args);
+  const std::string requests = share_requests(mpi, options);
   std::optional<Batch> batch;
   Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
+    batch.emplace(options, manifest, requests);
     if (!mpi.is_launcher()) {
-      throw UsageError(
-          fmt::format("batch reads and writes on mpirun's first rank: list host {} first (the plan's first "
-                      "board)",
-                      mpi.host()));
+      std::cerr << fmt::format("batch: host {} is the plan's first stage, answers are written there\n", mpi.host());
     }
-    batch.emplace(options, manifest);
   });
   RankReport report;
   const ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *batch) : engine.serve(mpi, report);

@@ -90,8 +90,8 @@ BatchRequest read_line(const std::string& text, const std::string& where, BatchR
 
 }  // namespace
 
-std::vector<BatchRequest> read_requests(const std::string& file, const BatchRequest& defaults) {
-  const std::string text = read_file(file, std::uint64_t{4} << 30);
+std::vector<BatchRequest> read_requests(const std::string& text, const std::string& file,
+                                        const BatchRequest& defaults) {
   std::vector<BatchRequest> requests;
   std::set<std::string> ids;
   std::int64_t line = 0;

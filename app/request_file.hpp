@@ -21,9 +21,9 @@ struct BatchRequest {
   std::vector<std::string> stops;
 };
 
-// Every line of the file, empty ones left out; a line that cannot be used has a fault, and an id if one can be read.
-// FormatError where the file cannot be read. Fields that a line does not have are those of `defaults`.
-std::vector<BatchRequest> read_requests(const std::string& file, const BatchRequest& defaults);
+// Every line of a file's text, empty ones left out; a line that cannot be used has a fault, and an id if one can be
+// read. Fields that a line does not have are those of `defaults`.
+std::vector<BatchRequest> read_requests(const std::string& text, const std::string& file, const BatchRequest& defaults);
 
 // An output file that grows line by line; each line is on the disk when write() returns.
 class AnswerFile {
