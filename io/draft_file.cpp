@@ -29,6 +29,7 @@ void write_values(hid_t group, const char* name, const std::vector<T>& values) {
   const hsize_t dims[1] = {values.size()}, chunk[1] = {std::clamp<hsize_t>(values.size(), 1, 1 << 16)};
   const Handle space(H5Screate_simple(1, dims, nullptr), H5Sclose);
   const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties, false);  // equal tables are equal files
   H5Pset_chunk(properties, 1, chunk);
   H5Pset_shuffle(properties);
   H5Pset_deflate(properties, 9);

@@ -15,6 +15,7 @@ namespace jupiter {
 
 inline constexpr std::size_t kDraftOrders = 3;      // longest context, tokens
 inline constexpr std::size_t kDraftFollowers = 10;  // of one context, at most
+inline constexpr double kExpectedCount = 4;  // what the model expects after a single token is worth so many sightings
 inline constexpr const char* kDraftName = "draft.h5";
 
 // Followers of contexts of one length, in compressed sparse rows.

@@ -7,8 +7,8 @@ namespace jupiter {
 
 namespace {
 
-constexpr double kEscape = 1.0;      // of a context: as if something new had been seen so many times
-constexpr double kPromises = 8;      // of an order, kept before the first: how slowly trust moves
+constexpr double kEscape = 2;        // of a context: as if something new had been seen so many times
+constexpr double kPromises = 4;      // of an order, kept before the first: how slowly trust moves
 constexpr double kMostTrust = 1.15;  // an order that keeps more than it promises
 
 }  // namespace
@@ -19,7 +19,7 @@ std::vector<TableDrafter::Guess> TableDrafter::followers(std::size_t order, Draf
   const DraftTable& t = data_->tables[order - 1];
   const auto at = t.find(draft_key(context.last(order), data_->identity.vocab_size));
   if (!at) return guesses;
-  const double count = t.counts[*at], known = order == 1 ? 1.0 : count / (count + kEscape);
+  const double count = t.counts[*at] + (order == 1 ? kExpectedCount : 0), known = count / (count + kEscape);
   for (std::uint32_t i = t.first[*at]; i < t.first[*at + 1]; ++i) {
     guesses.push_back({t.tokens[i], known * t.shares[i] / 255});
   }

@@ -9,7 +9,6 @@ namespace jupiter {
 namespace {
 
 constexpr std::int64_t kSweepRows = 128;  // tokens of a frame
-constexpr double kExpectedWeight = 4;     // of the model's expectation, in counts
 constexpr double kLeastShare = 0.02;      // of a follower
 
 struct Follower {
@@ -149,10 +148,10 @@ DraftTable blend_single(const DraftTable& counted, std::span<const NextTokens> e
   for (std::size_t token = 0; token < expected.size(); ++token) {
     followers.clear();
     const auto at = counted.find(token);
-    const double count = at ? counted.counts[*at] : 0, total = count + kExpectedWeight;
+    const double count = at ? counted.counts[*at] : 0, total = count + kExpectedCount;
     const NextTokens& next = expected[token];
     for (std::size_t i = 0; i < kDraftFollowers; ++i) {
-      followers.push_back({next.tokens[i], kExpectedWeight * static_cast<double>(next.probabilities[i]) / total});
+      followers.push_back({next.tokens[i], kExpectedCount * static_cast<double>(next.probabilities[i]) / total});
     }
     for (std::uint32_t i = at ? counted.first[*at] : 0; at && i < counted.first[*at + 1]; ++i) {
       const double share = count * counted.shares[i] / 255 / total;

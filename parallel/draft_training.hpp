@@ -20,9 +20,8 @@ class DraftCounts {
 
  private:
   std::int64_t vocab_size_;
-  std::vector<TokenId> tokens_;  // sequences one after the other
-  std::vector<std::uint8_t>
-      use_;  // of a token: how many before it belong to its sequence, at most kDraftOrders; or ...
+  std::vector<TokenId> tokens_;    // sequences one after the other
+  std::vector<std::uint8_t> use_;  // tokens before it in its sequence, at most kDraftOrders; or kNotCounted
   static constexpr std::uint8_t kNotCounted = 255;
   std::int64_t counted_ = 0;
 };
