@@ -21,6 +21,7 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode profile_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode run_command(MpiSession& mpi, const Arguments& arguments);
 ExitCode synth_command(MpiSession& mpi, const Arguments& arguments);
+ExitCode train_draft_command(MpiSession& mpi, const Arguments& arguments);
 
 // Parses; UsageError (collective: all ranks have the same arguments) with a hint at --help. --help prints on rank 0
 // and leaves nothing.

@@ -6,6 +6,8 @@
 #include <iostream>
 
 #include "app/command.hpp"
+#include "io/draft_file.hpp"
+#include "io/files.hpp"
 #include "io/hash.hpp"
 #include "io/progress.hpp"
 
@@ -17,6 +19,12 @@ T named_option(std::optional<T> value, const char* option, const std::string& te
   if (!value) throw UsageError(fmt::format("{}: expected {}, found '{}'", option, known, text));
   return *value;
 }
+
+// Runs find it there by themselves.
+void add_draft(const std::string& file, const std::filesystem::path& folder) {
+  read_draft(file, read_manifest(folder));
+  write_file_atomically(folder / kDraftName, read_file(file));
+}
 }  // namespace
 
 ExitCode convert_command(MpiSession& mpi, const Arguments& arguments) {
@@ -27,14 +35,21 @@ ExitCode convert_command(MpiSession& mpi, const Arguments& arguments) {
     ("source", "GGUF file or Hugging Face folder", cxxopts::value<std::string>(), "SRC")
     ("o,output", "Folder to write", cxxopts::value<std::string>(), "DIR")
     ("quant", "keep (what the source has), q4, q8, f16 or f32", cxxopts::value<std::string>()->default_value("keep"), "NAME")
+    ("draft", "Draft file of this model (train-draft) to lay into the folder; without SRC: into a folder that is there", cxxopts::value<std::string>(), "FILE")
     ("residual", "Precision between layers: f16, bf16 or f32 (default f16; f32 with --quant f32)", cxxopts::value<std::string>(), "NAME");
   // clang-format on
   options.parse_positional({"source"});
   const auto args = parse(mpi, options, arguments);
   if (!args) return ExitCode::ok;
   expect_one_rank(mpi, "convert");
-  if (args->count("source") == 0) throw UsageError("convert: expected a source (see --help)");
+  const std::string draft = args->count("draft") > 0 ? (*args)["draft"].as<std::string>() : "";
+  if (args->count("source") == 0 && draft.empty()) throw UsageError("convert: expected a source (see --help)");
   if (args->count("output") == 0) throw UsageError("convert: expected -o DIR (see --help)");
+  const std::string folder = (*args)["output"].as<std::string>();
+  if (args->count("source") == 0) {
+    add_draft(draft, folder);
+    return ExitCode::ok;
+  }
 
   ConvertOptions convert;
   const auto quant = (*args)["quant"].as<std::string>();
@@ -49,13 +64,13 @@ ExitCode convert_command(MpiSession& mpi, const Arguments& arguments) {
     bar.update(done, total);
   };
   const auto source = open_model_source((*args)["source"].as<std::string>());
-  const std::string folder = (*args)["output"].as<std::string>();
   const Manifest manifest = convert_model(*source, folder, convert);
   std::uint64_t bytes = 0;
   for (const FileInfo& f : manifest.files) bytes += f.bytes();
   std::cerr << fmt::format("{}: {} layers, {:.1f} MB of weights, model hash {}\n", folder, manifest.config.n_layers,
                            static_cast<double>(bytes) / 1e6, hex(manifest.hash));
   for (const std::string& note : manifest.notes) std::cerr << note << "\n";
+  if (!draft.empty()) add_draft(draft, folder);
   return ExitCode::ok;
 }
 

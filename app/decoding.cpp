@@ -5,6 +5,7 @@
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
+#include "parallel/draft_table.hpp"
 
 namespace jupiter {
 
@@ -33,8 +34,11 @@ DraftChoice read_oracle(const std::string& text) {
 
 DraftChoice read_choice(const std::string& text) {
   if (text == "lookup") return {DraftSource::lookup, "", 0};
+  if (text == "table") return {DraftSource::table, "", 0};
+  if (text.starts_with("table=") && text.size() > 6) return {DraftSource::table, text.substr(6), 0};
   if (text.starts_with("oracle:")) return read_oracle(text);
-  throw wrong("--draft: expected lookup or oracle:RATE:RUN.json, found '" + text + "'");
+  throw wrong("--draft: expected auto, or a list of lookup, table, table=FILE and oracle:RATE:RUN.json, found '" +
+              text + "'");
 }
 
 std::vector<TokenId> recorded_tokens(const std::string& file) {
@@ -59,7 +63,7 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
   options.add_options("Decoding")
     ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
     ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
-    ("draft", "What drafts: lookup (earlier text), oracle:RATE:RUN.json (tests)", cxxopts::value<std::vector<std::string>>()->default_value("lookup"), "LIST")
+    ("draft", "What drafts: lookup (earlier text), table or table=FILE (what train-draft made), oracle:RATE:RUN.json (tests); auto: lookup, and the model folder's table if it has one", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
     ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
     ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
     ("accept", "exact, or typical: plausible drafts are kept too, which changes the text", cxxopts::value<std::string>()->default_value("exact"), "RULE");
@@ -89,14 +93,26 @@ DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
     throw wrong(fmt::format("--draft-width: expected 0 to {} (--draft-max and the root), found {}",
                             o.decode.draft_max + 1, o.decode.fixed_width));
   }
-  for (const std::string& text : args["draft"].as<std::vector<std::string>>()) o.drafts.push_back(read_choice(text));
+  const auto drafts = args["draft"].as<std::vector<std::string>>();
+  o.auto_draft = drafts == std::vector<std::string>{"auto"};
+  if (o.auto_draft) {
+    o.drafts.push_back({DraftSource::lookup, "", 0});
+  } else {
+    for (const std::string& text : drafts) o.drafts.push_back(read_choice(text));
+  }
   return o;
 }
 
-DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest) {
+DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder) {
   std::vector<std::function<std::shared_ptr<Drafter>()>> makers;
-  for (const DraftChoice& c : o.drafts) {
-    if (c.source == DraftSource::oracle) {
+  std::vector<DraftChoice> drafts = o.drafts;
+  if (o.auto_draft && std::filesystem::exists(folder / kDraftName)) drafts.push_back({DraftSource::table, "", 0});
+  for (const DraftChoice& c : drafts) {
+    if (c.source == DraftSource::table) {
+      const std::filesystem::path file = c.file.empty() ? folder / kDraftName : std::filesystem::path(c.file);
+      const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));
+      makers.emplace_back([data] { return std::make_shared<TableDrafter>(data); });
+    } else if (c.source == DraftSource::oracle) {
       const auto tokens = recorded_tokens(c.file);
       const auto oracle =
           std::make_shared<OracleDrafter>(tokens, c.hit_rate, manifest.config.vocab_size, o.oracle_seed);

@@ -1,6 +1,7 @@
 // Options of decoding that run, bench and batch share: plain or speculative, and what drafts.
 #pragma once
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "app/command.hpp"
@@ -19,6 +20,7 @@ struct DraftChoice {
 struct DecodingOptions {
   DecodeOptions decode;
   std::vector<DraftChoice> drafts;
+  bool auto_draft = false;  // besides them the table of the model folder, if it has one
   std::uint64_t oracle_seed = 1;
 };
 
@@ -27,7 +29,8 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
 DecodingOptions read_decoding_options(const cxxopts::ParseResult& args);
 
 // Loads what the drafters need, on the last rank. FormatError where a file is not for this model.
-DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& manifest);
+DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& manifest,
+                             const std::filesystem::path& folder);
 
 // steps, acceptance by depth and drafter, for reports.
 nlohmann::ordered_json draft_json(const DraftStats& stats);

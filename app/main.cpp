@@ -26,13 +26,14 @@ constexpr std::array kCommands = {
     Command{"run", "answers a prompt or keeps a conversation (mpirun)", run_command},
     Command{"eval", "perplexity of a text, KL divergence from saved distributions (mpirun)", eval_command},
     Command{"synth", "random weights in a known shape, for speed tests", synth_command},
+    Command{"train-draft", "draft table of a model, from its own answers or a text (mpirun)", train_draft_command},
 };
 
 void print_help(std::ostream& out) {
   out << "Runs a large language model over a pipeline of boards.\n\n"
          "  jupiter SUBCOMMAND [options]\n  mpirun -n P jupiter SUBCOMMAND [options]\n\n";
   for (const Command& c : kCommands) {
-    out << "  " << c.name << std::string(10 - std::string(c.name).size(), ' ') << c.summary << "\n";
+    out << "  " << c.name << std::string(13 - std::string(c.name).size(), ' ') << c.summary << "\n";
   }
   out << "\njupiter SUBCOMMAND --help lists the options.\n";
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "io/error.hpp"
 
@@ -61,6 +62,37 @@ inline void write_integer(hid_t object, const char* key, std::int64_t value) {
   if (!attribute.valid() || H5Awrite(attribute, H5T_NATIVE_INT64, &value) < 0) {
     throw RunError(fmt::format("HDF5 attribute {} cannot be written", key));
   }
+}
+
+// Readers throw FormatError with the name of the file.
+inline std::int64_t read_integer(hid_t file, const char* key, const std::string& name) {
+  std::int64_t value = 0;
+  const Handle attribute(H5Aopen(file, key, H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid() || H5Aread(attribute, H5T_NATIVE_INT64, &value) < 0) {
+    throw FormatError(name, key, "an integer attribute", "none");
+  }
+  return value;
+}
+
+inline std::string read_string(hid_t file, const char* key, const std::string& name) {
+  const Handle attribute(H5Aopen(file, key, H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid()) throw FormatError(name, key, "a text attribute", "none");
+  const Handle type(H5Aget_type(attribute), H5Tclose);
+  std::string value(H5Tget_size(type), '\0');
+  if (value.size() > 4096 || H5Tis_variable_str(type) > 0 || H5Aread(attribute, type, value.data()) < 0) {
+    throw FormatError(name, key, "a short text attribute of fixed length", "another");
+  }
+  return value.substr(0, value.find('\0'));
+}
+
+inline std::vector<hsize_t> dims_of(hid_t set, std::size_t rank, const std::string& name, const char* dataset) {
+  const Handle space(H5Dget_space(set), H5Sclose);
+  std::vector<hsize_t> dims(rank);
+  if (H5Sget_simple_extent_ndims(space) != static_cast<int>(rank) ||
+      H5Sget_simple_extent_dims(space, dims.data(), nullptr) < 0) {
+    throw FormatError(name, dataset, std::to_string(rank) + " dimensions", "others");
+  }
+  return dims;
 }
 
 }  // namespace jupiter

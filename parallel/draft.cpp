@@ -57,7 +57,7 @@ const LookupDrafter::Followers* LookupDrafter::find(std::size_t order, DraftCont
 
 double LookupDrafter::trust(std::size_t order) const {
   // Before anything is counted: long matches are mostly right, single tokens mostly not.
-  constexpr std::array<double, kOrders> prior = {0.15, 0.35, 0.50, 0.60, 0.70, 0.75};
+  constexpr std::array<double, kOrders> prior = {0.10, 0.30, 0.40, 0.50, 0.60, 0.75};
   constexpr double weight = 4;
   const std::size_t i = order - 1;
   return (hits_[i] + weight * prior[i]) / (tries_[i] + weight);

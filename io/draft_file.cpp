@@ -1,0 +1,198 @@
+// Groups order_1 ... order_3 with datasets keys u64, followers u8 (their number), counts u8, tokens u32, shares u8;
+// compressed, since ascending keys and small numbers shrink to a third. All sizes are checked before they are trusted.
+#include "io/draft_file.hpp"
+
+#include <fmt/format.h>
+
+#include "io/files.hpp"
+#include "io/hash.hpp"
+#include "io/hdf5_handle.hpp"
+
+namespace jupiter {
+
+namespace {
+
+constexpr std::int64_t kDraftVersion = 1;
+constexpr std::uint64_t kMaxEntries = 1u << 26;  // of a dataset: a larger number is damage
+
+template <typename T>
+hid_t memory_type() {
+  return sizeof(T) == 8 ? H5T_NATIVE_UINT64 : sizeof(T) == 4 ? H5T_NATIVE_UINT32 : H5T_NATIVE_UINT8;
+}
+
+std::string group_name(std::size_t order) {
+  return fmt::format("order_{}", order);
+}
+
+template <typename T>
+void write_values(hid_t group, const char* name, const std::vector<T>& values) {
+  const hsize_t dims[1] = {values.size()}, chunk[1] = {std::clamp<hsize_t>(values.size(), 1, 1 << 16)};
+  const Handle space(H5Screate_simple(1, dims, nullptr), H5Sclose);
+  const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties, false);  // equal tables are equal files
+  H5Pset_chunk(properties, 1, chunk);
+  H5Pset_shuffle(properties);
+  H5Pset_deflate(properties, 9);
+  H5Pset_fletcher32(properties);
+  const hid_t stored = sizeof(T) == 8 ? H5T_STD_U64LE : sizeof(T) == 4 ? H5T_STD_U32LE : H5T_STD_U8LE;
+  const Handle set(H5Dcreate2(group, name, stored, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose);
+  if (!set.valid() ||
+      (!values.empty() && H5Dwrite(set, memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)) {
+    throw RunError(fmt::format("HDF5 dataset {} cannot be written (is the disk full?)", name));
+  }
+}
+
+template <typename T>
+std::vector<T> read_values(hid_t group, const std::string& file, std::size_t order, const char* name) {
+  const std::string thing = group_name(order) + "/" + name;
+  const Handle set(H5Dopen2(group, name, H5P_DEFAULT), H5Dclose);
+  if (!set.valid()) throw FormatError(file, thing, "a dataset", "none");
+  const auto dims = dims_of(set, 1, file, thing.c_str());
+  if (dims[0] > kMaxEntries) {
+    throw FormatError(file, thing, fmt::format("at most {} values", kMaxEntries), std::to_string(dims[0]));
+  }
+  std::vector<T> values(dims[0]);
+  if (!values.empty() && H5Dread(set, memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
+    throw FormatError(file, thing, "values whose checksum is right", "damage");
+  }
+  return values;
+}
+
+void write_table(hid_t file, std::size_t order, const DraftTable& t) {
+  const Handle group(H5Gcreate2(file, group_name(order).c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
+  if (!group.valid()) throw RunError("HDF5 group cannot be written");
+  std::vector<std::uint8_t> followers(t.contexts());
+  for (std::size_t i = 0; i < followers.size(); ++i) {
+    followers[i] = static_cast<std::uint8_t>(t.first[i + 1] - t.first[i]);
+  }
+  write_values(group, "keys", t.keys);
+  write_values(group, "followers", followers);
+  write_values(group, "counts", t.counts);
+  write_values(group, "tokens", std::vector<std::uint32_t>(t.tokens.begin(), t.tokens.end()));
+  write_values(group, "shares", t.shares);
+}
+
+void expect_size(const std::string& file, std::size_t order, const char* name, std::size_t expected,
+                 std::size_t found) {
+  if (expected == found) return;
+  throw FormatError(file, group_name(order) + "/" + name, fmt::format("{} values", expected), std::to_string(found));
+}
+
+DraftTable read_table(hid_t file, std::size_t order, const std::string& name, std::uint64_t vocab_size) {
+  const Handle group(H5Gopen2(file, group_name(order).c_str(), H5P_DEFAULT), H5Gclose);
+  if (!group.valid()) throw FormatError(name, group_name(order), "a group", "none");
+  DraftTable t;
+  t.keys = read_values<std::uint64_t>(group, name, order, "keys");
+  const auto followers = read_values<std::uint8_t>(group, name, order, "followers");
+  t.counts = read_values<std::uint8_t>(group, name, order, "counts");
+  const auto tokens = read_values<std::uint32_t>(group, name, order, "tokens");
+  t.shares = read_values<std::uint8_t>(group, name, order, "shares");
+  expect_size(name, order, "followers", t.contexts(), followers.size());
+  expect_size(name, order, "counts", t.contexts(), t.counts.size());
+  t.first.push_back(0);
+  for (const std::uint8_t n : followers) {
+    if (n > kDraftFollowers) {
+      throw FormatError(name, group_name(order) + "/followers", fmt::format("at most {}", kDraftFollowers),
+                        std::to_string(n));
+    }
+    t.first.push_back(t.first.back() + n);
+  }
+  expect_size(name, order, "tokens", t.first.back(), tokens.size());
+  expect_size(name, order, "shares", t.first.back(), t.shares.size());
+  const auto falls = std::adjacent_find(t.keys.begin(), t.keys.end(), std::greater_equal<>());
+  if (falls != t.keys.end()) throw FormatError(name, group_name(order) + "/keys", "ascending numbers", "others");
+  for (const std::uint32_t token : tokens) {
+    if (token >= vocab_size) {
+      throw FormatError(name, group_name(order) + "/tokens", fmt::format("tokens below {}", vocab_size),
+                        std::to_string(token));
+    }
+    t.tokens.push_back(static_cast<TokenId>(token));
+  }
+  return t;
+}
+
+void check_identity(hid_t file, const std::string& name, const Manifest& manifest) {
+  const DraftIdentity expected = draft_identity(manifest);
+  const auto check = [&](const char* key, std::int64_t wanted) {
+    const std::int64_t found = read_integer(file, key, name);
+    if (found != wanted) {
+      throw FormatError(name, key, fmt::format("{} (this model's)", wanted), std::to_string(found));
+    }
+  };
+  check("version", kDraftVersion);
+  check("vocab_size", expected.vocab_size);
+  check("dim", expected.dim);
+  check("n_layers", expected.n_layers);
+  const std::string tokenizer = read_string(file, "tokenizer_hash", name);
+  if (tokenizer != expected.tokenizer_hash) {
+    throw FormatError(name, "tokenizer_hash", expected.tokenizer_hash + " (this model's)", tokenizer);
+  }
+}
+
+}  // namespace
+
+std::optional<std::size_t> DraftTable::find(std::uint64_t key) const {
+  const auto it = std::lower_bound(keys.begin(), keys.end(), key);
+  if (it == keys.end() || *it != key) return std::nullopt;
+  return static_cast<std::size_t>(it - keys.begin());
+}
+
+std::uint64_t draft_key(std::span<const TokenId> context, std::int64_t vocab_size) {
+  std::uint64_t key = 0;
+  for (const TokenId t : context) key = key * static_cast<std::uint64_t>(vocab_size) + static_cast<std::uint64_t>(t);
+  return key;
+}
+
+DraftIdentity draft_identity(const Manifest& m) {
+  std::string checksums;
+  for (const DatasetInfo& d : m.file(tokenizer_file_name()).datasets) checksums += hex(d.checksum);
+  return {m.config.vocab_size, m.config.dim, m.config.n_layers, hex(hash_bytes(checksums))};
+}
+
+void write_draft(const std::filesystem::path& path, const DraftData& data) {
+  silence_hdf5();
+  const std::string temporary = path.string() + ".tmp";
+  try {
+    Handle file(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+    if (!file.valid()) throw RunError("it cannot be created");
+    write_string(file, "creator", "jupiter");
+    write_integer(file, "version", kDraftVersion);
+    write_integer(file, "vocab_size", data.identity.vocab_size);
+    write_integer(file, "dim", data.identity.dim);
+    write_integer(file, "n_layers", data.identity.n_layers);
+    write_string(file, "tokenizer_hash", data.identity.tokenizer_hash);
+    write_string(file, "model_hash", data.model_hash);
+    write_string(file, "made_from", data.made_from);
+    write_integer(file, "tokens", data.tokens);
+    for (std::size_t i = 0; i < kDraftOrders; ++i) write_table(file, i + 1, data.tables[i]);
+    if (!file.close()) throw RunError("is the disk full?");
+    sync_file(temporary);
+    rename_file(temporary, path);
+  } catch (const Error& e) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw RunError(fmt::format("{}: cannot be written: {}", path.string(), e.what()));
+  }
+}
+
+DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest) {
+  silence_hdf5();
+  const std::string name = path.string();
+  const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
+  if (!file.valid()) {
+    const bool there = std::filesystem::exists(path);
+    throw FormatError(name, "content", "a whole HDF5 file", there ? "something else" : "no file");
+  }
+  check_identity(file, name, manifest);
+  DraftData data;
+  data.identity = draft_identity(manifest);
+  data.model_hash = read_string(file, "model_hash", name);
+  data.made_from = read_string(file, "made_from", name);
+  data.tokens = read_integer(file, "tokens", name);
+  for (std::size_t i = 0; i < kDraftOrders; ++i) {
+    data.tables[i] = read_table(file, i + 1, name, static_cast<std::uint64_t>(data.identity.vocab_size));
+  }
+  return data;
+}
+
+}  // namespace jupiter

@@ -1,0 +1,99 @@
+"""train-draft: a table that changes no bit, goes on after a stop, and is refused by another model."""
+import signal
+import subprocess
+import time
+import unittest
+
+from program import JUPITER, ProgramTest, jupiter
+
+
+class TrainDraft(ProgramTest):
+    def train(self, name, *arguments, ranks=1):
+        target = self.folder / name
+        target.unlink(missing_ok=True)
+        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-n", "24", *arguments, ranks=ranks)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertFalse((self.folder / (name + ".part.jsonl")).exists())
+        return target
+
+    def hello(self):
+        """Prompts whose answer the table then knows."""
+        prompts = self.folder / "hello.jsonl"
+        prompts.write_text('{"id": 1, "prompt": "hello"}\n')
+        return prompts
+
+    def test_the_table_is_the_same_on_any_number_of_ranks_and_changes_no_bit(self):
+        one = self.train("one.h5", "-i", self.hello())
+        self.assertEqual(one.read_bytes(), self.train("three.h5", "-i", self.hello(), ranks=3).read_bytes())
+        invented = self.train("self.h5", "--self", "3")
+        self.assertEqual(invented.read_bytes(), self.train("self2.h5", "--self", "3", ranks=2).read_bytes())
+        plain = self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "24", "--decode", "plain")
+        for ranks, draft in ((1, f"table={one}"), (2, f"lookup,table={one}")):
+            j = self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "24", "--draft", draft, "--spec-mode", "lap",
+                              "--draft-width", "9", ranks=ranks)
+            self.assertEqual(j["logits_hash"], plain["logits_hash"])
+            self.assertEqual(j["generated_token_ids"], plain["generated_token_ids"])
+            self.assertGreater(j["draft"]["by_drafter"]["table"]["accepted"], 0)
+            self.assertLess(j["steps"], 12)
+
+    def test_the_folder_s_own_table_is_used(self):
+        copy = self.folder / "with"
+        self.assertEqual(jupiter("synth", "--shape", "tiny", "-o", copy).returncode, 0)
+        before = self.run_json(copy, "--raw", "-p", "hello", "-n", "16", "--draft-width", "9")
+        self.assertNotIn("table", before["draft"].get("by_drafter", {}))
+        added = jupiter("convert", "--draft", self.train("add.h5", "-i", self.hello()), "-o", copy)
+        self.assertEqual(added.returncode, 0, added.stderr)
+        after = self.run_json(copy, "--raw", "-p", "hello", "-n", "16", "--draft-width", "9")
+        self.assertIn("table", after["draft"]["by_drafter"])
+        self.assertEqual(before["logits_hash"], after["logits_hash"])
+
+    def test_a_file_of_another_model_or_no_file_is_refused(self):
+        other = self.folder / "other"
+        self.assertEqual(jupiter("synth", "--shape", "tinyllama-1.1b", "--layers", "1", "-o", other).returncode, 0)
+        draft = self.train("tiny.h5", "--self", "2")
+        self.assert_fails(jupiter("run", "-m", other, "--raw", "-p", "x", "-n", "4", "--draft", f"table={draft}"), 3,
+                          "tiny.h5", "vocab_size", 32000, 512)
+        self.assert_fails(jupiter("convert", "--draft", draft, "-o", other), 3, "tiny.h5", "vocab_size")
+        damaged = self.folder / "damaged.h5"
+        damaged.write_bytes(draft.read_bytes()[:-500])
+        self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--draft", f"table={damaged}"), 3,
+                          "damaged.h5")
+        self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--draft", "table=none.h5"), 3, "none.h5")
+        self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--draft", "tables"), 2, "--draft")
+
+    def test_texts_and_prompts_can_be_given(self):
+        text = self.folder / "text.txt"
+        text.write_text("the same words and the same words and the same words\n")
+        self.train("text.h5", "-i", text)
+        prompts = self.folder / "prompts.jsonl"
+        prompts.write_text('{"id": 1, "prompt": "hello"}\n{"id": 2, "prompt": "world"}\n')
+        self.train("prompts.h5", "-i", prompts, ranks=2)
+        prompts.write_text("not json\n")
+        result = jupiter("train-draft", "-m", self.tiny, "-o", self.folder / "x.h5", "--raw", "-i", prompts)
+        self.assert_fails(result, 3, "prompts.jsonl", "line 1")
+
+    def test_a_stopped_run_goes_on(self):
+        whole = self.train("whole.h5", "--self", "60").read_bytes()
+        target, part = self.folder / "cut.h5", self.folder / "cut.h5.part.jsonl"
+        command = [JUPITER, "train-draft", "-m", str(self.tiny), "-o", str(target), "--raw", "-n", "24", "--self", "60"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for _ in range(2000):
+            if part.exists() and part.stat().st_size > 0 or process.poll() is not None:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        if process.returncode == 143:  # otherwise it was done before the signal came
+            self.assertFalse(target.exists())
+            lines = part.read_text().splitlines()
+            kept = "".join(line + "\n" for line in lines[: len(lines) // 2])
+            part.write_text(kept + lines[-1][:10])  # and a line that was cut off
+        else:
+            self.assertEqual(process.returncode, 0)
+        self.assertEqual(jupiter(*command[1:]).returncode, 0)
+        self.assertEqual(target.read_bytes(), whole)
+        self.assertFalse(part.exists())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,124 @@
+// Draft files: what is written comes back; damage and other models are refused with a message that names the thing.
+#include "io/draft_file.hpp"
+
+#include <gtest/gtest.h>
+
+#include "io/error.hpp"
+#include "io/files.hpp"
+#include "test_files.hpp"
+
+namespace jupiter {
+namespace {
+
+namespace fs = std::filesystem;
+
+Manifest manifest_of(std::int64_t vocab_size, std::int64_t dim, std::uint64_t tokenizer_checksum) {
+  Manifest m;
+  m.config.vocab_size = vocab_size;
+  m.config.dim = dim;
+  m.config.n_layers = 3;
+  DatasetInfo d;
+  d.name = "tokens_text";
+  d.checksum = tokenizer_checksum;
+  m.files.push_back({tokenizer_file_name(), {d}});
+  return m;
+}
+
+class DraftFile : public testing::Test {
+ protected:
+  DraftFile() {
+    std::string pattern = (fs::temp_directory_path() / "jupiter-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
+    folder = pattern;
+    path = folder / "draft.h5";
+    data.identity = draft_identity(manifest);
+    data.model_hash = "0123456789abcdef";
+    data.made_from = "self";
+    data.tokens = 77;
+    data.tables[0] = {{4, 9}, {0, 2, 3}, {200, 1}, {5, 6, 7}, {100, 50, 255}};
+    data.tables[1] = {{4 * 100 + 9}, {0, 1}, {3}, {99}, {255}};
+    data.tables[2].first = {0};
+  }
+  ~DraftFile() override { fs::remove_all(folder); }
+
+  std::string fault(const Manifest& m) const {
+    try {
+      read_draft(path, m);
+    } catch (const FormatError& e) {
+      EXPECT_NE(std::string(e.what()).find("draft.h5"), std::string::npos) << e.what();
+      return e.what();
+    }
+    return "";
+  }
+  Manifest manifest = manifest_of(100, 64, 1);
+  DraftData data;
+  fs::path folder, path;
+};
+
+TEST_F(DraftFile, ComesBackAsItWas) {
+  write_draft(path, data);
+  const DraftData read = read_draft(path, manifest);
+  EXPECT_EQ(read.model_hash, data.model_hash);
+  EXPECT_EQ(read.made_from, data.made_from);
+  EXPECT_EQ(read.tokens, data.tokens);
+  for (std::size_t i = 0; i < kDraftOrders; ++i) {
+    EXPECT_EQ(read.tables[i].keys, data.tables[i].keys);
+    EXPECT_EQ(read.tables[i].first, data.tables[i].first);
+    EXPECT_EQ(read.tables[i].counts, data.tables[i].counts);
+    EXPECT_EQ(read.tables[i].tokens, data.tables[i].tokens);
+    EXPECT_EQ(read.tables[i].shares, data.tables[i].shares);
+  }
+  EXPECT_EQ(read.tables[0].find(9), std::optional<std::size_t>(1));
+  EXPECT_EQ(read.tables[0].find(5), std::nullopt);
+  EXPECT_FALSE(fs::exists(path.string() + ".tmp"));
+}
+
+TEST_F(DraftFile, AnotherModelIsRefused) {
+  write_draft(path, data);
+  EXPECT_NE(fault(manifest_of(101, 64, 1)).find("vocab_size: expected 101"), std::string::npos);
+  EXPECT_NE(fault(manifest_of(100, 96, 1)).find("dim: expected 96"), std::string::npos);
+  EXPECT_NE(fault(manifest_of(100, 64, 2)).find("tokenizer_hash"), std::string::npos);
+  fs::remove(path);
+  EXPECT_NE(fault(manifest).find("no file"), std::string::npos);
+}
+
+TEST_F(DraftFile, WrongNumbersAreRefused) {
+  const auto refused = [&](const std::string& thing, const auto& change) {
+    DraftData broken = data;
+    change(broken);
+    write_draft(path, broken);
+    EXPECT_NE(fault(manifest).find(thing), std::string::npos) << thing << ": " << fault(manifest);
+  };
+  refused("order_1/keys", [](DraftData& d) { d.tables[0].keys = {9, 4}; });
+  refused("order_1/tokens", [](DraftData& d) { d.tables[0].tokens = {5, 100, 7}; });
+  refused("order_1/tokens", [](DraftData& d) { d.tables[0].tokens = {5}; });
+  refused("order_2/shares", [](DraftData& d) { d.tables[1].shares = {1, 2}; });
+  refused("order_1/counts", [](DraftData& d) { d.tables[0].counts = {1}; });
+  refused("order_1/followers", [](DraftData& d) {
+    d.tables[0].first = {0, 11, 12};
+    d.tables[0].tokens.assign(12, 1);
+    d.tables[0].shares.assign(12, 1);
+  });
+}
+
+TEST_F(DraftFile, CutOffOrDamagedNeverPassesForWhole) {
+  write_draft(path, data);
+  const std::string whole = read_file(path);
+  for (std::size_t size = 0; size < whole.size(); size += 97) {
+    test::write_text(path, whole.substr(0, size));
+    EXPECT_NE(fault(manifest), "") << size << " of " << whole.size() << " bytes";
+  }
+  std::size_t found = 0, changed = 0;
+  for (std::size_t at = 0; at < whole.size(); at += 61) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x55);
+    test::write_text(path, damaged);
+    ++changed;
+    found += fault(manifest).empty() ? 0 : 1;  // bytes that HDF5 does not use stay harmless; nothing may crash
+  }
+  EXPECT_GT(found, 0u);
+  EXPECT_LE(found, changed);
+}
+
+}  // namespace
+}  // namespace jupiter
