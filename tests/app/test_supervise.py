@@ -150,7 +150,7 @@ class Supervise(ProgramTest):
         self.out.write_text('{"id":0,"text":"","model_hash":"0000000000000000"}\n')
         text = self.ends(self.start(self.local), 3)
         self.assertIn("line 1", text)
-        self.assertNotIn("restart", text)
+        self.assertNotIn("restart 1", text)
 
     def test_it_gives_up_after_so_many_restarts(self):
         process = self.start(self.local, "--restarts", "0")
@@ -162,7 +162,7 @@ class Supervise(ProgramTest):
         process = self.start(self.local)
         self.wait_for_answers(2)
         process.terminate()
-        self.assertNotIn("restart", self.ends(process, 143))
+        self.assertNotIn("restart 1", self.ends(process, 143))
         self.assertLess(self.out.read_bytes().count(b"\n"), COUNT)
         self.ends(self.start(self.local), 0)
         self.assert_all_answered_once()
