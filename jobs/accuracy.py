@@ -21,8 +21,8 @@ SIZES = {
     "short": ["--text", TEXT, "--tokens", "512", "--choices", DATA / "choices.jsonl", "--self-check"],
     "tiny": ["--text", TEXT, "--tokens", "400", "--window", "80", "--self-check"],
 }
-# How it is computed: (name, ranks, options, whether with a plan). None of it may change a result. Without --decode plain
-# the self-check generates with speculation.
+# How it is computed: (name, ranks, options, whether with a plan). None of it may change a result. Without --decode
+# plain the self-check generates with speculation.
 VARIANTS = [
     ("P=1", 1, [], False),
     ("P=1, chunks of 48", 1, ["--chunk", "48"], False),

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Profile, plan and run as a chain of jobs on the same number of nodes:
 #   MODEL=... PROMPT="..." bash jobs/slurm/chain.sh [sbatch options, for example -N 4 -w board[1-4]]
-# Each job starts only after the one before it succeeded. A plan names hosts, so all jobs need the same nodes:
-# give -w.
-# Prints the ids of the jobs: profile, plan, run. Results: OUT/cluster.json, OUT/plan.json, OUT/answer.txt, OUT/run.json.
+# Each job starts only after the one before it succeeded. A plan names hosts, so all jobs need the same nodes: -w.
+# Prints the ids of the jobs: profile, plan, run. Results in OUT: cluster.json, plan.json, answer.txt, run.json.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export JUPITER_ROOT=${JUPITER_ROOT:-$(cd "$here/../.." && pwd)}

@@ -39,8 +39,8 @@ class Judge(unittest.TestCase):
         self.addCleanup(self.server.shutdown)
 
     def judge(self, *pairs, code=0, **environment):
-        environment = {"JUDGE_URL": f"http://127.0.0.1:{self.server.server_port}/v1", "JUDGE_MODEL": "m", "JUDGE_KEY": "k",
-                       **environment}
+        environment = {"JUDGE_URL": f"http://127.0.0.1:{self.server.server_port}/v1", "JUDGE_MODEL": "m",
+                       "JUDGE_KEY": "k", **environment}
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "pairs.jsonl"
             path.write_text("".join(json.dumps(p) + "\n" for p in pairs))

@@ -58,8 +58,9 @@ class Supervise(ProgramTest):
         self.log = self.place / "log"
 
     def start(self, cluster, *arguments, plan="-p 64 -n 8 -c 128 --objective throughput"):
-        command = [ROOT / "jobs" / "supervise", "-m", self.tiny, "-i", self.source, "-o", self.out, "--cluster", cluster,
-                   "--rsh", shlex.quote(str(self.rsh)), "--mpirun", f"--mca plm_rsh_agent {self.rsh}",
+        command = [ROOT / "jobs" / "supervise", "-m", self.tiny, "-i", self.source, "-o", self.out,
+                   "--cluster", cluster, "--rsh", shlex.quote(str(self.rsh)),
+                   "--mpirun", f"--mca plm_rsh_agent {self.rsh}",
                    "--plan-options", plan, *arguments, "--", "--raw", "--cache-tokens", "256", "-c", "128"]
         with open(self.log, "w", encoding="utf-8") as log:
             process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
