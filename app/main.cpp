@@ -63,12 +63,13 @@ void report(const MpiSession* mpi, const char* message) {
   std::cerr << line << message << std::endl;
 }
 
-// jobs/jupiter-run starts mpirun so that it does not wait for its kill timeout after an exit code other than 0; such an
-// mpirun swallows the code, so rank 0 tells it on stderr, where the launcher takes it out.
-void note_exit_code(const MpiSession& mpi, ExitCode code) {
-  if (mpi.rank() == 0 && mpi.size() > 1 && std::getenv("JUPITER_EXIT_NOTE") != nullptr) {
-    std::cerr << "\x1e" << static_cast<int>(code) << "\x1e" << std::endl;
-  }
+// After an exit code other than 0 mpirun waits for its kill timeout; told to ignore such codes, it ignores killed ranks
+// too. So under jobs/jupiter-run ranks that end in good order exit with 0, and rank 0 tells the code on stderr, where
+// the launcher takes it out. Returns what to exit with.
+int exit_status(const MpiSession& mpi, ExitCode code) {
+  if (mpi.size() == 1 || std::getenv("JUPITER_EXIT_NOTE") == nullptr) return static_cast<int>(code);
+  if (mpi.rank() == 0) std::cerr << "\x1e" << static_cast<int>(code) << "\x1e" << std::endl;
+  return 0;
 }
 
 // An error of one rank ends all of them; one that all know of ends each in good order.
@@ -99,8 +100,7 @@ int main(int argc, char** argv) {
   try {
     MpiSession mpi;
     const ExitCode code = run_all(mpi, {argv + 1, argv + argc});
-    note_exit_code(mpi, code);
-    return static_cast<int>(code);
+    return exit_status(mpi, code);
   } catch (const Error& e) {
     report(nullptr, e.what());
     return static_cast<int>(e.code());

@@ -32,6 +32,7 @@ cxxopts::Options plan_usage() {
     ("objective", "latency, prefill or throughput", cxxopts::value<std::string>()->default_value("latency"), "NAME")
     ("wire", "Residual between ranks that the runs will use: exact or q8", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("all-rows", "Every prompt row passes the head (evaluation)")
+    ("without", "Leave this host's boards out (may stand there several times)", cxxopts::value<std::vector<std::string>>(), "HOST")
     ("memory", "Budget of each board, MiB, instead of the profile's: one number, or one a board", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
     ("explain", "What other splits would have cost")
     ("simulate", "Draw the schedule of the prompt");
@@ -58,6 +59,16 @@ PlanRequest read_request(const cxxopts::ParseResult& args) {
   r.every_row = args.count("all-rows") > 0;
   r.wire = wire_option(args);
   return r;
+}
+
+void leave_out_hosts(const cxxopts::ParseResult& args, Profile& profile) {
+  if (args.count("without") == 0) return;
+  for (const std::string& host : args["without"].as<std::vector<std::string>>()) {
+    if (leave_out(profile, host) == 0) {
+      throw UsageError(fmt::format("--without: expected a host of the profile, found '{}'", host));
+    }
+  }
+  if (profile.boards.empty()) throw UsageError("--without: expected one host at least to remain, found none");
 }
 
 void apply_budgets(const cxxopts::ParseResult& args, Profile& profile) {
@@ -121,6 +132,7 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   if (profile.version != JUPITER_VERSION) {
     throw FormatError(cluster, "version", JUPITER_VERSION " (this program; measure again)", profile.version);
   }
+  leave_out_hosts(*args, profile);
   apply_budgets(*args, profile);
   const std::int64_t context = request.context_tokens > 0 ? request.context_tokens : manifest.config.max_seq_len;
   if (context > manifest.config.max_seq_len || request.prompt_tokens + request.new_tokens > context) {

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -117,6 +118,10 @@ AnswerFile::AnswerFile(const std::string& path, bool resume, const std::string& 
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) throw RunError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
   try {
+    // Ranks of a batch whose mpirun was killed live on for a moment, and may still write.
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      throw RunError(fmt::format("{}: expected that no other batch writes it, found one that does", path));
+    }
     end_ = ::lseek(fd_, 0, SEEK_END);
     if (end_ > 0 && !resume) {
       throw UsageError(fmt::format("{}: expected a new file, found {} bytes (--resume goes on with it)", path, end_));

@@ -30,6 +30,7 @@ class AnswerFile {
  public:
   // Without `resume` a file that holds something is refused (UsageError). With it, answers that are there are read
   // (FormatError where a line is not one, or is another model's), and a line that was cut off is taken away.
+  // RunError where another batch has it open (file systems without locks: not noticed).
   AnswerFile(const std::string& path, bool resume, const std::string& model_hash);
   ~AnswerFile();
   AnswerFile(const AnswerFile&) = delete;

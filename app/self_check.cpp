@@ -11,8 +11,7 @@ constexpr std::int64_t kChunkAlone = 64;  // not the default, so that one rank a
 }  // namespace
 
 std::vector<CheckAnswer> answer_prompts(Pipeline& pipeline, int stages, const Engine& engine,
-                                        const DecodeOptions& decode,
-                                        const std::vector<std::vector<TokenId>>& prompts) {
+                                        const DecodeOptions& decode, const std::vector<std::vector<TokenId>>& prompts) {
   Scheduler scheduler(pipeline, stages, engine.scheduling());
   std::vector<CheckAnswer> answers(prompts.size());
   for (std::size_t i = 0; i < prompts.size(); ++i) {

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+from model_hash import model_hash
+
 JOBS = pathlib.Path(__file__).resolve().parent
 DATA = JOBS.parent / "tests" / "data"
 TEXT = DATA / "wikitext2_test_8k.txt"
@@ -19,8 +21,8 @@ SIZES = {
     "short": ["--text", TEXT, "--tokens", "512", "--choices", DATA / "choices.jsonl", "--self-check"],
     "tiny": ["--text", TEXT, "--tokens", "400", "--window", "80", "--self-check"],
 }
-# How it is computed: (name, ranks, options, whether with a plan). None of it may change a result. Decoding variants
-# (speculation on and off) belong here too: a line with their options.
+# How it is computed: (name, ranks, options, whether with a plan). None of it may change a result. Without --decode
+# plain the self-check generates with speculation.
 VARIANTS = [
     ("P=1", 1, [], False),
     ("P=1, chunks of 48", 1, ["--chunk", "48"], False),
@@ -28,11 +30,14 @@ VARIANTS = [
     ("P=4, chunks of 32", 4, ["--chunk", "32"], False),
     ("P=4, plan", 4, [], True),
     ("P=3 of 4, plan", 4, [], "left out"),
+    ("P=1, plain", 1, ["--decode", "plain"], False),
+    ("P=4, plain", 4, ["--decode", "plain"], False),
 ]
 # By size: the names of its variants. The tiny models are as small as two layers.
-VARIANTS += [("P=2, chunks of 32", 2, ["--chunk", "32"], False), ("P=2, plan", 2, [], True)]
+VARIANTS += [("P=2, chunks of 32", 2, ["--chunk", "32"], False), ("P=2, plan", 2, [], True),
+             ("P=2, plain", 2, ["--decode", "plain"], False)]
 CHOSEN = {"full": [v[0] for v in VARIANTS if "P=2" not in v[0]], "short": ["P=1", "P=4, plan"],
-          "tiny": ["P=1", "P=1, chunks of 48", "P=2, chunks of 32", "P=2, plan"]}
+          "tiny": ["P=1", "P=1, chunks of 48", "P=2, chunks of 32", "P=2, plan", "P=2, plain"]}
 
 
 def uneven_plan(model, ranks, left_out):
@@ -63,12 +68,8 @@ class Accuracy:
                               stderr=subprocess.PIPE, text=True, check=False)
 
     def plan_for(self, model, ranks, left_out):
-        """The plan needs the model's hash; a program that tells it is the simplest way to it."""
         plan = uneven_plan(model, ranks, left_out)
-        inspected = subprocess.run([self.options.jupiter, "inspect", model], stdout=subprocess.PIPE, text=True,
-                                   check=True)
-        plan["model_hash"] = next(word for line in inspected.stdout.splitlines() if "hash" in line
-                                  for word in line.split() if len(word) == 16)
+        plan["model_hash"] = model_hash(model, self.options.jupiter)
         path = self.options.output / "plan.json"
         path.write_text(json.dumps(plan))
         return path

@@ -156,7 +156,8 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
   const auto [first_block, last_block] = tile.blocks(shape.window);
   for (std::int64_t b = first_block; b <= last_block; ++b) {
     const BlockId block = tile.run->sequence->blocks[static_cast<std::size_t>(b)];
-    if (b < last_block) cache.prefetch(layer, tile.run->sequence->blocks[static_cast<std::size_t>(b + 1)], tile.kv_head);
+    if (b < last_block)
+      cache.prefetch(layer, tile.run->sequence->blocks[static_cast<std::size_t>(b + 1)], tile.kv_head);
     const bool detours = set_visible_lanes(tile, shape, b, s);
     const float* keys = cache.keys(rt.kernels, layer, block, tile.kv_head, s.keys.data());
     const float* values = cache.values(rt.kernels, layer, block, tile.kv_head, s.values.data());

@@ -157,4 +157,23 @@ Profile parse_profile(const std::string& text, const std::string& file) {
   return p;
 }
 
+std::size_t leave_out(Profile& profile, const std::string& host) {
+  std::vector<int> place;  // after this, by place before; -1: out
+  std::vector<BoardProfile> kept;
+  for (const BoardProfile& b : profile.boards) {
+    place.push_back(b.host == host ? -1 : static_cast<int>(kept.size()));
+    if (b.host != host) kept.push_back(b);
+  }
+  std::vector<LinkProfile> links;
+  for (LinkProfile l : profile.links) {
+    l.from = place[static_cast<std::size_t>(l.from)];
+    l.to = place[static_cast<std::size_t>(l.to)];
+    if (l.from >= 0 && l.to >= 0) links.push_back(l);
+  }
+  const std::size_t removed = profile.boards.size() - kept.size();
+  profile.boards = std::move(kept);
+  profile.links = std::move(links);
+  return removed;
+}
+
 }  // namespace jupiter

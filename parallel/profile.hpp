@@ -76,4 +76,7 @@ std::string to_json(const Profile& profile);
 // FormatError names the field. `file` is for messages.
 Profile parse_profile(const std::string& text, const std::string& file);
 
+// Takes a host's boards and their links out; how many boards that were.
+std::size_t leave_out(Profile& profile, const std::string& host);
+
 }  // namespace jupiter

@@ -46,7 +46,7 @@ class Scheduler {
     std::int64_t context_tokens = 0;  // of one sequence
     std::int64_t cache_tokens = 0;    // of all sequences together
     ChunkLengths chunks;
-    std::int64_t most_at_once = 0;    // requests; 0: as many as the cache holds
+    std::int64_t most_at_once = 0;  // requests; 0: as many as the cache holds
   };
   Scheduler(Pipeline& pipeline, int stages, Options options);
 

@@ -27,6 +27,11 @@ class Distribute(ProgramTest):
         cls.model = cls.folder / "model"
         result = jupiter("synth", "--shape", "smollm2-135m", "--layers", "4", "-o", cls.model)
         assert result.returncode == 0, result.stderr
+        cls.hash = cls.model_hash(cls.model)
+
+    @classmethod
+    def model_hash(cls, model):
+        return re.search(r"hash +(\w{16})", jupiter("inspect", model).stdout).group(1)
 
     def setUp(self):
         self.root = self.folder / self.id().rpartition(".")[2]
@@ -41,7 +46,7 @@ class Distribute(ProgramTest):
     def write_plan(self, cuts, **changes):
         stages = [{"host": host, "slot": 0, "first_layer": cuts[i], "last_layer": cuts[i + 1]}
                   for i, host in enumerate(HOSTS)]
-        self.plan.write_text(json.dumps({"kind": "plan", "stages": stages, **changes}))
+        self.plan.write_text(json.dumps({"kind": "plan", "model_hash": self.hash, "stages": stages, **changes}))
 
     def distribute(self, *arguments, code=0, source=None):
         source = ["--plan", self.plan] if source is None else source
@@ -119,13 +124,18 @@ class Distribute(ProgramTest):
         self.distribute(source=["--hosts", hosts])
         target, ranks = self.root / "run.json", []
         for host in HOSTS:
-            ranks += [":", "-n", "1", JUPITER, "run", "-m", self.root / host / "the model", "--raw", "-p", "hello", "-n",
-                      "4", "--json", target]
+            ranks += [":", "-n", "1", JUPITER, "run", "-m", self.root / host / "the model", "--raw", "-p", "hello",
+                      "-n", "4", "--json", target]
         result = subprocess.run([*MPIRUN, *map(str, ranks[1:])], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         alone = self.run_json(self.model, "--raw", "-p", "hello", "-n", "4")
         self.assertEqual(json.loads(target.read_text())["logits_hash"], alone["logits_hash"])
+
+    def test_a_plan_of_another_model_is_refused(self):
+        self.write_plan([0, 1, 3, 4], model_hash=self.model_hash(self.tiny))
+        self.assertIn(f"model_hash: expected {self.hash}", self.distribute(code=3))
+        self.assertFalse((self.root / "board1" / "the model").exists())
 
     def test_bad_input(self):
         self.plan.write_text("{")
