@@ -152,7 +152,7 @@ class Trainer {
     const std::string text = read_file(options_.input, std::uint64_t{1} << 30);
     made_from_ = hex(hash_bytes(text));
     if (options_.input.ends_with(".jsonl")) {
-      requests_ = read_requests(options_.input, {});
+      requests_ = read_requests(text, options_.input, {});
       for (const BatchRequest& r : requests_) {
         if (!r.fault.empty()) throw FormatError(r.fault);
       }
