@@ -1,4 +1,5 @@
 """batch: many requests at once, each with the bits it has alone; answers survive a kill; outlines."""
+import fcntl
 import json
 import os
 import signal
@@ -86,6 +87,13 @@ class Batch(ProgramTest):
         self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", source, "-o", "/no/such/folder/out", "--raw"), 1, "folder")
         self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", "/no/such", "-o", out, "--raw"), 3, "/no/such")
         self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", source), 2, "-o")
+
+    def test_two_batches_do_not_write_one_file(self):
+        source, out = self.write("in.jsonl", *self.requests(2)), self.folder / "locked.jsonl"
+        with open(out, "w", encoding="utf-8") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", source, "-o", out, "--raw"), 1, out, "other batch")
+        self.assertEqual(self.batch(source, name="locked.jsonl")[0].returncode, 0)
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full")
     def test_a_full_disk_is_an_error(self):
