@@ -10,9 +10,9 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::size_t kChildren = 8;    // of a node, at most
-constexpr std::size_t kMaxTree = 48;    // nodes grown at a time
-constexpr double kLeastJoint = 0.004;   // a node is not worth its message below
+constexpr std::size_t kChildren = 8;   // of a node, at most
+constexpr std::size_t kMaxTree = 48;   // nodes grown at a time
+constexpr double kLeastJoint = 0.004;  // a node is not worth its message below
 constexpr int kCrowd = 2;  // sequences a stage from which nothing is drafted: 16 on 4 boards lost 20 % with drafts
 constexpr double kLeastSegment = 0.05;  // expected tokens of a segment that fills a gap
 
