@@ -85,7 +85,7 @@ void apply_budgets(const cxxopts::ParseResult& args, Profile& profile) {
   }
 }
 
-void print_plan(const Plan& p, const PlanRequest& r) {
+void print_plan(const Plan& p, const PlanRequest& r, double interval_s) {
   std::cout << fmt::format("{:<20}{:>10}{:>14}{:>14}{:>12}\n", "board", "layers", "weights MiB", "other MiB",
                            "share of time");
   for (const StagePlan& s : p.stages) {
@@ -99,6 +99,10 @@ void print_plan(const Plan& p, const PlanRequest& r) {
   std::cout << "\n";
   std::cout << fmt::format("predicted: first token after {:.3f} s, then {:.2f} tokens/s (plain decoding)\n",
                            p.predicted_ttft_s, p.predicted_decode_tokens_per_s);
+  if (r.objective == Objective::throughput) {
+    std::cout << fmt::format("many such requests at once: {:.2f} a second, {:.1f} tokens/s of prompts and answers\n",
+                             1 / interval_s, static_cast<double>(r.prompt_tokens + r.new_tokens) / interval_s);
+  }
 }
 
 void print_alternatives(const Planner& planner, const Plan& best) {
@@ -142,7 +146,7 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   }
   const Planner planner(profile, manifest, request);
   const Plan plan = planner.best();
-  print_plan(plan, request);
+  print_plan(plan, request, planner.interval_s(plan));
   if (args->count("explain") > 0) print_alternatives(planner, plan);
   if (args->count("simulate") > 0)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);

@@ -18,6 +18,8 @@ std::size_t index_of_largest(std::span<const float> values, float most) {
   return static_cast<std::size_t>(std::find(values.begin(), values.end(), most) - values.begin());
 }
 
+}  // namespace
+
 float largest(std::span<const float> values) {
   std::array<float, kLanes> most;
   most.fill(values[0]);
@@ -29,7 +31,18 @@ float largest(std::span<const float> values) {
   return *std::max_element(most.begin(), most.end());
 }
 
-}  // namespace
+double log_sum_exp(const KernelTable& kernels, std::span<const float> logits, float most, std::vector<float>& scratch) {
+  scratch.resize(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) scratch[i] = logits[i] - most;
+  kernels.exponential(scratch.data(), static_cast<std::int64_t>(scratch.size()), scratch.data());
+  std::array<double, kLanes> sums{};
+  std::size_t i = 0;
+  for (; i + kLanes <= scratch.size(); i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += static_cast<double>(scratch[i + lane]);
+  }
+  for (; i < scratch.size(); ++i) sums[0] += static_cast<double>(scratch[i]);
+  return std::log(std::accumulate(sums.begin(), sums.end(), 0.0)) + static_cast<double>(most);
+}
 
 std::vector<EvalWindow> eval_windows(std::int64_t tokens, std::int64_t window, std::int64_t stride) {
   std::vector<EvalWindow> windows;
@@ -84,25 +97,12 @@ LogitsSink Evaluator::sink() {
   return [this](SequenceId, std::int64_t position, std::span<const float> logits) { row(position, logits); };
 }
 
-double Evaluator::log_sum_exp(std::span<const float> logits, float most) {
-  scratch_.resize(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) scratch_[i] = logits[i] - most;
-  kernels_.exponential(scratch_.data(), static_cast<std::int64_t>(scratch_.size()), scratch_.data());
-  std::array<double, kLanes> sums{};
-  std::size_t i = 0;
-  for (; i + kLanes <= scratch_.size(); i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += static_cast<double>(scratch_[i + lane]);
-  }
-  for (; i < scratch_.size(); ++i) sums[0] += static_cast<double>(scratch_[i]);
-  return std::log(std::accumulate(sums.begin(), sums.end(), 0.0)) + static_cast<double>(most);
-}
-
 // The row at `position` predicts the token after it; only rows before scored tokens come here.
 void Evaluator::row(std::int64_t position, std::span<const float> logits) {
   const EvalWindow& w = windows_[window_];
   if (position + 2 == w.length) ++window_;
   const float most = largest(logits);
-  const double log_sum = log_sum_exp(logits, most);
+  const double log_sum = log_sum_exp(kernels_, logits, most, scratch_);
   const std::int64_t token = w.first + position;  // the last one that the row saw
   const auto next = static_cast<std::size_t>(tokens_[static_cast<std::size_t>(token + 1)]);
   TokenScore score;

@@ -44,6 +44,10 @@ struct MeanError {
 };
 MeanError mean_error(const std::vector<double>& values);
 
+// log(sum(exp(logits))); scratch is overwritten. most: the largest of them.
+double log_sum_exp(const KernelTable& kernels, std::span<const float> logits, float most, std::vector<float>& scratch);
+float largest(std::span<const float> values);  // not empty
+
 // The last stage's side: give sink() to Stage::set_logits_sink, take scores() after the last frame.
 class Evaluator {
  public:
@@ -58,7 +62,6 @@ class Evaluator {
  private:
   void row(std::int64_t position, std::span<const float> logits);
   void compare(std::int64_t token, std::span<const float> logits, double log_sum, TokenScore& score);
-  double log_sum_exp(std::span<const float> logits, float most);
   const KernelTable& kernels_;
   const std::vector<TokenId>& tokens_;
   const std::vector<EvalWindow>& windows_;

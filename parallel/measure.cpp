@@ -7,6 +7,8 @@
 #include <numeric>
 #include <thread>
 
+#include "parallel/evaluate.hpp"
+
 namespace jupiter {
 
 namespace {
@@ -187,6 +189,7 @@ struct BoardMeasurement::Impl {
       for (const std::int64_t n : kHeadRows) {
         if (n <= options_.max_rows) add_point(points, b.head, n, [this, n] { return head_seconds(n); });
       }
+      points.push_back({[this] { return score_seconds(); }, [&b](double s) { b.score_s = s; }, {}});
     }
     return points;
   }
@@ -243,6 +246,19 @@ struct BoardMeasurement::Impl {
     });
   }
 
+  // Of one row among 16, as they come from the head.
+  double score_seconds() {
+    const std::int64_t rows = std::min<std::int64_t>(16, options_.max_rows);
+    const MatrixView<const float> logits(logits_.data(), rows, config_.vocab_size);
+    return timed([&] {
+             for (std::int64_t r = 0; r < rows; ++r) {
+               const std::span<const float> row(logits.row(r), static_cast<std::size_t>(config_.vocab_size));
+               score_ += log_sum_exp(rt_.kernels, row, largest(row), scores_);
+             }
+           }) /
+           static_cast<double>(rows);
+  }
+
   const ModelConfig& config_;
   const ModelFiles& files_;
   const MeasureOptions& options_;
@@ -258,6 +274,8 @@ struct BoardMeasurement::Impl {
   CostCurve check_;         // and one point that the fit does not see
   double seconds_per_row_ = 0;
   std::int32_t last_token_ = 0;  // keeps the sampler's work from being left out
+  double score_ = 0;
+  std::vector<float> scores_;
   Hasher digest_;
 };
 

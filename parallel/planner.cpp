@@ -20,7 +20,19 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t kMostSubsets = 12;           // boards whose orders are searched exhaustively
 constexpr std::uint64_t kProcessBytes = 32 << 20;  // program, libraries, MPI's buffers (measured, parallel/README.md)
 constexpr std::uint64_t kTokenizerFactor = 5;      // of its file: strings and look-up tables in memory, measured
+constexpr std::int64_t kGroupRows = 4;             // of a decode frame while many requests are under way
+constexpr double kRequestsOfARun = 16;             // the pipeline fills once for so many
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
+
+std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
+  const std::int64_t pieces = (n + most - 1) / most;
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    const Slice slice = slice_of(n, i, pieces);
+    lengths.push_back(slice.last - slice.first);
+  }
+  return lengths;
+}
 
 }  // namespace
 
@@ -219,6 +231,7 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
     c.layers = split.layers[s];
     c.embedding = s == 0;
     c.head = s + 1 == split.boards.size();
+    c.scores = request_.every_row;
     c.hop = profile_.hop_into(split.boards[s]);
     c.row_bytes = static_cast<double>(wire_row_bytes(request_.wire, manifest_.config)) + sizeof(TokenId);
     stages.push_back(c);
@@ -253,13 +266,13 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool l
   }
   const double working = p.max;
   p.max += c.receive_s(chunk) + c.send_s(chunk);
-  const double step =
-      c.decode_s(request_.prompt_tokens + request_.new_tokens / 2) + (first ? c.hop.latency_s : c.arrive_s(1));
   if (request_.objective == Objective::throughput) {
-    p.max += step * static_cast<double>(request_.new_tokens) / static_cast<double>(n_chunks);
-    p.sum = p.max * 1e-3;  // of two splits with the same slowest stage, the one that works less
+    p.max = busy_s(c, even_pieces(request_.prompt_tokens, chunk));
+    p.sum = working / kRequestsOfARun;
     return p;
   }
+  const double step =
+      c.decode_s(request_.prompt_tokens + request_.new_tokens / 2) + (first ? c.hop.latency_s : c.arrive_s(1));
   p.sum = working + (first ? 0 : c.arrive_s(chunk));
   if (request_.objective == Objective::latency) p.sum += step * static_cast<double>(request_.new_tokens);
   return p;
@@ -271,6 +284,28 @@ double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
   return static_cast<double>((r.prompt_tokens + chunk - 1) / chunk - 1);
 }
 }  // namespace
+
+// A stage's work for one of many requests.
+double Planner::busy_s(const StageCost& c, std::span<const std::int64_t> chunks) const {
+  double s = 0;
+  std::int64_t context = 0;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const std::int64_t head_rows = request_.every_row ? chunks[i] : i + 1 == chunks.size() ? 1 : 0;
+    s += c.compute_s(chunks[i], context, head_rows) + c.receive_s(chunks[i]) + c.send_s(chunks[i]);
+    context += chunks[i];
+  }
+  const double group = c.compute_s(kGroupRows, context + request_.new_tokens / 2, kGroupRows) +
+                       c.receive_s(kGroupRows) + c.send_s(kGroupRows);
+  return s + group * static_cast<double>(request_.new_tokens) / static_cast<double>(kGroupRows);
+}
+
+double Planner::interval_s(const Plan& plan) const {
+  double slowest = 0;
+  for (const StageCost& c : costs_of(plan)) {
+    slowest = std::max(slowest, busy_s(c, chunks_for(plan, request_.prompt_tokens)));
+  }
+  return slowest;
+}
 
 std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all) const {
   std::vector<int> boards(profile_.boards.size());
@@ -303,6 +338,11 @@ std::vector<std::int64_t> Planner::chunk_candidates() const {
 }
 
 Plan Planner::plan_of(const Split& split) const {
+  return plan_of(split, 0);
+}
+
+// even_chunk: chunks are equal pieces of at most so many tokens; 0: those of the quickest lone prompt.
+Plan Planner::plan_of(const Split& split, std::int64_t even_chunk) const {
   const std::vector<StageCost> costs = stage_costs(split);
   Plan p;
   p.model_hash = profile_.model_hash;
@@ -311,7 +351,8 @@ Plan Planner::plan_of(const Split& split) const {
   p.new_tokens = request_.new_tokens;
   p.context_tokens = request_.context_tokens;
   const auto add_chunks = [&](std::int64_t n) {
-    p.chunks.push_back({n, best_chunks(costs, n, request_.max_chunk, request_.every_row)});
+    p.chunks.push_back({n, even_chunk > 0 ? even_pieces(n, even_chunk)
+                                          : best_chunks(costs, n, request_.max_chunk, request_.every_row)});
   };
   std::set<std::int64_t> lengths{request_.prompt_tokens, request_.context_tokens};
   for (std::int64_t n = 32; n < request_.context_tokens; n *= 2) lengths.insert(n);
@@ -357,12 +398,13 @@ std::optional<Plan> Planner::best_plan(bool use_all) const {
   for (const std::int64_t chunk : chunk_candidates()) {
     const auto split = best_split(chunk, use_all);
     if (!split) continue;
-    const bool known = std::any_of(seen.begin(), seen.end(), [&](const Split& s) {
+    const bool steady = request_.objective == Objective::throughput;
+    const bool known = !steady && std::any_of(seen.begin(), seen.end(), [&](const Split& s) {
       return s.boards == split->boards && s.layers == split->layers;
     });
     if (known) continue;
     seen.push_back(*split);
-    const Plan plan = plan_of(*split);
+    const Plan plan = plan_of(*split, steady ? chunk : 0);
     const double cost = request_.objective == Objective::latency   ? request_s(plan)
                         : request_.objective == Objective::prefill ? plan.predicted_ttft_s
                                                                    : split_cost(*split, chunk);

@@ -44,6 +44,8 @@ class Planner {
   Plan best() const;
   // The plan of a given split; its memory is not checked.
   Plan plan_of(const Split& split) const;
+  // Seconds between the ends of requests that follow each other without a gap: the slowest stage's work for one.
+  double interval_s(const Plan& plan) const;
 
   struct Alternative {
     std::string name;
@@ -61,7 +63,8 @@ class Planner {
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
 
   // The split that minimises sum_r u_r + weight * max_r v_r exactly, where u_r = a chunk's mean computing + its arrival
-  // + new_tokens decode steps and v_r = that computing and what moving the chunk in and out takes from it; boards may
+  // + new_tokens decode steps and v_r = that computing and what moving the chunk in and out takes from it (throughput:
+  // v_r = all work for one request, u_r = a share of the first chunk's, for the pipeline fills once); boards may
   // stay out unless `use_all`. Empty: nothing fits. Exact over all orders of up to 12 boards; more are taken in the
   // order of their speed.
   std::optional<Split> best_split(std::int64_t chunk, bool use_all) const;
@@ -69,6 +72,8 @@ class Planner {
 
  private:
   struct Piece;
+  Plan plan_of(const Split& split, std::int64_t even_chunk) const;
+  double busy_s(const StageCost& stage, std::span<const std::int64_t> chunks) const;
   Piece piece(int board, std::int64_t layers, bool first, bool last, std::int64_t chunk) const;
   std::optional<Split> equal_split() const;
   std::optional<Split> proportional_split() const;

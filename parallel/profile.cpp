@@ -80,6 +80,7 @@ ordered_json board_json(const BoardProfile& b) {
             {"fit_error", b.layer.fit_error}}},
           {"embedding", curve_json(b.embedding)},
           {"head", curve_json(b.head)},
+          {"score_s", b.score_s},
           {"send", transfer_json(b.send)},
           {"receive", transfer_json(b.receive)},
           {"wake_s", b.wake_s}};
@@ -101,6 +102,7 @@ BoardProfile read_board(const CheckedJson& j) {
   if (b.layer.base.empty()) j.fail("layer", "measured times", "none");
   b.embedding = read_curve(j.object("embedding"));
   b.head = read_curve(j.object("head"));
+  b.score_s = j.within<double>("score_s", 0, 10);
   b.send = read_transfer(j.object("send"));
   b.receive = read_transfer(j.object("receive"));
   b.wake_s = j.within<double>("wake_s", 0, 10);

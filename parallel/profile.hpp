@@ -44,7 +44,8 @@ struct BoardProfile {
   std::uint64_t memory_bytes = 0;  // that it may use: what was free, or the given budget
   LayerCost layer;
   CostCurve embedding;  // empty: the board has no such shard
-  CostCurve head;
+  CostCurve head;       // up to 16 rows: more pass in pieces of so many
+  double score_s = 0;   // likelihood of a token from one row of logits, as evaluation wants it of every row
   TransferCost send;
   TransferCost receive;
   double wake_s = 0;  // what computing takes longer after a wait: sleeping cores, caches that others used
@@ -59,7 +60,7 @@ struct LinkProfile {
   double seconds(double bytes) const { return latency_s + bytes / bytes_per_s; }
 };
 
-inline constexpr int kProfileFormat = 2;  // 2: costs of transfers and waits
+inline constexpr int kProfileFormat = 3;  // 3: score_s
 
 struct Profile {
   std::string version;  // of the program that measured

@@ -4,12 +4,18 @@
 #include <algorithm>
 #include <limits>
 
+#include "parallel/decoder.hpp"
+
 namespace jupiter {
 
 double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const {
   double s = static_cast<double>(layers) * board->layer.at(n, context);
   if (embedding) s += board->embedding.at(n);
-  if (head) s += board->head.at(head_rows);
+  if (head && head_rows > 0) {
+    const std::int64_t last = (head_rows - 1) % kMaxDrawnRows + 1;
+    s += board->head.at(last) + static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->head.at(kMaxDrawnRows);
+    if (scores) s += static_cast<double>(head_rows) * board->score_s;
+  }
   return s;
 }
 

@@ -15,10 +15,11 @@ struct StageCost {
   std::int64_t layers = 0;
   bool embedding = false;
   bool head = false;
+  bool scores = false;   // evaluation: every row that passes the head is scored
   LinkProfile hop;       // into this stage; into the first one: the way of an answer back
   double row_bytes = 0;  // of the residual on the wire, tokens included
 
-  // n rows after `context` tokens, head_rows of them through the head.
+  // n rows after `context` tokens, head_rows of them through the head, at most kMaxDrawnRows at a time.
   double compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const;
   // What moving n rows in and out keeps this stage from computing; at both ends of the pipeline one of them is an
   // answer.

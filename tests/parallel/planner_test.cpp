@@ -187,6 +187,37 @@ TEST(Planner, KnowsTheBytesOfTheWire) {
   EXPECT_EQ(Planner(p, m, {.wire = Wire::q8}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 + 2 * 2 + 4);
 }
 
+TEST(ScheduleCost, ScoredRowsPassTheHeadSixteenAtATime) {
+  Profile p = cluster({1});
+  p.boards[0].score_s = 1e-4;
+  StageCost c;
+  c.board = &p.boards[0];
+  c.head = true;
+  EXPECT_NEAR(c.compute_s(40, 0, 40), 2 * p.boards[0].head.at(16) + p.boards[0].head.at(8), 1e-12);
+  c.scores = true;
+  EXPECT_NEAR(c.compute_s(40, 0, 40), 2 * p.boards[0].head.at(16) + p.boards[0].head.at(8) + 40 * 1e-4, 1e-12);
+}
+
+// Evaluation keeps the last stage busy with the head: it gets fewer layers, and chunks that all stages work on evenly.
+TEST(Planner, EvaluationGivesTheHeadItsShareOfLayers) {
+  const Manifest m = small_manifest(8);
+  Profile p = cluster({1, 1, 1, 1}, 1e-4, 1e8);
+  PlanRequest r{.new_tokens = 0, .context_tokens = 512, .objective = Objective::throughput, .every_row = true};
+  const Plan plan = Planner(p, m, r).best();
+  const StagePlan& last = plan.stages.back();
+  EXPECT_EQ(last.last_layer - last.first_layer, 1);
+  const std::vector<std::int64_t> chunks = chunks_for(plan, 512);
+  EXPECT_LE(*std::max_element(chunks.begin(), chunks.end()) - *std::min_element(chunks.begin(), chunks.end()), 1);
+  // The work of the slowest stage, no more than that of any other split of all boards in those chunks.
+  const Planner planner(p, m, r);
+  for_every_split(4, 8, [&](const Split& s) {
+    if (s.boards != std::vector<int>{0, 1, 2, 3}) return;
+    Plan other = planner.plan_of(s);
+    other.chunks = plan.chunks;
+    EXPECT_GE(planner.interval_s(other), planner.interval_s(plan) * 0.999);
+  });
+}
+
 TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
@@ -288,7 +319,7 @@ TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
   p.boards[1].wake_s = 5e-4;
   EXPECT_EQ(to_json(parse_profile(to_json(p), "p.json")), to_json(p));
   std::string old = to_json(p);
-  old.replace(old.find("\"format\": 2"), 11, "\"format\": 1");
+  old.replace(old.find("\"format\": 3"), 11, "\"format\": 2");
   EXPECT_THROW(parse_profile(old, "p.json"), FormatError);
   Profile twice = p;
   twice.boards[1].host = "b0";
