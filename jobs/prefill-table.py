@@ -51,7 +51,7 @@ class Bench:
     def plan(self, tokens):
         path = self.folder / f"plan-{'-'.join(map(str, self.common.values()))}-{tokens}.json"
         call(self.options.jupiter, "plan", "-m", self.model, "--cluster", self.cluster, "-p", tokens, "-n", NEW_TOKENS,
-             "-c", tokens + NEW_TOKENS, "-o", path)
+             "-c", tokens + NEW_TOKENS, "--objective", "prefill", "-o", path)
         return path
 
     def prompt(self, tokens):
@@ -71,7 +71,7 @@ class Bench:
     def run(self, variant, number, prompt_file, tokens, arguments, ranks=None, new_tokens=NEW_TOKENS, plan=None):
         report = self.folder / "run.json"
         self.boards(*(["-n", ranks] if ranks else []), self.options.jupiter, "run", "-m", self.model, "--raw", "-f",
-                    prompt_file, "-n", new_tokens, "--ignore-eos", "--json", report, *arguments)
+                    prompt_file, "-n", new_tokens, "--ignore-eos", "--decode", "plain", "--json", report, *arguments)
         j = json.loads(report.read_text())
         first = self.hashes.setdefault((tokens, new_tokens), j["logits_hash"])
         if j["logits_hash"] != first:
@@ -88,10 +88,11 @@ class Bench:
             "wait_s": " ".join(f"{r['wait_s']:.3f}" for r in j["ranks"])})
 
     def measure(self):
-        self.profile()
-        for tokens in PROMPT_TOKENS:
-            plan, prompt = self.plan(tokens), self.prompt(tokens)
-            for number in range(self.options.rounds):
+        prompts = {tokens: self.prompt(tokens) for tokens in PROMPT_TOKENS}
+        for number in range(self.options.rounds):
+            self.profile()  # a machine changes in an hour: each round predicts itself
+            for tokens, prompt in prompts.items():
+                plan = self.plan(tokens)
                 self.run("plan", number, prompt, tokens, ["--plan", plan], plan=plan)
                 if tokens != PROMPT_TOKENS[0]:
                     continue
@@ -100,7 +101,7 @@ class Bench:
                 for chunk in FIXED_CHUNKS:  # the answer is generated once: the bits must be the same
                     self.run(f"chunk {chunk}", number, prompt, tokens, ["--plan", plan, "--chunk", chunk],
                              new_tokens=1 if number else NEW_TOKENS)
-            note(f"{self.common} {tokens} tokens: done")
+            note(f"{self.common} round {number}: done")
 
     def median(self, variant, field, tokens=PROMPT_TOKENS[0]):
         return statistics.median(row[field] for row in self.rows if row["variant"] == variant and row[field] != "" and
