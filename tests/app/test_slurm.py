@@ -73,6 +73,16 @@ class Slurm(ProgramTest):
         self.assertEqual(len(j["ranks"]), 4)
         self.assertEqual(j["logits_hash"], self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "6")["logits_hash"])
 
+    def test_run_through_srun(self):
+        types = subprocess.run(["srun", "--mpi=list"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               check=False)
+        if "pmix" not in types.stdout:
+            self.skipTest("this Slurm has no pmix")
+        self.wait(self.submit("run.sbatch", "-N", "4", LAUNCHER="srun", PROMPT="hello", TOKENS="6", RUN="--raw"))
+        j = json.loads((self.out / "run.json").read_text())
+        self.assertEqual(len(j["ranks"]), 4)
+        self.assertEqual(j["logits_hash"], self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "6")["logits_hash"])
+
     def test_eval_fails_where_a_metric_moved(self):
         baseline = self.out / "baseline.json"
         result = jupiter("eval", "-m", self.tiny, "--self-check", "--baseline", baseline, "--update-baseline")
