@@ -37,7 +37,7 @@ cxxopts::Options batch_usage() {
   // clang-format off
   options.add_options("Requests")
     ("i,input", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop", cxxopts::value<std::string>(), "FILE")
-    ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
+    ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, ttft_s, total_s, steps, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
     ("resume", "Go on with an output file: what it holds is not done again")
     ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: 32768, or the context)", cxxopts::value<std::int64_t>(), "N")
     ("parallel", "Requests at a time at most (default: as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
@@ -184,6 +184,9 @@ class Batch {
                                          {"text", g.text},
                                          {"generated_token_ids", made.tokens},
                                          {"finish_reason", made.stopped || stops.found() ? "stop" : "length"},
+                                         {"ttft_s", made.ttft_s},
+                                         {"total_s", made.total_s},
+                                         {"steps", made.steps},
                                          {"logits_hash", hex(made.logits_digest)},
                                          {"model_hash", model_hash_}};
     answers_.write(line.dump());

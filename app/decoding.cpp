@@ -128,6 +128,30 @@ DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest,
   };
 }
 
+std::string draft_text(const DraftStats& s, std::int64_t tokens, double decode_s) {
+  if (s.steps == 0 || decode_s <= 0) return "";
+  const auto share = [](auto part, auto whole) {
+    return whole > 0 ? 100 * static_cast<double>(part) / static_cast<double>(whole) : 0;
+  };
+  // Every row that was needed decided a token; what a drafted answer computed beyond that was rejected.
+  const std::int64_t rejected = std::max<std::int64_t>(s.rows - (tokens - 1), 0);
+  std::string text = fmt::format(
+      "{:.2f} tokens a step; drafting took {:.1f} % of the time after the first token, {:.0f} % of {} rows were "
+      "rejected\n",
+      static_cast<double>(tokens - 1) / static_cast<double>(s.steps), share(s.draft_s, decode_s),
+      share(rejected, s.rows), s.rows);
+  for (std::size_t i = 0; i < kDraftSources; ++i) {
+    if (s.sent_by[i] == 0) continue;
+    text += fmt::format("  {:<8}{:>6} drafted, {:>5} right ({:.0f} %)\n", name(static_cast<DraftSource>(i)),
+                        s.sent_by[i], s.accepted_by[i], share(s.accepted_by[i], s.sent_by[i]));
+  }
+  text += "  right by depth, %:";
+  for (std::size_t i = 0; i < DraftStats::kDepths && s.reached[i] > 0; ++i) {
+    text += fmt::format(" {:.0f}", share(s.right[i], s.reached[i]));
+  }
+  return text + "\n";
+}
+
 nlohmann::ordered_json draft_json(const DraftStats& s) {
   nlohmann::ordered_json j = {{"rows", s.rows}, {"accepted", s.accepted}, {"misses", s.misses}, {"draft_s", s.draft_s}};
   for (std::size_t i = 0; i < kDraftSources; ++i) {

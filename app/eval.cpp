@@ -234,7 +234,7 @@ Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
   ProgressBar bar("eval", "windows");
   const auto start = std::chrono::steady_clock::now();
-  const bool own_chunks = mpi.stages() > 1 && o.engine.chunk_tokens == 0;
+  const bool own_chunks = mpi.stages() > 1 && o.engine.chunk_tokens == 0 && o.engine.plan.empty();
   submit_windows(
       pipeline, work.tokens, work.windows,
       [&](std::int64_t n) { return own_chunks ? fixed_chunks(n, kWindowRows) : engine.chunks(n); },

@@ -265,6 +265,11 @@ void print_stats(const std::vector<RankReport>& reports, const Answer& a) {
   std::cerr << fmt::format("first token after {:.3f} s, {} tokens in {:.3f} s, {:.2f} tokens/s after the first\n",
                            g.ttft_s, g.tokens.size(), g.total_s,
                            decode_s > 0 ? static_cast<double>(g.tokens.size() - 1) / decode_s : 0.0);
+  std::cerr << draft_text(g.draft, std::ssize(g.tokens), decode_s);
+  double waiting = 0;
+  for (const RankReport& r : reports)
+    waiting += r.wait_s / (r.wait_s + r.compute_s) / static_cast<double>(reports.size());
+  std::cerr << fmt::format("stages waited (bubbles) {:.0f} % of the time on average\n", 100 * waiting);
 }
 
 ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {

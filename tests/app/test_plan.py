@@ -105,6 +105,7 @@ class Plan(ProgramTest):
                          "--stats", ranks=3)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("wait s", result.stderr)
+        self.assertNotIn("tokens a step", result.stderr)
         events = json.loads(trace.read_text())["traceEvents"]
         computed = [e for e in events if e.get("cat") == "compute"]
         self.assertEqual({e["pid"] for e in computed}, {0, 1, 2})
@@ -112,6 +113,12 @@ class Plan(ProgramTest):
         starts = {r: [e["ts"] for e in computed if e["pid"] == r] for r in range(3)}
         for a, b in ((0, 1), (1, 2)):  # a stage begins after the one before it, on the common clock
             self.assertTrue(all(x < y for x, y in zip(starts[a], starts[b])), starts)
+
+    def test_stats_of_drafts(self):
+        result = jupiter("run", "-m", self.tiny, "--raw", "-p", "hello", "-n", "24", "--ignore-eos", "--stats", ranks=2)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for word in ("tokens a step", "drafting took", "rows were rejected", "right by depth", "bubbles"):
+            self.assertIn(word, result.stderr)
 
     def test_nonsense_plans(self):
         path, plan = self.all_boards()
