@@ -152,4 +152,24 @@ FrameResult decode_result(const Message& message, const FrameLimits& limits) {
   return result;
 }
 
+Message encode_verdict(std::uint64_t id, const SequenceVerdict& verdict) {
+  Message m{MessageKind::verdict, id, {}};
+  PayloadWriter(m.payload).value(verdict);
+  return m;
+}
+
+SequenceVerdict decode_verdict(const Message& message) {
+  if (message.kind != MessageKind::verdict) {
+    throw PeerError("expected a verdict, found kind " + std::to_string(static_cast<int>(message.kind)));
+  }
+  PayloadReader r(message.payload);
+  const auto body = r.value<SequenceVerdict>();
+  r.end();
+  if (body.verdict.parent >= body.verdict.node) {
+    throw PeerError("verdict: expected a parent below node " + std::to_string(body.verdict.node) + ", found " +
+                    std::to_string(body.verdict.parent));
+  }
+  return body;
+}
+
 }  // namespace jupiter

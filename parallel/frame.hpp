@@ -95,4 +95,14 @@ struct FrameResult {
 Message encode_result(std::uint64_t frame_id, const FrameResult& result);
 FrameResult decode_result(const Message& message, const FrameLimits& limits);
 
+// What the last rank tells the stages between, past the frames: which drafted token of a sequence is right.
+struct SequenceVerdict {
+  SequenceId sequence = 0;
+  Verdict verdict;
+};
+Message encode_verdict(std::uint64_t id, const SequenceVerdict& verdict);
+// PeerError where it is no verdict, of another size, or about a node that its parent does not precede. Whether it is
+// about anything that the receiver still knows is the receiver's to see.
+SequenceVerdict decode_verdict(const Message& message);
+
 }  // namespace jupiter

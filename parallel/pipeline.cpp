@@ -74,11 +74,6 @@ struct ClosedBody {
   SequenceEnd end;
 };
 
-struct VerdictBody {
-  SequenceId sequence = 0;
-  Verdict verdict;
-};
-
 std::optional<SendChannel> output_of(const MpiSession& mpi) {
   if (mpi.stages() == 1) return std::nullopt;
   if (mpi.rank() + 1 < mpi.stages()) return SendChannel(mpi, mpi.rank() + 1, Tag::forward);
@@ -86,24 +81,6 @@ std::optional<SendChannel> output_of(const MpiSession& mpi) {
 }
 
 }  // namespace
-
-Message encode_verdict(std::uint64_t id, SequenceId sequence, const Verdict& verdict) {
-  Message m{MessageKind::verdict, id, {}};
-  PayloadWriter(m.payload).value(VerdictBody{sequence, verdict});
-  return m;
-}
-
-std::pair<SequenceId, Verdict> decode_verdict(const Message& message) {
-  if (message.kind != MessageKind::verdict) {
-    throw PeerError("expected a verdict, found kind " + std::to_string(static_cast<int>(message.kind)));
-  }
-  const auto body = read_body<VerdictBody>(message);
-  if (body.verdict.parent >= body.verdict.node) {
-    throw PeerError("verdict: expected a parent below node " + std::to_string(body.verdict.node) + ", found " +
-                    std::to_string(body.verdict.parent));
-  }
-  return {body.sequence, body.verdict};
-}
 
 StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
     : stage_(stage), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
@@ -122,7 +99,7 @@ void StageRunner::pass_on(Message&& message) {
 void StageRunner::send_verdicts(const FrameResult& result, std::uint64_t id) {
   for (const SequenceResult& r : result.sequences) {
     if (r.verdict.node == 0) continue;
-    for (SendChannel& c : verdicts_) c.send(encode_verdict(id, r.sequence, r.verdict));
+    for (SendChannel& c : verdicts_) c.send(encode_verdict(id, {r.sequence, r.verdict}));
   }
 }
 
@@ -272,8 +249,8 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
   const auto newer = [&] {
     poll();
     while (const auto m = verdicts->receive()) {
-      const auto [sequence, verdict] = decode_verdict(*m);
-      stage.settle(sequence, verdict);
+      const SequenceVerdict v = decode_verdict(*m);
+      stage.settle(v.sequence, v.verdict);
     }
   };
   pool.set_poll(poll);

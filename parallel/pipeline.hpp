@@ -53,10 +53,6 @@ class StageRunner {
   std::deque<Message> answers_;
 };
 
-Message encode_verdict(std::uint64_t id, SequenceId sequence, const Verdict& verdict);
-// PeerError where it is no verdict.
-std::pair<SequenceId, Verdict> decode_verdict(const Message& message);
-
 // Rank 0's end of the ring.
 class Pipeline {
  public:

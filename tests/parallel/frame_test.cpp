@@ -103,6 +103,27 @@ TEST(Frame, ResultsAreChecked) {
   refused([](SequenceResult& r) { r.segments.resize(65); });
 }
 
+TEST(Verdict, ComesBackAndNonsenseIsRefused) {
+  const Message whole = encode_verdict(7, {3, {20, 18}});
+  const SequenceVerdict v = decode_verdict(whole);
+  EXPECT_EQ(v.sequence, 3u);
+  EXPECT_EQ(v.verdict.node, 20u);
+  EXPECT_EQ(v.verdict.parent, 18u);
+  for (std::size_t n = 0; n < whole.payload.size(); ++n) {
+    Message cut = whole;
+    cut.payload.resize(n);
+    EXPECT_THROW(decode_verdict(cut), PeerError) << n;
+  }
+  Message other = whole;
+  other.payload.push_back(std::byte{0});
+  EXPECT_THROW(decode_verdict(other), PeerError);
+  other = whole;
+  other.kind = MessageKind::frame;
+  EXPECT_THROW(decode_verdict(other), PeerError);
+  EXPECT_THROW(decode_verdict(encode_verdict(7, {3, {18, 20}})), PeerError);
+  EXPECT_THROW(decode_verdict(encode_verdict(7, {3, {0, 0}})), PeerError);
+}
+
 TEST(Frame, ASegmentOfSixteenTokensIsBelow200Bytes) {
   Segment s{1, {}, {}};
   for (NodeId i = 0; i < 16; ++i) {

@@ -180,6 +180,7 @@ class RandomRun {
   // An early verdict to one stage; it stays in the list, so that others, or the same one, may get it later.
   void deliver(std::size_t r) {
     ring_.stages[r]->settle(1, verdicts_[below(verdicts_.size())]);
+    ring_.stages[r]->settle(static_cast<SequenceId>(2 + below(5)), verdicts_[0]);  // of no open sequence
     if (verdicts_.size() > 20) verdicts_.erase(verdicts_.begin());
   }
 
