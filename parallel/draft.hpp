@@ -80,6 +80,7 @@ class DraftMixer {
   bool empty() const { return drafters_.empty(); }
   // Most likely first, one entry a token, at most `count` of them.
   std::vector<Proposal> propose(DraftContext context, std::size_t count) const;
+  void see(std::span<const float>) const {}
   void observe(DraftContext context, TokenId token) const {
     for (const auto& d : drafters_) d->observe(context, token);
   }
