@@ -41,6 +41,7 @@ struct DraftStats {
   std::array<std::int64_t, kDraftSources> sent_by{}, accepted_by{};
   std::array<std::int64_t, kDepths> reached{}, right{};  // by depth since the last miss
   double draft_s = 0;
+  HeadUse head;
 };
 
 // Others on the pipeline: a row then competes with theirs.
@@ -76,7 +77,11 @@ class Speculation {
   SequenceResult result(SequenceId sequence, const StepCost& cost, const Company& company);
 
   const std::vector<TokenId>& history() const { return history_; }
-  const DraftStats& stats() const { return stats_; }
+  DraftStats stats() const {
+    DraftStats s = stats_;
+    s.head = drafters_.head_use();
+    return s;
+  }
 
  private:
   struct Node {
@@ -116,6 +121,7 @@ class Speculation {
   std::size_t outstanding_ = 0;  // segments of this epoch on their way
   std::size_t width_ = 0;        // of this epoch's segments
   std::size_t depth_ = 0;        // tokens since the last miss
+  double token_s_ = 0;           // what a token takes as things are
   std::vector<TokenId> fresh_;   // not reported yet
   DraftStats stats_;
 };
