@@ -17,6 +17,7 @@ constexpr std::array<double, 4> kSureBelow = {0.25, 0.6, 0.85, 2};
 // Before anything is counted, by sureness of the others: weight of the head, and what it adds to the probability of the
 // right token.
 constexpr std::array<double, 4> kFirstWeight = {0.8, 0.65, 0.5, 0.3}, kFirstGain = {0.35, 0.2, 0.1, 0.03};
+constexpr double kLeastJoint = 0.04;  // what hangs on a rarer path is not worth a step of the head anywhere
 constexpr double kPatience = 10;  // tokens that these are worth
 constexpr double kNewest = 0.1;   // weight of a new time in the running mean
 constexpr double kMostTrust = 1.15, kPromises = 4;
@@ -331,6 +332,7 @@ const HeadDrafter::Node& HeadDrafter::ask(DraftContext context, const std::vecto
 void HeadDrafter::blend(DraftContext context, const DraftWorth& worth, std::vector<Proposal>& proposals) {
   if (hidden_.empty() || context.size() < decided_) return;
   const std::size_t sureness = sureness_of(proposals);
+  if (worth.joint < kLeastJoint) return;
   if (thrifty_ && worth.joint * gain(sureness) * worth.token_s <= cost_s_) return;
   if (stale_) {
     nodes_.clear();
