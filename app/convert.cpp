@@ -20,10 +20,18 @@ T named_option(std::optional<T> value, const char* option, const std::string& te
   return *value;
 }
 
-// Runs find it there by themselves.
+// Runs find it there by themselves. A draft file replaces what is there; Medusa heads join it.
 void add_draft(const std::string& file, const std::filesystem::path& folder) {
-  read_draft(file, read_manifest(folder));
-  write_file_atomically(folder / kDraftName, read_file(file));
+  const Manifest manifest = read_manifest(folder);
+  if (!file.ends_with(".safetensors")) {
+    read_draft(file, manifest);
+    write_file_atomically(folder / kDraftName, read_file(file));
+    return;
+  }
+  DraftData data = empty_draft(manifest);
+  if (std::filesystem::exists(folder / kDraftName)) data = read_draft(folder / kDraftName, manifest);
+  data.medusa = read_medusa_safetensors(file, manifest);
+  write_draft(folder / kDraftName, data);
 }
 }  // namespace
 
@@ -35,7 +43,7 @@ ExitCode convert_command(MpiSession& mpi, const Arguments& arguments) {
     ("source", "GGUF file or Hugging Face folder", cxxopts::value<std::string>(), "SRC")
     ("o,output", "Folder to write", cxxopts::value<std::string>(), "DIR")
     ("quant", "keep (what the source has), q4, q8, f16 or f32", cxxopts::value<std::string>()->default_value("keep"), "NAME")
-    ("draft", "Draft file of this model (train-draft) to lay into the folder; without SRC: into a folder that is there", cxxopts::value<std::string>(), "FILE")
+    ("draft", "Draft file of this model (train-draft), or Medusa heads (FILE.safetensors), to lay into the folder; without SRC: into a folder that is there", cxxopts::value<std::string>(), "FILE")
     ("residual", "Precision between layers: f16, bf16 or f32 (default f16; f32 with --quant f32)", cxxopts::value<std::string>(), "NAME");
   // clang-format on
   options.parse_positional({"source"});

@@ -5,6 +5,7 @@
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
+#include "parallel/draft_head.hpp"
 #include "parallel/draft_table.hpp"
 
 namespace jupiter {
@@ -36,8 +37,10 @@ DraftChoice read_choice(const std::string& text) {
   if (text == "lookup") return {DraftSource::lookup, "", 0};
   if (text == "table") return {DraftSource::table, "", 0};
   if (text.starts_with("table=") && text.size() > 6) return {DraftSource::table, text.substr(6), 0};
+  if (text == "heads") return {DraftSource::heads, "", 0};
+  if (text.starts_with("heads=") && text.size() > 6) return {DraftSource::heads, text.substr(6), 0};
   if (text.starts_with("oracle:")) return read_oracle(text);
-  throw wrong("--draft: expected auto, or a list of lookup, table, table=FILE and oracle:RATE:RUN.json, found '" +
+  throw wrong("--draft: expected auto, or a list of lookup, table, table=FILE, heads, heads=FILE and oracle:RATE:RUN.json, found '" +
               text + "'");
 }
 
@@ -63,7 +66,7 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
   options.add_options("Decoding")
     ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
     ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
-    ("draft", "What drafts: lookup (earlier text), table or table=FILE (what train-draft made), oracle:RATE:RUN.json (tests); auto: lookup, and the model folder's table if it has one", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
+    ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
     ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
     ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
     ("accept", "exact, or typical: plausible drafts are kept too, which changes the text", cxxopts::value<std::string>()->default_value("exact"), "RULE");
@@ -103,27 +106,56 @@ DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
   return o;
 }
 
-DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder) {
-  std::vector<std::function<std::shared_ptr<Drafter>()>> makers;
-  std::vector<DraftChoice> drafts = o.drafts;
-  if (o.auto_draft && std::filesystem::exists(folder / kDraftName)) drafts.push_back({DraftSource::table, "", 0});
-  for (const DraftChoice& c : drafts) {
-    if (c.source == DraftSource::table) {
-      const std::filesystem::path file = c.file.empty() ? folder / kDraftName : std::filesystem::path(c.file);
-      const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));
-      makers.emplace_back([data] { return std::make_shared<TableDrafter>(data); });
-    } else if (c.source == DraftSource::oracle) {
-      const auto tokens = recorded_tokens(c.file);
-      const auto oracle =
-          std::make_shared<OracleDrafter>(tokens, c.hit_rate, manifest.config.vocab_size, o.oracle_seed);
-      makers.emplace_back([oracle] { return oracle; });
-    } else {
-      makers.emplace_back([] { return std::make_shared<LookupDrafter>(); });
-    }
+namespace {
+
+using DrafterMaker = std::function<void(DraftMixer&)>;
+
+// The heads of a file: the sequential one, or Medusa's.
+DrafterMaker head_maker(const DraftData& data, const std::string& file, const Stage& stage, bool thrifty) {
+  std::shared_ptr<const HeadMaker> maker;
+  if (data.head) {
+    maker = sequential_head(stage.runtime(), *data.head, stage.output_head());
+  } else if (data.medusa) {
+    maker = medusa_heads(stage.runtime(), *data.medusa, data.identity.dim);
+  } else {
+    throw FormatError(file, "head or medusa", "a group", "none");
+  }
+  return [maker, thrifty](DraftMixer& mixer) {
+    mixer.set_head(std::make_shared<HeadDrafter>(maker->make(), thrifty));
+  };
+}
+
+DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const Manifest& manifest,
+                           const std::filesystem::path& folder, const Stage& stage) {
+  if (c.source == DraftSource::lookup) {
+    return [](DraftMixer& mixer) { mixer.add(std::make_shared<LookupDrafter>()); };
+  }
+  if (c.source == DraftSource::oracle) {
+    const auto oracle = std::make_shared<OracleDrafter>(recorded_tokens(c.file), c.hit_rate,
+                                                        manifest.config.vocab_size, o.oracle_seed);
+    return [oracle](DraftMixer& mixer) { mixer.add(oracle); };
+  }
+  const std::filesystem::path file = c.file.empty() ? folder / kDraftName : std::filesystem::path(c.file);
+  const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));
+  if (c.source == DraftSource::heads) return head_maker(*data, file.string(), stage, false);
+  return [data](DraftMixer& mixer) { mixer.add(std::make_shared<TableDrafter>(data)); };
+}
+
+}  // namespace
+
+DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder,
+                             const Stage& stage) {
+  std::vector<DrafterMaker> makers;
+  for (const DraftChoice& c : o.drafts) makers.push_back(drafter_maker(c, o, manifest, folder, stage));
+  if (o.auto_draft && std::filesystem::exists(folder / kDraftName)) {
+    const std::filesystem::path file = folder / kDraftName;
+    const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));
+    makers.emplace_back([data](DraftMixer& mixer) { mixer.add(std::make_shared<TableDrafter>(data)); });
+    if (data->head || data->medusa) makers.push_back(head_maker(*data, file.string(), stage, true));
   }
   return [makers] {
     DraftMixer mixer;
-    for (const auto& make : makers) mixer.add(make());
+    for (const auto& make : makers) make(mixer);
     return mixer;
   };
 }
@@ -159,6 +191,7 @@ nlohmann::ordered_json draft_json(const DraftStats& s) {
     j["by_drafter"][std::string(name(static_cast<DraftSource>(i)))] = {{"sent", s.sent_by[i]},
                                                                        {"accepted", s.accepted_by[i]}};
   }
+  if (s.head.asked > 0) j["head"] = {{"asked", s.head.asked}, {"head_s", s.head.seconds}};
   std::vector<double> rates;
   for (std::size_t i = 0; i < DraftStats::kDepths && s.reached[i] > 0; ++i) {
     rates.push_back(static_cast<double>(s.right[i]) / static_cast<double>(s.reached[i]));

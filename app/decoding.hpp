@@ -6,7 +6,7 @@
 
 #include "app/command.hpp"
 #include "io/manifest.hpp"
-#include "parallel/decoder.hpp"
+#include "parallel/stage.hpp"
 
 namespace jupiter {
 
@@ -20,7 +20,7 @@ struct DraftChoice {
 struct DecodingOptions {
   DecodeOptions decode;
   std::vector<DraftChoice> drafts;
-  bool auto_draft = false;  // besides them the table of the model folder, if it has one
+  bool auto_draft = false;  // besides them what the model folder's draft file has, the heads where they pay
   std::uint64_t oracle_seed = 1;
 };
 
@@ -28,9 +28,10 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
 // stages: of the pipeline, for --spec-mode auto. CollectiveError where an option is wrong.
 DecodingOptions read_decoding_options(const cxxopts::ParseResult& args);
 
-// Loads what the drafters need, on the last rank. FormatError where a file is not for this model.
+// Loads what the drafters need, on the last rank; its stage must outlive them. FormatError where a file is not for this
+// model.
 DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& manifest,
-                             const std::filesystem::path& folder);
+                             const std::filesystem::path& folder, const Stage& stage);
 
 // steps, acceptance by depth and drafter, for reports.
 // Lines for --stats: tokens a step, how often each drafter and each depth was right, what drafting and rejected rows

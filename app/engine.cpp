@@ -224,7 +224,7 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part, options.verify), stage_options_,
                                    *pool_, mpi.stages());
   if (part.head && options.decoding.decode.mode != DecodeMode::plain) {
-    stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model));
+    stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_));
   }
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

@@ -1,51 +1,38 @@
-// jupiter train-draft: the model answers prompts of its own (or ours), and what followed what becomes a draft table.
+// jupiter train-draft: the model answers prompts of its own (or ours); what followed what becomes a draft table, and a head
+// learns to guess what follows from the hidden rows.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstring>
-#include <fstream>
 #include <iostream>
 
-#include "app/engine.hpp"
-#include "app/request_file.hpp"
-#include "io/files.hpp"
+#include "app/draft_answers.hpp"
 #include "io/hash.hpp"
-#include "io/json_fields.hpp"
-#include "io/progress.hpp"
-#include "parallel/draft_training.hpp"
+#include "parallel/head_session.hpp"
 
 namespace jupiter {
 
 namespace {
 
-constexpr std::int64_t kCacheTokens = 32768;     // of all requests together
-constexpr std::size_t kWaiting = 64;             // requests that are prepared ahead
-constexpr std::int64_t kQuestionTokens = 64;     // of a prompt that the model invents
-constexpr std::int64_t kMaxTokens = 16'000'000;  // counted at most: memory is 20 bytes a token
+constexpr std::int64_t kCacheTokens = 32768;  // of all requests together
 constexpr std::array<std::int64_t, kDraftOrders> kLeastCount = {1, 1, 2};
 constexpr std::array<std::size_t, kDraftOrders> kMostContexts = {1u << 20, 400'000, 250'000};
-
-struct TrainOptions {
-  EngineOptions engine;
-  std::string input, output, template_name;
-  std::int64_t self = 0;
-  std::int64_t answer_tokens = 0;
-  std::uint64_t seed = 0;
-  bool raw = false;
-  std::string checkpoint() const { return output + ".part.jsonl"; }
-};
 
 cxxopts::Options train_usage() {
   cxxopts::Options options(
       "jupiter train-draft",
-      "Makes the draft table of a model. Alone or under mpirun; a stopped run goes on where it was.");
+      "Makes the draft table and head of a model. Alone or under mpirun; a stopped run goes on where it was.");
   options.set_width(110);
   // clang-format off
   options.add_options("Draft")
     ("self", "Prompts that the model invents and answers", cxxopts::value<std::int64_t>()->default_value("3000"), "N")
     ("i,input", "Instead: prompts to answer (JSONL as for batch), or a text whose tokens are counted", cxxopts::value<std::string>(), "FILE")
-    ("o,output", "Draft file to write; FILE.part.jsonl beside it keeps what is done", cxxopts::value<std::string>(), "FILE")
+    ("o,output", "Draft file to write; FILE.part.* beside it keep what is done", cxxopts::value<std::string>(), "FILE")
     ("n,predict", "Tokens of an answer at most", cxxopts::value<std::int64_t>()->default_value("192"), "N")
     ("seed", "Of invented prompts", cxxopts::value<std::uint64_t>()->default_value("1"), "N")
+    ("heads-epochs", "How often the head sees all answers; 0: a table only", cxxopts::value<double>()->default_value("1"), "N")
+    ("draft-vocab", "Tokens that the head chooses from at most: the most frequent ones of the answers", cxxopts::value<std::int64_t>()->default_value("8192"), "N")
+    ("head-units", "Hidden units of the head", cxxopts::value<std::int64_t>()->default_value("1024"), "N")
     ("raw", "No chat template: the model goes on from single tokens")
     ("chat-template", "Template to use instead of the model's: " + ChatTemplate::names(), cxxopts::value<std::string>(), "NAME");
   // clang-format on
@@ -66,6 +53,12 @@ TrainOptions read_train_options(const cxxopts::ParseResult& args) {
   o.self = args["self"].as<std::int64_t>();
   o.answer_tokens = args["predict"].as<std::int64_t>();
   o.seed = args["seed"].as<std::uint64_t>();
+  o.epochs = args["heads-epochs"].as<double>();
+  o.vocabulary = args["draft-vocab"].as<std::int64_t>();
+  o.units = args["head-units"].as<std::int64_t>();
+  refuse(!(o.epochs >= 0 && o.epochs <= 1000), fmt::format("--heads-epochs: expected 0 to 1000, found {}", o.epochs));
+  refuse(o.vocabulary < 1, fmt::format("--draft-vocab: expected a positive number, found {}", o.vocabulary));
+  refuse(o.units < 1, fmt::format("--head-units: expected a positive number, found {}", o.units));
   o.raw = args.count("raw") > 0;
   if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
   refuse(o.self < 1, fmt::format("--self: expected a positive number, found {}", o.self));
@@ -75,72 +68,43 @@ TrainOptions read_train_options(const cxxopts::ParseResult& args) {
   return o;
 }
 
-// The template's text in front of what a user writes.
-std::vector<PromptSegment> before_user(const ChatTemplate& chat) {
-  const std::string mark = "\x01";
-  std::vector<PromptSegment> before;
-  for (PromptSegment s : chat.render({{"user", mark}}, true)) {
-    const auto at = s.text.find(mark);
-    if (at != std::string::npos) s.text.resize(at);
-    if (!s.text.empty()) before.push_back(s);
-    if (at != std::string::npos) break;
-  }
-  return before;
-}
-
-// Rank 0's side: prompts, answers, the checkpoint, the file.
+// Rank 0's side of the pipeline's work.
 class Trainer {
  public:
   Trainer(const TrainOptions& options, const Manifest& manifest)
-      : options_(options),
-        manifest_(manifest),
-        tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
-        counts_(manifest.config.vocab_size) {
-    check_writable(options.output);
-    if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
-    if (options.input.empty()) {
-      total_ = static_cast<std::size_t>(options.self);
-      made_from_ = fmt::format("self: seed {}, {} tokens", options.seed, options.answer_tokens);
-    } else {
-      read_input();
-    }
-    if (total_ > 0) checkpoint_.emplace(options.checkpoint(), true, hex(manifest.hash));
-  }
+      : options_(options), manifest_(manifest), answers_(options, manifest), counts_(manifest.config.vocab_size) {}
 
-  // Everything up to the table; a signal's exit code where one came.
-  ExitCode run(Scheduler& scheduler, Pipeline& pipeline) {
-    {
-      ProgressBar bar("train-draft", "answers");
-      while (next_ < total_ && interrupted_by() == ExitCode::ok) {
-        feed(scheduler, bar);
-        scheduler.run();
-      }
-    }
-    if (interrupted_by() != ExitCode::ok) return interrupted_by();
-    ProgressBar bar("train-draft", "single tokens");
-    const std::int64_t vocab_size = manifest_.config.vocab_size;
+  // Answers, tables and hidden rows; a signal's exit code where one came. hidden_key: of the rows that are there.
+  ExitCode run(Scheduler& scheduler, Pipeline& pipeline, const Scheduler::Options& scheduling,
+               const std::string& hidden_key) {
+    if (const ExitCode code = answers_.run(scheduler); code != ExitCode::ok) return code;
+    answers_.read(counts_, head_answers_);
+    if (!wants_head()) head_answers_ = {};
     try {
-      sweep_single_tokens(pipeline, sweep_prefix(), vocab_size, [&](std::int64_t done) {
-        if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
-        bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(vocab_size));
-      });
+      sweep(pipeline);
+      if (wants_head() && head_answers_.key() != hidden_key) show_hidden(pipeline, scheduling);
     } catch (const Error& e) {
       if (e.code() != interrupted_by()) throw;
     }
     return interrupted_by();
   }
 
-  void write(std::span<const NextTokens> singles) {
-    if (checkpoint_) count_checkpoint();
-    DraftData data{draft_identity(manifest_), hex(manifest_.hash), made_from_, counts_.tokens(), {}};
+  bool wants_head() const { return options_.epochs > 0 && !head_answers_.windows.empty(); }
+  HeadAnswers take_answers() { return std::move(head_answers_); }
+
+  void write(std::span<const NextTokens> singles, std::optional<SequentialHead> head) {
+    DraftData data = empty_draft(manifest_);
+    data.made_from = answers_.made_from();
+    data.tokens = counts_.tokens();
     for (std::size_t i = 0; i < kDraftOrders; ++i) {
       data.tables[i] = counts_.table(i + 1, kLeastCount[i], kMostContexts[i]);
     }
     data.tables[0] = blend_single(data.tables[0], singles);
+    data.head = std::move(head);
     write_draft(options_.output, data);
-    checkpoint_.reset();
+    answers_.remove_checkpoint();
     std::error_code ignored;
-    std::filesystem::remove(options_.checkpoint(), ignored);
+    std::filesystem::remove(options_.state(), ignored);
     std::cerr << fmt::format("{}: {} tokens counted; contexts of 1, 2, 3 tokens: {}, {}, {}; {:.1f} MB\n",
                              options_.output, data.tokens, data.tables[0].contexts(), data.tables[1].contexts(),
                              data.tables[2].contexts(),
@@ -148,137 +112,43 @@ class Trainer {
   }
 
  private:
-  void read_input() {
-    const std::string text = read_file(options_.input, std::uint64_t{1} << 30);
-    made_from_ = hex(hash_bytes(text));
-    if (options_.input.ends_with(".jsonl")) {
-      requests_ = read_requests(text, options_.input, {});
-      for (const BatchRequest& r : requests_) {
-        if (!r.fault.empty()) throw FormatError(r.fault);
-      }
-      total_ = requests_.size();
-      return;
-    }
-    check_utf8(text, options_.input, ExitCode::invalid_file);
-    const auto tokens = tokenizer_.encode(text, options_.raw);
-    count(tokens, 0);
+  static void stop_if_interrupted() {
+    if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
   }
 
-  void count(std::span<const TokenId> sequence, std::size_t from) {
-    if (counts_.tokens() < kMaxTokens) counts_.add(sequence, from);
+  void sweep(Pipeline& pipeline) {
+    ProgressBar bar("train-draft", "single tokens");
+    const std::int64_t vocab_size = manifest_.config.vocab_size;
+    sweep_single_tokens(pipeline, answers_.sweep_prefix(), vocab_size, [&](std::int64_t done) {
+      stop_if_interrupted();
+      bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(vocab_size));
+    });
   }
 
-  std::string id_of(std::size_t i) const { return fmt::format("{} #{}", made_from_, i); }
-
-  void feed(Scheduler& scheduler, ProgressBar& bar) {
-    for (; next_ < total_ && scheduler.waiting() < kWaiting; ++next_) {
-      if (checkpoint_->done().contains(nlohmann::json(id_of(next_)).dump())) {
-        ++done_;
-      } else if (requests_.empty()) {
-        invent(scheduler, bar, next_);
-      } else {
-        const BatchRequest& r = requests_[next_];
-        answer(scheduler, bar, next_, tokens_of(r.messages, r.prompt));
-      }
-    }
-  }
-
-  std::vector<TokenId> tokens_of(std::vector<ChatMessage> messages, const std::string& prompt) const {
-    if (messages.empty()) messages.push_back({"user", prompt});
-    if (!template_) return encode_segments(tokenizer_, {{messages.back().content, true}});
-    return encode_segments(tokenizer_, template_->render(messages, true));
-  }
-
-  // The model plays the user: it goes on from an empty turn, or without a template from some token.
-  void invent(Scheduler& scheduler, ProgressBar& bar, std::size_t i) {
-    Request request;
-    if (template_) {
-      request.prompt = encode_segments(tokenizer_, before_user(*template_));
-    } else {
-      const double u = uniform(options_.seed, static_cast<std::int64_t>(i), 0);
-      request.prompt = {static_cast<TokenId>(u * static_cast<double>(manifest_.config.vocab_size))};
-    }
-    request.sampling.temperature = 1;
-    request.sampling.top_k = 100;
-    request.sampling.top_p = 0.98f;
-    request.sampling.min_p = 0.02f;
-    request.sampling.seed = options_.seed + i;
-    request.max_new_tokens = kQuestionTokens;
-    request.end_tokens = tokenizer_.data().end_of_turn;
-    const auto before = request.prompt;
-    request.on_done = [this, before, i, &scheduler, &bar](Generated&& g) {
-      if (interrupted_by() != ExitCode::ok) return;
-      if (template_) {
-        answer(scheduler, bar, i, tokens_of({}, tokenizer_.decode(g.tokens)));
-      } else {
-        std::vector<TokenId> prompt = before;
-        prompt.insert(prompt.end(), g.tokens.begin(), g.tokens.end());
-        answer(scheduler, bar, i, std::move(prompt));
-      }
-    };
-    scheduler.add(std::move(request));
-  }
-
-  void answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i, std::vector<TokenId> prompt) {
-    Request request;
-    request.prompt = std::move(prompt);
-    request.max_new_tokens = options_.answer_tokens;
-    request.end_tokens = tokenizer_.data().end_of_turn;
-    const auto before = request.prompt;
-    request.on_done = [this, before, i, &scheduler, &bar](Generated&& g) {
-      if (interrupted_by() != ExitCode::ok) return;  // cut short: not an answer
-      const nlohmann::ordered_json line = {{"id", id_of(i)},
-                                           {"prompt_token_ids", before},
-                                           {"generated_token_ids", g.tokens},
-                                           {"model_hash", hex(manifest_.hash)}};
-      checkpoint_->write(line.dump());
-      bar.update(++done_, total_);
-      feed(scheduler, bar);
-    };
-    scheduler.add(std::move(request));
-  }
-
-  void count_checkpoint() {
-    std::ifstream in(options_.checkpoint());
-    std::string text;
-    for (std::int64_t line = 1; std::getline(in, text); ++line) {
-      const JsonObject o = parse_json_object(text, fmt::format("{}: line {}", options_.checkpoint(), line));
-      std::vector<TokenId> sequence;
-      std::size_t from = 0;
-      for (const char* field : {"prompt_token_ids", "generated_token_ids"}) {
-        from = sequence.size();
-        for (const std::int64_t t : o.ints(field)) {
-          if (t < 0 || t >= manifest_.config.vocab_size) {
-            o.fail(field, fmt::format("tokens below {}", manifest_.config.vocab_size), std::to_string(t));
-          }
-          sequence.push_back(static_cast<TokenId>(t));
-        }
-      }
-      count(sequence, from);
-    }
-  }
-
-  // What stands before the first token of an answer; a token alone at position 0 says little of its usual followers.
-  std::vector<TokenId> sweep_prefix() const {
-    const auto tokens = template_ ? tokens_of({}, "") : std::vector<TokenId>{};
-    return tokens.empty() ? std::vector<TokenId>{std::max<TokenId>(tokenizer_.data().bos, 0)} : tokens;
+  void show_hidden(Pipeline& pipeline, const Scheduler::Options& scheduling) {
+    ProgressBar bar("train-draft", "hidden rows of answers");
+    submit_windows(
+        pipeline, head_answers_.tokens, head_answers_.windows, scheduling.chunks,
+        [&](std::size_t done) {
+          stop_if_interrupted();
+          bar.update(done, head_answers_.windows.size());
+        },
+        FrameRun::hidden);
   }
 
   const TrainOptions& options_;
   const Manifest& manifest_;
-  Tokenizer tokenizer_;
-  std::optional<ChatTemplate> template_;
-  std::vector<BatchRequest> requests_;
-  std::string made_from_;
+  DraftAnswers answers_;
   DraftCounts counts_;
-  std::optional<AnswerFile> checkpoint_;
-  std::size_t next_ = 0, total_ = 0, done_ = 0;
+  HeadAnswers head_answers_;
 };
 
-ExitCode drive(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Trainer& trainer) {
+ExitCode drive(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Trainer& trainer,
+               const std::string& hidden_key) {
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
-  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
-  const ExitCode code = trainer.run(scheduler, pipeline);
+  const Scheduler::Options scheduling = engine.scheduling();
+  Scheduler scheduler(pipeline, mpi.stages(), scheduling);
+  const ExitCode code = trainer.run(scheduler, pipeline, scheduling, hidden_key);
   pipeline.stop(code);
   return code;
 }
@@ -293,6 +163,34 @@ std::vector<NextTokens> gather_rows(const MpiSession& mpi, const std::vector<Nex
   rows.resize(last.size() / sizeof(NextTokens));
   if (!rows.empty()) std::memcpy(rows.data(), last.data(), last.size());
   return rows;
+}
+
+// Collective. None where the head is not wanted, or a signal came.
+std::optional<SequentialHead> train_head(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Trainer* trainer,
+                                         HiddenFile* hidden, ExitCode& code) {
+  const bool wanted = broadcast_text(mpi, trainer != nullptr && trainer->wants_head() ? "head" : "") == "head";
+  if (!wanted) return std::nullopt;
+  HeadAnswers answers = trainer != nullptr ? trainer->take_answers() : HeadAnswers{};
+  const std::string key = broadcast_text(mpi, answers.key()), rows = broadcast_text(mpi, std::to_string(answers.rows()));
+  if (hidden != nullptr && hidden->found() != key) hidden->finish(key, std::stoll(rows));
+  std::optional<ThreadPool> own;  // ranks that hold no layers have none
+  if (!mpi.holds_layers()) own.emplace(ThreadPool::Options{.threads = default_threads(mpi), .share_cores = true});
+  const Runtime rt{kernels(), own ? *own : engine.pool()};
+  HeadSources sources;
+  if (hidden != nullptr) sources = {hidden, &engine.stage().output_head()};
+  HeadSessionOptions session_options;
+  session_options.units = o.units;
+  session_options.vocabulary = o.vocabulary;
+  session_options.epochs = o.epochs;
+  session_options.seed = o.seed;
+  session_options.state = o.state();
+  session_options.deadline = o.engine.timeout;
+  HeadSession session(mpi, rt, engine.config(), std::move(answers), sources, session_options);
+  auto head = session.run([&](const std::string& line) {
+    if (mpi.rank() == 0) std::cerr << line << "\n";
+  });
+  code = session.stopped_by();
+  return head;
 }
 
 }  // namespace
@@ -312,13 +210,24 @@ ExitCode train_draft_command(MpiSession& mpi, const Arguments& arguments) {
     trainer.emplace(options, manifest);
   });
   SingleTokens singles(kernels());
-  if (mpi.rank() + 1 == mpi.stages()) engine.stage().set_logits_sink(singles.sink());
+  std::optional<HiddenFile> hidden;  // the last stage's
+  if (mpi.rank() + 1 == mpi.stages()) {
+    hidden.emplace(options.hidden(), engine.config().dim);
+    engine.stage().set_logits_sink(singles.sink());
+    engine.stage().set_hidden_sink(hidden->sink(kernels()));
+  }
+  const auto found = gather_text(mpi, hidden && options.epochs > 0 ? hidden->found() : "");
   RankReport report;
-  const ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *trainer) : engine.serve(mpi, report);
+  ExitCode code = mpi.rank() == 0
+                      ? drive(mpi, options, engine, *trainer, found[static_cast<std::size_t>(mpi.stages() - 1)])
+                      : engine.serve(mpi, report);
   if (code != ExitCode::ok) return code;
   const auto rows = gather_rows(mpi, singles.rows());
-  if (mpi.rank() == 0) trainer->write(rows);
+  auto head = train_head(mpi, options, engine, trainer ? &*trainer : nullptr, hidden ? &*hidden : nullptr, code);
+  if (code != ExitCode::ok) return code;
+  if (mpi.rank() == 0) trainer->write(rows, std::move(head));
   broadcast_text(mpi, "");  // nobody leaves before the file is written
+  if (hidden) hidden->remove();
   return ExitCode::ok;
 }
 

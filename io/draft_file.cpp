@@ -4,9 +4,10 @@
 
 #include <fmt/format.h>
 
+#include "io/draft_groups.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
-#include "io/hdf5_handle.hpp"
+#include "io/hdf5_values.hpp"
 
 namespace jupiter {
 
@@ -15,47 +16,13 @@ namespace {
 constexpr std::int64_t kDraftVersion = 1;
 constexpr std::uint64_t kMaxEntries = 1u << 26;  // of a dataset: a larger number is damage
 
-template <typename T>
-hid_t memory_type() {
-  return sizeof(T) == 8 ? H5T_NATIVE_UINT64 : sizeof(T) == 4 ? H5T_NATIVE_UINT32 : H5T_NATIVE_UINT8;
-}
-
 std::string group_name(std::size_t order) {
   return fmt::format("order_{}", order);
 }
 
 template <typename T>
-void write_values(hid_t group, const char* name, const std::vector<T>& values) {
-  const hsize_t dims[1] = {values.size()}, chunk[1] = {std::clamp<hsize_t>(values.size(), 1, 1 << 16)};
-  const Handle space(H5Screate_simple(1, dims, nullptr), H5Sclose);
-  const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-  H5Pset_obj_track_times(properties, false);  // equal tables are equal files
-  H5Pset_chunk(properties, 1, chunk);
-  H5Pset_shuffle(properties);
-  H5Pset_deflate(properties, 9);
-  H5Pset_fletcher32(properties);
-  const hid_t stored = sizeof(T) == 8 ? H5T_STD_U64LE : sizeof(T) == 4 ? H5T_STD_U32LE : H5T_STD_U8LE;
-  const Handle set(H5Dcreate2(group, name, stored, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose);
-  if (!set.valid() ||
-      (!values.empty() && H5Dwrite(set, memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)) {
-    throw RunError(fmt::format("HDF5 dataset {} cannot be written (is the disk full?)", name));
-  }
-}
-
-template <typename T>
-std::vector<T> read_values(hid_t group, const std::string& file, std::size_t order, const char* name) {
-  const std::string thing = group_name(order) + "/" + name;
-  const Handle set(H5Dopen2(group, name, H5P_DEFAULT), H5Dclose);
-  if (!set.valid()) throw FormatError(file, thing, "a dataset", "none");
-  const auto dims = dims_of(set, 1, file, thing.c_str());
-  if (dims[0] > kMaxEntries) {
-    throw FormatError(file, thing, fmt::format("at most {} values", kMaxEntries), std::to_string(dims[0]));
-  }
-  std::vector<T> values(dims[0]);
-  if (!values.empty() && H5Dread(set, memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
-    throw FormatError(file, thing, "values whose checksum is right", "damage");
-  }
-  return values;
+std::vector<T> read_part(hid_t group, const std::string& file, std::size_t order, const char* name) {
+  return read_values<T>(group, file, group_name(order) + "/" + name, name, kMaxEntries);
 }
 
 void write_table(hid_t file, std::size_t order, const DraftTable& t) {
@@ -82,11 +49,11 @@ DraftTable read_table(hid_t file, std::size_t order, const std::string& name, st
   const Handle group(H5Gopen2(file, group_name(order).c_str(), H5P_DEFAULT), H5Gclose);
   if (!group.valid()) throw FormatError(name, group_name(order), "a group", "none");
   DraftTable t;
-  t.keys = read_values<std::uint64_t>(group, name, order, "keys");
-  const auto followers = read_values<std::uint8_t>(group, name, order, "followers");
-  t.counts = read_values<std::uint8_t>(group, name, order, "counts");
-  const auto tokens = read_values<std::uint32_t>(group, name, order, "tokens");
-  t.shares = read_values<std::uint8_t>(group, name, order, "shares");
+  t.keys = read_part<std::uint64_t>(group, name, order, "keys");
+  const auto followers = read_part<std::uint8_t>(group, name, order, "followers");
+  t.counts = read_part<std::uint8_t>(group, name, order, "counts");
+  const auto tokens = read_part<std::uint32_t>(group, name, order, "tokens");
+  t.shares = read_part<std::uint8_t>(group, name, order, "shares");
   expect_size(name, order, "followers", t.contexts(), followers.size());
   expect_size(name, order, "counts", t.contexts(), t.counts.size());
   t.first.push_back(0);
@@ -149,6 +116,12 @@ DraftIdentity draft_identity(const Manifest& m) {
   return {m.config.vocab_size, m.config.dim, m.config.n_layers, hex(hash_bytes(checksums))};
 }
 
+DraftData empty_draft(const Manifest& manifest) {
+  DraftData data{draft_identity(manifest), hex(manifest.hash), "", 0, {}, {}, {}};
+  for (DraftTable& t : data.tables) t.first.push_back(0);
+  return data;
+}
+
 void write_draft(const std::filesystem::path& path, const DraftData& data) {
   silence_hdf5();
   const std::string temporary = path.string() + ".tmp";
@@ -165,6 +138,8 @@ void write_draft(const std::filesystem::path& path, const DraftData& data) {
     write_string(file, "made_from", data.made_from);
     write_integer(file, "tokens", data.tokens);
     for (std::size_t i = 0; i < kDraftOrders; ++i) write_table(file, i + 1, data.tables[i]);
+    if (data.head) write_head(file, *data.head);
+    if (data.medusa) write_medusa(file, *data.medusa);
     if (!file.close()) throw RunError("is the disk full?");
     sync_file(temporary);
     rename_file(temporary, path);
@@ -192,6 +167,8 @@ DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest
   for (std::size_t i = 0; i < kDraftOrders; ++i) {
     data.tables[i] = read_table(file, i + 1, name, static_cast<std::uint64_t>(data.identity.vocab_size));
   }
+  data.head = read_head(file, name, data.identity);
+  data.medusa = read_medusa(file, name, data.identity);
   return data;
 }
 

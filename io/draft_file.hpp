@@ -1,4 +1,5 @@
-// Static draft tables of a model, saved: what usually follows one, two or three tokens. HDF5, at most a few MB.
+// What drafts for a model, saved: tables of what usually follows one, two or three tokens, and heads that guess from its
+// hidden state. HDF5; tables and the sequential head a few MB, Medusa heads as many as their vocabulary makes.
 #pragma once
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "io/draft_heads.hpp"
 #include "io/manifest.hpp"
 #include "io/tokenizer_data.hpp"
 
@@ -30,23 +32,19 @@ struct DraftTable {
   std::optional<std::size_t> find(std::uint64_t key) const;
 };
 
-// Which model a draft is for. A model's conversions to other precisions share it.
-struct DraftIdentity {
-  std::int64_t vocab_size = 0;
-  std::int64_t dim = 0;
-  std::int64_t n_layers = 0;
-  std::string tokenizer_hash;  // hex, over the checksums of its datasets
-};
-
 struct DraftData {
   DraftIdentity identity;
   std::string model_hash;                       // of the conversion that wrote it; information only
   std::string made_from;                        // "self", or the hash of a text
   std::int64_t tokens = 0;                      // that were counted
   std::array<DraftTable, kDraftOrders> tables;  // [0]: one token
+  std::optional<SequentialHead> head;
+  std::optional<MedusaHeads> medusa;
 };
 
 DraftIdentity draft_identity(const Manifest& manifest);
+// For this model, and nothing in it.
+DraftData empty_draft(const Manifest& manifest);
 std::uint64_t draft_key(std::span<const TokenId> context, std::int64_t vocab_size);
 
 // RunError where it cannot be written.

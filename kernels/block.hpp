@@ -44,8 +44,12 @@ void forward_block(const BlockContext& context, const LayerWeights& weights, std
 void embed(const BlockContext& context, const PackedMatrix& embedding, std::span<const std::int32_t> tokens,
            MatrixView<float> x);
 
+// x[rows[i]] after the final norm; lies in the scratch until its next use.
+MatrixView<const float> final_norm(const BlockContext& context, const HeadWeights& head, MatrixView<const float> x,
+                                   std::span<const std::int64_t> rows);
 // logits[i] = output head of x[rows[i]]: final norm, then [vocab_size].
-void forward_head(const BlockContext& context, const HeadWeights& head, MatrixView<const float> x,
-                  std::span<const std::int64_t> rows, MatrixView<float> logits);
+// Returns the rows between the two, as final_norm does.
+MatrixView<const float> forward_head(const BlockContext& context, const HeadWeights& head, MatrixView<const float> x,
+                                     std::span<const std::int64_t> rows, MatrixView<float> logits);
 
 }  // namespace jupiter

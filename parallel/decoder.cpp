@@ -2,6 +2,7 @@
 #include "parallel/decoder.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "io/error.hpp"
 
@@ -11,6 +12,10 @@ namespace {
 
 bool has(const FrameRun& run, FrameRun::Flags flag) {
   return (run.flags & flag) != 0;
+}
+
+std::span<const float> row_of(MatrixView<const float> m, std::int64_t row) {
+  return {m.row(row), static_cast<std::size_t>(m.cols)};
 }
 
 }  // namespace
@@ -107,17 +112,14 @@ TokenId Decoder::draw(State& s, std::span<const float> logits) {
   return sample(kernels_, logits, s.options.sampling, history, position);
 }
 
-// Takes as many steps as the rows at hand allow. logits[first + i] belongs to rows[i].
-void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, MatrixView<const float> logits, std::int64_t first) {
+// Takes as many steps as the rows at hand allow. Row first + i of those passed belongs to rows[i].
+void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first) {
   State& s = *w.state;
-  const auto row_at = [&](std::size_t i) {
-    return std::span<const float>(logits.row(first + static_cast<std::int64_t>(i)),
-                                  static_cast<std::size_t>(logits.cols));
-  };
   if (!has(*w.run, FrameRun::tree)) {
-    const TokenId token = draw(s, row_at(0));
+    const TokenId token = draw(s, row_of(passed.logits, first));
     w.done = true;
     if (s.speculation && has(*w.run, FrameRun::draft)) {
+      s.speculation->see(row_of(passed.hidden, first));
       s.speculation->start(token, ends(s, token));
     } else {
       w.tokens.push_back(token);
@@ -129,7 +131,9 @@ void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, MatrixView<co
     if (!wanted) break;
     const auto at = std::find(rows.begin(), rows.end(), w.first_row + static_cast<std::int64_t>(*wanted));
     if (at == rows.end()) return;
-    const TokenId token = draw(s, row_at(static_cast<std::size_t>(at - rows.begin())));
+    const std::int64_t row = first + (at - rows.begin());
+    const TokenId token = draw(s, row_of(passed.logits, row));
+    s.speculation->see(row_of(passed.hidden, row));
     s.speculation->accept(token, ends(s, token));
   }
   w.done = true;
@@ -141,11 +145,19 @@ void Decoder::show_rows(const Walk& w, const HeadPass& head) const {
     for (std::int64_t i = at; i < std::min<std::int64_t>(w.run->rows, at + kMaxDrawnRows); ++i) {
       rows.push_back(w.first_row + i);
     }
-    const MatrixView<const float> logits = head(rows);
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      sink_(w.run->sequence, w.run->first_position + at + static_cast<std::int64_t>(i),
-            {logits.row(static_cast<std::int64_t>(i)), static_cast<std::size_t>(logits.cols)});
+    const HeadRows passed = head(rows, true);
+    for (std::int64_t i = 0; i < passed.logits.rows; ++i) {
+      sink_(w.run->sequence, w.run->first_position + at + i, row_of(passed.logits, i));
     }
+  }
+}
+
+void Decoder::show_hidden(const Walk& w, const HeadPass& head) const {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(w.run->rows));
+  std::iota(rows.begin(), rows.end(), w.first_row);
+  const HeadRows passed = head(rows, false);
+  for (std::int64_t i = 0; i < passed.hidden.rows; ++i) {
+    hidden_sink_(w.run->sequence, w.run->first_position + i, row_of(passed.hidden, i));
   }
 }
 
@@ -163,6 +175,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
   for (const Walk& w : walks) {
     if (has(*w.run, FrameRun::tree)) time_lap(w, frame, spent_s);
     if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, head);
+    if (has(*w.run, FrameRun::hidden) && hidden_sink_) show_hidden(w, head);
   }
   for (bool more = true; more;) {
     more = false;
@@ -177,10 +190,10 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
       asked.emplace_back(&w, std::move(wanted));
     }
     if (rows.empty()) break;
-    const MatrixView<const float> logits = head(rows);
+    const HeadRows passed = head(rows, true);
     std::int64_t first = 0;
     for (auto& [walk, wanted] : asked) {
-      advance(*walk, wanted, logits, first);
+      advance(*walk, wanted, passed, first);
       first += static_cast<std::int64_t>(wanted.size());
     }
   }

@@ -29,8 +29,15 @@ struct SequenceEnd {
 
 // Receives the logits of rows at `position` of runs with FrameRun::every_row, in order; the span dies with the call.
 using LogitsSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> logits)>;
-// Passes rows of the frame through the head; the result lives until the next call. At most kMaxDrawnRows of them.
-using HeadPass = std::function<MatrixView<const float>(std::span<const std::int64_t> rows)>;
+// Rows of the frame at the end of the model.
+struct HeadRows {
+  MatrixView<const float> logits;  // [rows][vocab_size]
+  MatrixView<const float> hidden;  // [rows][dim], after the final norm
+};
+// Both live until the next call. Without logits: hidden alone. With logits: at most kMaxDrawnRows rows.
+using HeadPass = std::function<HeadRows(std::span<const std::int64_t> rows, bool logits)>;
+// Receives hidden rows of runs with FrameRun::hidden, in order, as LogitsSink does.
+using HiddenSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> hidden)>;
 // Drafters of a new sequence.
 using DrafterFactory = std::function<DraftMixer()>;
 
@@ -50,6 +57,7 @@ class Decoder {
   void observe(const Frame& frame) { cost_.observe(frame.rows(), frame.cost); }
 
   void set_logits_sink(LogitsSink sink) { sink_ = std::move(sink); }
+  void set_hidden_sink(HiddenSink sink) { hidden_sink_ = std::move(sink); }
   void set_drafters(DrafterFactory factory) { drafters_ = std::move(factory); }
 
  private:
@@ -74,8 +82,9 @@ class Decoder {
   void time_lap(const Walk& walk, const Frame& frame, double spent_s);
   void take_rows(const Frame& frame, std::vector<Walk>& walks);
   static std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit);
-  void advance(Walk& walk, std::span<const std::int64_t> rows, MatrixView<const float> logits, std::int64_t first);
+  void advance(Walk& walk, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first);
   void show_rows(const Walk& walk, const HeadPass& head) const;
+  void show_hidden(const Walk& walk, const HeadPass& head) const;
   TokenId draw(State& state, std::span<const float> logits);
   static bool ends(const State& state, TokenId token);
 
@@ -83,6 +92,7 @@ class Decoder {
   StepCost cost_;
   std::map<SequenceId, State> states_;
   LogitsSink sink_;
+  HiddenSink hidden_sink_;
   DrafterFactory drafters_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "io/hash.hpp"
 #include "kernels/sampler.hpp"
+#include "parallel/draft_head.hpp"
 
 namespace jupiter {
 
@@ -104,7 +105,7 @@ void OracleDrafter::propose(DraftContext context, std::vector<Proposal>& out) {
   out.push_back({token, static_cast<float>(hit_rate_), DraftSource::oracle});
 }
 
-std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t count) const {
+std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t count, const DraftWorth& worth) const {
   std::vector<Proposal> all, one;
   double left = 1;
   for (const auto& drafter : drafters_) {
@@ -123,6 +124,7 @@ std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t coun
     }
     left *= 1 - std::min(used, 1.0);
   }
+  if (head_) head_->blend(context, worth, all);
   const auto likelier = [](const Proposal& a, const Proposal& b) {
     return a.probability != b.probability ? a.probability > b.probability : a.token < b.token;
   };
@@ -131,5 +133,16 @@ std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t coun
   all.resize(static_cast<std::size_t>(n));
   return all;
 }
+
+void DraftMixer::see(std::span<const float> hidden) const {
+  if (head_) head_->see(hidden);
+}
+
+void DraftMixer::observe(DraftContext context, TokenId token) const {
+  for (const auto& d : drafters_) d->observe(context, token);
+  if (head_) head_->observe(context, token);
+}
+
+HeadUse DraftMixer::head_use() const { return head_ ? head_->use() : HeadUse{}; }
 
 }  // namespace jupiter

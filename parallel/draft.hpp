@@ -73,19 +73,36 @@ class OracleDrafter : public Drafter {
   std::uint64_t seed_;
 };
 
-// Several drafters as one: each speaks for the probability that those before it left.
+// What a guess is good for: drafters that cost time ask whether it pays.
+struct DraftWorth {
+  double joint = 1;    // probability that the context comes true
+  double token_s = 0;  // what a token takes as things are
+};
+
+// How often a head was asked, and how long that took.
+struct HeadUse {
+  std::int64_t asked = 0;
+  double seconds = 0;
+};
+
+class HeadDrafter;  // draft_head.hpp
+
+// Several drafters as one: each speaks for the probability that those before it left; a head is mixed with them all.
 class DraftMixer {
  public:
   void add(std::shared_ptr<Drafter> drafter) { drafters_.push_back(std::move(drafter)); }
-  bool empty() const { return drafters_.empty(); }
+  void set_head(std::shared_ptr<HeadDrafter> head) { head_ = std::move(head); }
+  bool empty() const { return drafters_.empty() && head_ == nullptr; }
   // Most likely first, one entry a token, at most `count` of them.
-  std::vector<Proposal> propose(DraftContext context, std::size_t count) const;
-  void observe(DraftContext context, TokenId token) const {
-    for (const auto& d : drafters_) d->observe(context, token);
-  }
+  std::vector<Proposal> propose(DraftContext context, std::size_t count, const DraftWorth& worth = {}) const;
+  // The hidden row that decides the next token; before observe() of that token.
+  void see(std::span<const float> hidden) const;
+  void observe(DraftContext context, TokenId token) const;
+  HeadUse head_use() const;
 
  private:
   std::vector<std::shared_ptr<Drafter>> drafters_;
+  std::shared_ptr<HeadDrafter> head_;  // or null
 };
 
 }  // namespace jupiter

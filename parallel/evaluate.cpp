@@ -145,7 +145,7 @@ namespace {
 
 // Rows [at, at + rows) of a window. Only those before a scored token pass the head.
 Frame window_frame(SequenceId sequence, const std::vector<TokenId>& tokens, const EvalWindow& w, std::int64_t at,
-                   std::int64_t rows) {
+                   std::int64_t rows, FrameRun::Flags flag) {
   Frame f;
   const std::int64_t end = at + rows;
   const auto add = [&](std::int64_t to, std::uint32_t flags) {
@@ -157,7 +157,7 @@ Frame window_frame(SequenceId sequence, const std::vector<TokenId>& tokens, cons
   const auto first = tokens.begin() + w.first + at;
   f.tokens.assign(first, first + rows);
   add(w.scored_from - 1, 0);
-  add(w.length - 1, FrameRun::every_row);
+  add(w.length - 1, flag);
   add(w.length, 0);
   return f;
 }
@@ -166,12 +166,12 @@ Frame window_frame(SequenceId sequence, const std::vector<TokenId>& tokens, cons
 
 void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, const std::vector<EvalWindow>& windows,
                     const std::function<std::vector<std::int64_t>(std::int64_t)>& chunks,
-                    const std::function<void(std::size_t)>& progress) {
+                    const std::function<void(std::size_t)>& progress, FrameRun::Flags flag) {
   const SequenceId sequence = pipeline.open({});
   for (std::size_t w = 0; w < windows.size(); ++w) {
     std::int64_t at = windows[w].begin;
     for (const std::int64_t rows : chunks(windows[w].length - at)) {
-      pipeline.submit(window_frame(sequence, tokens, windows[w], at, rows));
+      pipeline.submit(window_frame(sequence, tokens, windows[w], at, rows, flag));
       at += rows;
     }
     progress(w + 1);

@@ -25,6 +25,7 @@ struct FrameRun {
     every_row = 2,  // all rows pass the head; their logits go to the last stage's sink
     tree = 4,       // rows are tree nodes (Frame::links); the last rank verifies them. Rows may be gone: rejected
     draft = 8,      // with sample: the last rank goes on with a tree of drafted tokens
+    hidden = 16,    // all rows, after the final norm, go to the last stage's other sink; no logits are computed
   };
   SequenceId sequence = 0;
   std::int32_t first_position = 0;

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <exception>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "parallel/channel.hpp"
@@ -195,6 +197,71 @@ std::string broadcast_text(const MpiSession& mpi, const std::string& text) {
   if (mpi.rank() != 0) return receive_text(mpi, 0);
   for (int r = 1; r < mpi.size(); ++r) send_text(mpi, r, text);
   return text;
+}
+
+namespace {
+constexpr std::size_t kPieceBytes = 1 << 20;  // of a collective
+
+// A collective in flight. Its buffer is not the caller's: where waiting ends with an exception, MPI may still write.
+struct Collective {
+  explicit Collective(std::size_t bytes) : data(new std::vector<std::byte>(bytes)) {}
+  void wait(std::chrono::seconds deadline) {
+    wait_politely(
+        [&] {
+          int done = 0;
+          MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+          return done != 0;
+        },
+        "the other ranks of a collective", deadline);
+    finished = true;
+  }
+  ~Collective() {
+    if (finished) delete data;
+  }
+  std::vector<std::byte>* data;
+  MPI_Request request = MPI_REQUEST_NULL;
+  bool finished = false;
+};
+
+void broadcast_piece(int world_root, std::span<std::byte> piece, std::chrono::seconds deadline) {
+  Collective c(piece.size());
+  std::copy(piece.begin(), piece.end(), c.data->begin());
+  MPI_Ibcast(c.data->data(), static_cast<int>(piece.size()), MPI_BYTE, world_root, MPI_COMM_WORLD, &c.request);
+  c.wait(deadline);
+  std::copy(c.data->begin(), c.data->end(), piece.begin());
+}
+
+void reduce_piece(int world_root, std::span<float> piece, std::chrono::seconds deadline) {
+  Collective mine(piece.size_bytes()), sum(piece.size_bytes());
+  std::memcpy(mine.data->data(), piece.data(), piece.size_bytes());
+  MPI_Ireduce(mine.data->data(), sum.data->data(), static_cast<int>(piece.size()), MPI_FLOAT, MPI_SUM, world_root,
+              MPI_COMM_WORLD, &sum.request);
+  sum.wait(deadline);
+  mine.finished = true;
+  std::memcpy(piece.data(), sum.data->data(), piece.size_bytes());
+}
+}  // namespace
+
+// To one rank and back from it: an all-reduce may sum in another order on each rank.
+void sum_over_ranks(const MpiSession& mpi, std::vector<float>& values, std::chrono::seconds deadline) {
+  if (mpi.size() == 1) return;
+  const std::span<float> all(values);
+  for (std::size_t at = 0; at < all.size(); at += kPieceBytes / sizeof(float)) {
+    const auto piece = all.subspan(at, std::min(kPieceBytes / sizeof(float), all.size() - at));
+    reduce_piece(mpi.world(0), piece, deadline);
+    broadcast_piece(mpi.world(0), std::as_writable_bytes(piece), deadline);
+  }
+}
+
+void broadcast_bytes(const MpiSession& mpi, int root, std::vector<std::byte>& bytes, std::chrono::seconds deadline) {
+  if (mpi.size() == 1) return;
+  std::uint64_t size = bytes.size();
+  broadcast_piece(mpi.world(root), std::as_writable_bytes(std::span(&size, 1)), deadline);
+  bytes.resize(size);
+  for (std::size_t at = 0; at < size; at += kPieceBytes) {
+    broadcast_piece(mpi.world(root), std::span(bytes).subspan(at, std::min<std::size_t>(kPieceBytes, size - at)),
+                    deadline);
+  }
 }
 
 }  // namespace jupiter

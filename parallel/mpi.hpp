@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <vector>
@@ -71,5 +72,10 @@ void note_activity();
 std::vector<std::string> gather_text(const MpiSession& mpi, const std::string& mine);
 // Rank 0's text on every rank.
 std::string broadcast_text(const MpiSession& mpi, const std::string& text);
+// Collective, polite; PeerError after `deadline` without an end. Every rank's values become their sum: the same bits
+// everywhere.
+void sum_over_ranks(const MpiSession& mpi, std::vector<float>& values, std::chrono::seconds deadline);
+// Rank `root`'s bytes on every rank.
+void broadcast_bytes(const MpiSession& mpi, int root, std::vector<std::byte>& bytes, std::chrono::seconds deadline);
 
 }  // namespace jupiter

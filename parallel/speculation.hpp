@@ -41,6 +41,7 @@ struct DraftStats {
   std::array<std::int64_t, kDraftSources> sent_by{}, accepted_by{};
   std::array<std::int64_t, kDepths> reached{}, right{};  // by depth since the last miss
   double draft_s = 0;
+  HeadUse head;
 };
 
 // Others on the pipeline: a row then competes with theirs.
@@ -65,6 +66,8 @@ class Speculation {
   // Rows worth passing through the head in the same go: more than the wanted one where that is cheaper than level by
   // level.
   std::vector<std::size_t> wanted_rows(std::size_t limit) const;
+  // The hidden row (after the final norm) that decides the next token; comes before start() and accept().
+  void see(std::span<const float> hidden) { drafters_.see(hidden); }
   // The token after wanted()'s row. last: the answer ends with it.
   void accept(TokenId token, bool last);
   // Whether any of the drafted children of the newest token may follow instead (typical acceptance).
@@ -74,7 +77,11 @@ class Speculation {
   SequenceResult result(SequenceId sequence, const StepCost& cost, const Company& company);
 
   const std::vector<TokenId>& history() const { return history_; }
-  const DraftStats& stats() const { return stats_; }
+  DraftStats stats() const {
+    DraftStats s = stats_;
+    s.head = drafters_.head_use();
+    return s;
+  }
 
  private:
   struct Node {
@@ -114,6 +121,7 @@ class Speculation {
   std::size_t outstanding_ = 0;  // segments of this epoch on their way
   std::size_t width_ = 0;        // of this epoch's segments
   std::size_t depth_ = 0;        // tokens since the last miss
+  double token_s_ = 0;           // what a token takes as things are
   std::vector<TokenId> fresh_;   // not reported yet
   DraftStats stats_;
 };

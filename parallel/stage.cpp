@@ -192,7 +192,9 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   FrameResult result;
   if (part().head) {
     result = decoder_.decode(frame, elapsed(),
-                             [&](std::span<const std::int64_t> rows) { return pass_head(context, x, rows); });
+                             [&](std::span<const std::int64_t> rows, bool logits) {
+                               return pass_head(context, x, rows, logits);
+                             });
     for (const SequenceResult& r : result.sequences) {
       if (r.verdict.node != 0) settle(r.sequence, r.verdict);
     }
@@ -212,11 +214,11 @@ void Stage::add_cost(Frame& frame, double seconds) {
   frame.cost.most_s = std::max(frame.cost.most_s, seconds);
 }
 
-MatrixView<const float> Stage::pass_head(const BlockContext& context, MatrixView<const float> x,
-                                         std::span<const std::int64_t> rows) {
+HeadRows Stage::pass_head(const BlockContext& context, MatrixView<const float> x, std::span<const std::int64_t> rows,
+                          bool with_logits) {
+  if (!with_logits) return {{}, final_norm(context, files_.head(), x, rows)};
   const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
-  forward_head(context, files_.head(), x, rows, logits);
-  return logits;
+  return {logits, forward_head(context, files_.head(), x, rows, logits)};
 }
 
 }  // namespace jupiter

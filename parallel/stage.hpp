@@ -40,10 +40,13 @@ class Stage {
   void settle(SequenceId sequence, const Verdict& verdict) { verdicts_.emplace_back(sequence, verdict); }
 
   void set_logits_sink(LogitsSink sink) { decoder_.set_logits_sink(std::move(sink)); }
+  void set_hidden_sink(HiddenSink sink) { decoder_.set_hidden_sink(std::move(sink)); }
   void set_drafters(DrafterFactory factory) { decoder_.set_drafters(std::move(factory)); }
   FrameLimits limits() const;
   const StageOptions& options() const { return options_; }
   const ModelPart& part() const { return files_.part(); }
+  const PackedMatrix& output_head() const { return files_.head().output; }  // [vocab_size][dim]; last stage only
+  const Runtime& runtime() const { return rt_; }
   std::uint64_t weight_bytes() const { return files_.weight_bytes(); }
   std::int64_t kv_bytes() const { return cache_.used_bytes(); }
   double compute_s() const { return compute_s_; }
@@ -55,8 +58,8 @@ class Stage {
   void apply_verdicts();
   void prune(Frame& frame);
   bool is_stale(const Frame& frame);
-  MatrixView<const float> pass_head(const BlockContext& context, MatrixView<const float> x,
-                                    std::span<const std::int64_t> rows);
+  HeadRows pass_head(const BlockContext& context, MatrixView<const float> x, std::span<const std::int64_t> rows,
+                     bool with_logits);
   void add_cost(Frame& frame, double seconds);
   Sequence& sequence(SequenceId id);
 

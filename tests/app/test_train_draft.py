@@ -11,7 +11,8 @@ class TrainDraft(ProgramTest):
     def train(self, name, *arguments, ranks=1):
         target = self.folder / name
         target.unlink(missing_ok=True)
-        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-n", "24", *arguments, ranks=ranks)
+        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-n", "24", "--heads-epochs", "0",
+                         *arguments, ranks=ranks)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertFalse((self.folder / (name + ".part.jsonl")).exists())
         return target
@@ -75,7 +76,8 @@ class TrainDraft(ProgramTest):
     def test_a_stopped_run_goes_on(self):
         whole = self.train("whole.h5", "--self", "60").read_bytes()
         target, part = self.folder / "cut.h5", self.folder / "cut.h5.part.jsonl"
-        command = [JUPITER, "train-draft", "-m", str(self.tiny), "-o", str(target), "--raw", "-n", "24", "--self", "60"]
+        command = [JUPITER, "train-draft", "-m", str(self.tiny), "-o", str(target), "--raw", "-n", "24", "--self", "60",
+                   "--heads-epochs", "0"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for _ in range(2000):
             if part.exists() and part.stat().st_size > 0 or process.poll() is not None:
