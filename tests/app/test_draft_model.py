@@ -23,7 +23,6 @@ class DraftModel(ProgramTest):
             self.assertEqual(j["logits_hash"], plain["logits_hash"])
             drafted = j["draft"]["by_drafter"]["model"]
             self.assertGreater(drafted["accepted"], 1)  # the same model is right each time it is asked, but it is dear
-            self.assertGreater(drafted["accepted"], 0.6 * drafted["sent"])
             self.assertGreaterEqual(j["draft"]["head"]["asked"], 4)
 
     def test_a_model_that_knows_nothing_changes_nothing(self):
