@@ -3,9 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
 #include "parallel/draft_head.hpp"
+#include "parallel/draft_model.hpp"
 #include "parallel/draft_table.hpp"
 
 namespace jupiter {
@@ -39,9 +42,12 @@ DraftChoice read_choice(const std::string& text) {
   if (text.starts_with("table=") && text.size() > 6) return {DraftSource::table, text.substr(6), 0};
   if (text == "heads") return {DraftSource::heads, "", 0};
   if (text.starts_with("heads=") && text.size() > 6) return {DraftSource::heads, text.substr(6), 0};
+  if (text.starts_with("model=") && text.size() > 6) return {DraftSource::model, text.substr(6), 0};
   if (text.starts_with("oracle:")) return read_oracle(text);
-  throw wrong("--draft: expected auto, or a list of lookup, table, table=FILE, heads, heads=FILE and oracle:RATE:RUN.json, found '" +
-              text + "'");
+  throw wrong(
+      "--draft: expected auto, or a list of lookup, table, table=FILE, heads, heads=FILE, model=DIR and "
+      "oracle:RATE:RUN.json, found '" +
+      text + "'");
 }
 
 std::vector<TokenId> recorded_tokens(const std::string& file) {
@@ -66,7 +72,7 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
   options.add_options("Decoding")
     ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
     ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
-    ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
+    ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the last rank), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
     ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
     ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
     ("accept", "exact, or typical: plausible drafts are kept too, which changes the text", cxxopts::value<std::string>()->default_value("exact"), "RULE");
@@ -102,6 +108,10 @@ DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
     o.drafts.push_back({DraftSource::lookup, "", 0});
   } else {
     for (const std::string& text : drafts) o.drafts.push_back(read_choice(text));
+    const auto asks = std::count_if(o.drafts.begin(), o.drafts.end(), [](const DraftChoice& c) {
+      return c.source == DraftSource::heads || c.source == DraftSource::model;
+    });
+    if (asks > 1) throw wrong("--draft: expected one of heads and model, found several");
   }
   return o;
 }
@@ -121,7 +131,7 @@ DrafterMaker head_maker(const DraftData& data, const std::string& file, const St
     throw FormatError(file, "head or medusa", "a group", "none");
   }
   return [maker, thrifty](DraftMixer& mixer) {
-    mixer.set_head(std::make_shared<HeadDrafter>(maker->make(), thrifty));
+    mixer.set_head(std::make_shared<HeadDrafter>(maker->make(), DraftSource::heads, thrifty));
   };
 }
 
@@ -131,9 +141,16 @@ DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const
     return [](DraftMixer& mixer) { mixer.add(std::make_shared<LookupDrafter>()); };
   }
   if (c.source == DraftSource::oracle) {
-    const auto oracle = std::make_shared<OracleDrafter>(recorded_tokens(c.file), c.hit_rate,
-                                                        manifest.config.vocab_size, o.oracle_seed);
+    const auto oracle =
+        std::make_shared<OracleDrafter>(recorded_tokens(c.file), c.hit_rate, manifest.config.vocab_size, o.oracle_seed);
     return [oracle](DraftMixer& mixer) { mixer.add(oracle); };
+  }
+  if (c.source == DraftSource::model) {
+    const std::shared_ptr<const HeadMaker> model =
+        draft_model(c.file, manifest, stage.runtime().pool, stage.options().context_tokens);
+    return [model](DraftMixer& mixer) {
+      mixer.set_head(std::make_shared<HeadDrafter>(model->make(), DraftSource::model, true));
+    };
   }
   const std::filesystem::path file = c.file.empty() ? folder / kDraftName : std::filesystem::path(c.file);
   const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));

@@ -18,8 +18,9 @@ constexpr std::array<double, 4> kSureBelow = {0.25, 0.6, 0.85, 2};
 // right token.
 constexpr std::array<double, 4> kFirstWeight = {0.8, 0.65, 0.5, 0.3}, kFirstGain = {0.35, 0.2, 0.1, 0.03};
 constexpr double kLeastJoint = 0.04;  // what hangs on a rarer path is not worth a step of the head anywhere
-constexpr double kPatience = 10;  // tokens that these are worth
-constexpr double kNewest = 0.1;   // weight of a new time in the running mean
+constexpr double kPatience = 10;      // tokens that these are worth
+constexpr double kNewest = 0.1;       // weight of a new time in the running mean
+constexpr std::int64_t kTrials = 4;   // questions before time and gain decide
 constexpr double kMostTrust = 1.15, kPromises = 4;
 
 float* data_of(std::vector<float>& v) {
@@ -114,7 +115,8 @@ class SequentialDraft : public DraftHead {
     states_[{}] = {hidden.begin(), hidden.end()};
   }
 
-  std::vector<HeadGuess> guess(std::span<const TokenId> path) override {
+  std::vector<HeadGuess> guess(DraftContext context, std::size_t root) override {
+    const DraftContext path = context.subspan(root);
     multiply_row(parts_->rt, input_, state(path), parts_->output.matrix(), logits_);
     return best_of(parts_->rt.kernels, logits_, [&](std::size_t i) { return parts_->tokens[i]; });
   }
@@ -174,7 +176,8 @@ class MedusaDraft : public DraftHead {
   }
 
   // By depth alone: whatever stands between, a head guesses its place.
-  std::vector<HeadGuess> guess(std::span<const TokenId> path) override {
+  std::vector<HeadGuess> guess(DraftContext context, std::size_t root) override {
+    const DraftContext path = context.subspan(root);
     const std::size_t h = path.size() - 1;
     if (h >= guesses_.size()) return {};
     if (guesses_[h].empty()) guesses_[h] = compute(parts_->heads[h]);
@@ -192,7 +195,7 @@ class MedusaDraft : public DraftHead {
       kernels.add(x.data(), y.data(), parts_->dim);
     }
     multiply_row(parts_->rt, input_, x, head.output.matrix(), y);
-    return best_of(kernels, y, [](std::size_t i) { return static_cast<TokenId>(i); });
+    return likeliest(kernels, y);
   }
 
   std::shared_ptr<const MedusaParts> parts_;
@@ -219,6 +222,10 @@ double probability_of(const std::vector<Proposal>& proposals, TokenId token) {
 }
 
 }  // namespace
+
+std::vector<HeadGuess> likeliest(const KernelTable& kernels, std::vector<float>& logits) {
+  return best_of(kernels, logits, [](std::size_t i) { return static_cast<TokenId>(i); });
+}
 
 PackedRows::PackedRows(std::int64_t rows, std::int64_t cols,
                        const std::function<void(std::int64_t row, float* out)>& fill) {
@@ -321,7 +328,7 @@ const HeadDrafter::Node& HeadDrafter::ask(DraftContext context, const std::vecto
   const auto [node, fresh] = nodes_.try_emplace({path.begin(), path.end()});
   if (!fresh) return node->second;
   const auto start = std::chrono::steady_clock::now();
-  node->second = {others, head_->guess(path), sureness_of(others)};
+  node->second = {others, head_->guess(context, root_ - 1), sureness_of(others)};
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   cost_s_ += (use_.asked == 0 ? 1 : kNewest) * (seconds - cost_s_);
   ++use_.asked;
@@ -333,7 +340,7 @@ void HeadDrafter::blend(DraftContext context, const DraftWorth& worth, std::vect
   if (hidden_.empty() || context.size() < decided_) return;
   const std::size_t sureness = sureness_of(proposals);
   if (worth.joint < kLeastJoint) return;
-  if (thrifty_ && worth.joint * gain(sureness) * worth.token_s <= cost_s_) return;
+  if (thrifty_ && use_.asked >= kTrials && worth.joint * gain(sureness) * worth.token_s <= cost_s_) return;
   if (stale_) {
     nodes_.clear();
     head_->begin(hidden_);
@@ -349,9 +356,9 @@ void HeadDrafter::blend(DraftContext context, const DraftWorth& worth, std::vect
     const auto same =
         std::find_if(proposals.begin(), proposals.end(), [&](const Proposal& x) { return x.token == g.token; });
     if (same == proposals.end()) {
-      proposals.push_back({g.token, p, DraftSource::heads});
+      proposals.push_back({g.token, p, source_});
     } else {
-      if (p > same->probability) same->source = DraftSource::heads;
+      if (p > same->probability) same->source = source_;
       same->probability += p;
     }
   }

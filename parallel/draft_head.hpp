@@ -21,9 +21,13 @@ class DraftHead {
   virtual ~DraftHead() = default;
   // hidden: [dim], after the final norm; of the row that decided the newest token.
   virtual void begin(std::span<const float> hidden) = 0;
-  // What follows `path` (the newest token, then drafted ones), most likely first.
-  virtual std::vector<HeadGuess> guess(std::span<const TokenId> path) = 0;
+  // What follows `context`, most likely first. Its tokens from `root` on are the path: the newest token, then drafted
+  // ones.
+  virtual std::vector<HeadGuess> guess(DraftContext context, std::size_t root) = 0;
 };
+
+// The most likely of a row of logits, by number; the logits become scratch.
+std::vector<HeadGuess> likeliest(const KernelTable& kernels, std::vector<float>& logits);
 
 // A matrix that is multiplied once a step: q8, or f32 where its columns are no multiple of a group.
 class PackedRows {
@@ -50,8 +54,9 @@ std::unique_ptr<HeadMaker> medusa_heads(const Runtime& rt, const MedusaHeads& he
 // which the others are more and less sure.
 class HeadDrafter {
  public:
-  // thrifty: the head is asked only where its gain pays for its time.
-  HeadDrafter(std::unique_ptr<DraftHead> head, bool thrifty) : head_(std::move(head)), thrifty_(thrifty) {}
+  // thrifty: the head is asked only where its gain pays for its time, after a few questions that tell both.
+  HeadDrafter(std::unique_ptr<DraftHead> head, DraftSource source, bool thrifty)
+      : head_(std::move(head)), source_(source), thrifty_(thrifty) {}
 
   void see(std::span<const float> hidden) { hidden_.assign(hidden.begin(), hidden.end()); }
   void observe(DraftContext context, TokenId token);
@@ -80,6 +85,7 @@ class HeadDrafter {
   const Node& ask(DraftContext context, const std::vector<Proposal>& others);
 
   std::unique_ptr<DraftHead> head_;
+  DraftSource source_;
   bool thrifty_;
   std::vector<float> hidden_;
   std::map<std::vector<TokenId>, Node> nodes_;  // by path behind the token before the root
