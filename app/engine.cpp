@@ -16,6 +16,9 @@ namespace jupiter {
 
 namespace {
 
+constexpr std::int64_t kChunksAStage = 4;  // of a prompt without a plan, so that stages wait little for their first
+constexpr std::int64_t kLeastChunk = 16;   // tokens; narrower frames read the weights too often
+
 void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
   const std::uint64_t available = available_memory();  // of the host, or of this process's control group
   const std::uint64_t weights = weight_bytes(m, part);
@@ -94,7 +97,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("m,model", "Model folder that `convert` made", cxxopts::value<std::string>(), "DIR")
     ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<std::vector<int>>(), "N")
     ("c,ctx-size", "Context, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
-    ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 128)", cxxopts::value<std::int64_t>(), "N")
+    ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)", cxxopts::value<std::int64_t>(), "N")
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
     ("plan", "Plan that `plan` wrote: layers and chunks (default: equal split, chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
@@ -173,6 +176,7 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
         stage_options_.max_rows = std::min(rows, stage_options_.context_tokens);
       }
       chunk_tokens_ = stage_options_.max_rows;
+      if (options.chunk_tokens == 0) stages_ = mpi.stages();
       stage_options_.max_rows = std::max(stage_options_.max_rows, kMaxDraftNodes);  // a segment is one frame
       if (mpi.rank() == 0) prepare(manifest_);
       load(mpi, options);
@@ -200,7 +204,10 @@ Scheduler::Options Engine::scheduling() const {
 }
 
 std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
-  return fixed_chunks_ ? jupiter::fixed_chunks(prompt_tokens, chunk_tokens()) : chunks_for(*plan_, prompt_tokens);
+  if (!fixed_chunks_) return chunks_for(*plan_, prompt_tokens);
+  if (stages_ == 1) return jupiter::fixed_chunks(prompt_tokens, chunk_tokens());
+  const std::int64_t rows = prompt_tokens / (kChunksAStage * stages_);
+  return jupiter::fixed_chunks(prompt_tokens, std::clamp<std::int64_t>(rows, kLeastChunk, chunk_tokens()));
 }
 
 ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {

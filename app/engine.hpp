@@ -18,7 +18,7 @@ struct EngineOptions {
   std::int64_t context_tokens = 0;  // 0: the model's maximum
   std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
   std::int64_t wished_tokens = 0;   // positions that it may use: fewer where the context is shorter
-  std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, 128 on several
+  std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, at most 128 on several
   std::int64_t least_rows = 0;      // that a frame may have whatever the plan's chunks are
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
@@ -73,6 +73,7 @@ class Engine {
   Manifest manifest_;
   std::optional<Plan> plan_;
   bool fixed_chunks_ = true;
+  std::int64_t stages_ = 1;  // that prompts are cut for; 1: into chunks as long as may be
   std::int64_t chunk_tokens_ = 0;
   StageOptions stage_options_;
   std::unique_ptr<ThreadPool> pool_;

@@ -77,10 +77,10 @@ class Assembly {
     parts_.emplace_back(tokenizer_);
     add(parts_.size() - 1, text);
   }
-  // false: the point's text is complete.
-  bool push(std::size_t i, TokenId token) {
+  // false: the point's text is complete. enough: as soon as a sentence is.
+  bool push(std::size_t i, TokenId token, bool enough) {
     add(i, parts_[i].body.push(parts_[i].decoder.push(token)));
-    return !parts_[i].body.ended();
+    return !parts_[i].body.ended() && !(enough && parts_[i].body.at_end_of_sentence());
   }
   void finish(std::size_t i) {
     if (!parts_[i].body.ended()) add(i, parts_[i].body.push(parts_[i].decoder.finish()));
@@ -228,7 +228,10 @@ class OutlineRun {
     r.max_new_tokens = options_.point_tokens;
     r.parent = prefix_;
     r.shared_tokens = scheduler_.shareable(prefix_, r.prompt);
-    r.on_token = [this, i](TokenId token) { return assembly_.push(i, token); };
+    // A point ends with a sentence once half of its tokens are used: all wait for the longest one.
+    r.on_token = [this, i, left = options_.point_tokens / 2](TokenId token) mutable {
+      return assembly_.push(i, token, --left <= 0);
+    };
     r.on_done = [this, i](Generated&& g) {
       assembly_.finish(i);
       answer_.points[i].text = assembly_.text(i);
@@ -268,7 +271,7 @@ class OutlineRun {
 // Turns as examples, since small models copy examples that stand inside a request.
 OutlinePrompts OutlinePrompts::standard() {
   return {"Key points, a few words each: {question}",
-          "{question}",
+          "{question} Explain in detail.",
           {{"How can a student prepare for an exam?",
             "1. Plan the time\n2. Collect material\n3. Practise old exams\n4. Study with others\n5. Sleep enough"},
            {"What are the effects of a long drought?",
@@ -334,6 +337,11 @@ bool PointText::repeats() const {
   if (end == std::string::npos || end == 0) return false;
   const std::size_t begin = shown_.find_last_of(ends, end - 1) + 1;  // 0: the first sentence
   return end - begin >= kSentence && shown_.find(shown_.substr(begin, end - begin + 1)) < begin;
+}
+
+bool PointText::at_end_of_sentence() const {
+  return held_.find_first_not_of(kWhite) == std::string::npos && !shown_.empty() &&
+         std::string_view(".!?").find(shown_.back()) != std::string_view::npos;
 }
 
 std::string PointText::push(const std::string& piece) {

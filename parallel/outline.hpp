@@ -28,7 +28,7 @@ struct OutlinePrompts {
 struct OutlineOptions {
   OutlinePrompts prompts = OutlinePrompts::standard();
   std::int64_t points_max = 10;
-  std::int64_t point_tokens = 128;  // of one point's text
+  std::int64_t point_tokens = 96;  // of one point's text at most; it ends with a sentence behind half of them
 };
 
 // The most that an outline with these options takes of the cache, beside a context: its points.
@@ -46,6 +46,7 @@ class PointText {
   std::string push(const std::string& piece);
   // Whether another point, a heading or a sentence for the second time has begun.
   bool ended() const { return ended_; }
+  bool at_end_of_sentence() const;
 
  private:
   enum class Start : std::uint8_t { unknown, elsewhere, text };
