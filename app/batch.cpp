@@ -155,7 +155,11 @@ class Batch {
   void keep_prefix(Scheduler& scheduler) {
     std::vector<std::vector<TokenId>> prompts;
     for (std::size_t i = 0; i < std::min(requests_.size(), kWaiting); ++i) {
-      if (requests_[i].fault.empty()) prompts.push_back(tokens_of(requests_[i]));
+      try {
+        if (requests_[i].fault.empty()) prompts.push_back(tokens_of(requests_[i]));
+      } catch (const Error&) {
+        continue;  // start() says so
+      }
     }
     if (prompts.size() < 2) return;
     std::vector<TokenId> common = prompts.front();

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <numeric>
 
@@ -86,9 +87,18 @@ int default_threads(const MpiSession& mpi) {
   return std::max(1, allowed_cores() / mpi.ranks_on_host());
 }
 
-ModelPart equal_split(std::int64_t n_layers, int rank, int ranks) {
-  const Slice s = slice_of(n_layers, rank, ranks);
-  return {s.first, s.last, rank == 0, rank + 1 == ranks};
+ModelPart default_part(const Manifest& manifest, int rank, int ranks) {
+  const std::int64_t layers = manifest.config.n_layers;
+  const bool last = rank + 1 == ranks;
+  if (ranks == 1) return {0, layers, true, true};
+  const auto bytes = [&](const ModelPart& part) { return static_cast<double>(weight_bytes(manifest, part)); };
+  const auto n = static_cast<double>(layers);
+  const double head = bytes({0, 0, false, true}) * n / bytes({0, layers, false, false});  // in layers
+  const double share = (n + head) / ranks - head;
+  const std::int64_t of_last = std::clamp<std::int64_t>(std::llround(share), 1, layers / ranks);
+  if (last) return {layers - of_last, layers, false, true};
+  const Slice s = slice_of(layers - of_last, rank, ranks - 1);
+  return {s.first, s.last, rank == 0, false};
 }
 
 void add_engine_options(cxxopts::Options& options) {
@@ -100,7 +110,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)", cxxopts::value<std::int64_t>(), "N")
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
-    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal split, chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
+    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted as the layers that have as many bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
     ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
@@ -220,8 +230,8 @@ ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
 void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   if (!mpi.holds_layers()) return;
   const auto start = std::chrono::steady_clock::now();
-  const ModelPart part = plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank()))
-                               : equal_split(config().n_layers, mpi.rank(), mpi.stages());
+  const ModelPart part =
+      plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
   check_memory(mpi, manifest_, part, stage_options_);
   const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
   const bool alone = mpi.ranks_on_host() == 1;

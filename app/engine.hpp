@@ -23,7 +23,7 @@ struct EngineOptions {
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool kv_given = false;  // otherwise f32 with f32 weights
-  std::string plan;       // file; empty: equal split
+  std::string plan;       // file; empty: default_part()
   bool trace = false;     // keep a timeline
   DecodingOptions decoding;
   std::int64_t cache_tokens = 0;  // of all sequences in the KV cache; 0: one context
@@ -58,7 +58,7 @@ class Engine {
   Scheduler::Options scheduling() const;
   // Lengths of the frames of a prompt: the plan's, or fixed ones.
   std::vector<std::int64_t> chunks(std::int64_t prompt_tokens) const;
-  const Plan* plan() const { return plan_ ? &*plan_ : nullptr; }  // none: an equal split
+  const Plan* plan() const { return plan_ ? &*plan_ : nullptr; }  // none: default_part()
   double load_s() const { return load_s_; }
   ThreadPool& pool() { return *pool_; }
   Trace& trace() { return trace_; }
@@ -82,8 +82,9 @@ class Engine {
   double load_s_ = 0;
 };
 
-// Layers [first, last) of a rank in an equal split; embedding on the first, head on the last.
-ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
+// What a rank holds without a plan: every rank about as many bytes of layers, the last one's head counted like them,
+// for a decoded token reads them all. Never more layers on the last rank than in equal parts, and one at least.
+ModelPart default_part(const Manifest& manifest, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
 int allowed_cores();  // that this process may run on
 

@@ -19,7 +19,7 @@ constexpr std::size_t kLongestPoint = 120;    // bytes; a longer line is an answ
 constexpr std::int64_t kTokensOfAPoint = 16;  // an outline that does not end is cut here, times the points
 constexpr std::int64_t kPointPrompt = 128;    // tokens of a point's prompt behind the common part
 constexpr const char* kWhite = " \t\r\n";
-constexpr std::size_t kSentence = 24;         // bytes; a shorter one may well stand twice in a text
+constexpr std::size_t kSentence = 24;  // bytes; a shorter one may well stand twice in a text
 // Small models list one point again and again; of 14 questions SmolLM2-135M left 5 with less than three points without
 // the penalty, none with it.
 constexpr float kOutlinePenalty = 1.1F;
@@ -167,8 +167,8 @@ class OutlineRun {
   }
 
   std::vector<TokenId> point_prompt(const std::string& index, const std::string& point) const {
-    const std::string text = replaced(options_.prompts.point_request,
-                                      {{"question", request_.question}, {"index", index}, {"point", point}});
+    const std::string text =
+        replaced(options_.prompts.point_request, {{"question", request_.question}, {"index", index}, {"point", point}});
     return seeded_prompt({{"user", text}}, heading(index, point));
   }
   static std::string heading(const std::string& index, const std::string& point) { return index + ". " + point + ":"; }

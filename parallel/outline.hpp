@@ -35,8 +35,8 @@ struct OutlineOptions {
 std::int64_t outline_cache_tokens(const OutlineOptions& options);
 
 // The points of an outline as a model wrote it: numbered lines without the explanation behind a colon; repeated texts,
-// numbers that do not grow, empty lines, and what is no numbered line are left out. At most points_max. So the points of
-// a text's first lines are the first points of the text.
+// numbers that do not grow, empty lines, and what is no numbered line are left out. At most points_max. So the points
+// of a text's first lines are the first points of the text.
 std::vector<std::string> parse_outline(const std::string& text, std::int64_t points_max);
 
 // A point's text while it is generated: where it ends, and what of it is shown.
@@ -52,7 +52,7 @@ class PointText {
   enum class Start : std::uint8_t { unknown, elsewhere, text };
   static Start line_start(const std::string& text);
   bool repeats() const;
-  std::string held_;   // not shown yet
+  std::string held_;  // not shown yet
   std::string shown_;
   bool ended_ = false;
 };
