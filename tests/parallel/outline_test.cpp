@@ -106,7 +106,7 @@ TEST(Outline, AFileOfPromptsIsChecked) {
   const auto with = read("{" + requests + R"(, "examples": [{"question": "q", "outline": "1. a\n2. b"}]})");
   ASSERT_EQ(with.examples.size(), 1U);
   EXPECT_EQ(with.examples[0].outline, "1. a\n2. b");
-  for (const std::string bad :
+  for (const std::string& bad :
        {std::string(R"({"outline_request": "list", "point_request": "p"})"),
         std::string(R"({"outline_request": "{question}", "point_request": "{outline} {point}"})"),
         std::string(R"({"outline_request": "{question}"})"), "{" + requests + R"(, "examples": [{"question": "q"}]})",
