@@ -17,6 +17,7 @@ namespace {
 constexpr std::int64_t kDefaultCacheTokens = 32768;  // of all requests together
 constexpr std::int64_t kDefaultSequences = 16;       // that the cache has room for trees of
 constexpr std::size_t kWaiting = 64;                 // requests that are tokenized ahead
+constexpr std::size_t kPrefix = 8;                   // tokens that prompts have in common to be worth sharing
 
 struct BatchOptions {
   EngineOptions engine;
@@ -104,10 +105,12 @@ class Batch {
   ExitCode run(Scheduler& scheduler) {
     ProgressBar bar("batch", "requests");
     const auto start = std::chrono::steady_clock::now();
+    keep_prefix(scheduler);
     while (next_ < requests_.size() && interrupted_by() == ExitCode::ok) {
       feed(scheduler, bar);
       scheduler.run();
     }
+    scheduler.release(prefix_);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     if (options_.stats) {
       std::cerr << fmt::format("{} answers, {} tokens in {:.3f} s, {:.2f} tokens/s\n", answered_, tokens_,
@@ -148,6 +151,24 @@ class Batch {
     return encode_segments(tokenizer_, template_->render(messages, true));
   }
 
+  // What the first requests begin with, such as a template's system message, is computed once.
+  void keep_prefix(Scheduler& scheduler) {
+    std::vector<std::vector<TokenId>> prompts;
+    for (std::size_t i = 0; i < std::min(requests_.size(), kWaiting); ++i) {
+      try {
+        if (requests_[i].fault.empty()) prompts.push_back(tokens_of(requests_[i]));
+      } catch (const Error&) {
+        continue;  // start() says so
+      }
+    }
+    if (prompts.size() < 2) return;
+    std::vector<TokenId> common = prompts.front();
+    for (const std::vector<TokenId>& p : prompts) {
+      common.erase(std::mismatch(common.begin(), common.end(), p.begin(), p.end()).first, common.end());
+    }
+    if (common.size() >= kPrefix) prefix_ = scheduler.keep_prefix(std::move(common));
+  }
+
   void start(Scheduler& scheduler, ProgressBar& bar, const BatchRequest& r) {
     Request request;
     request.prompt = tokens_of(r);
@@ -159,6 +180,8 @@ class Batch {
     request.sampling = r.sampling;
     request.decode = options_.engine.decoding.decode;
     request.max_new_tokens = r.max_tokens;
+    request.parent = prefix_;
+    request.shared_tokens = scheduler.shareable(prefix_, request.prompt);
     if (!options_.ignore_eos) request.end_tokens = tokenizer_.data().end_of_turn;
     const auto growing = std::make_shared<Growing>(tokenizer_, r);
     request.on_token = [growing](TokenId token) {
@@ -209,6 +232,7 @@ class Batch {
   std::int64_t context_tokens_;
   std::vector<BatchRequest> requests_;
   AnswerFile answers_;
+  SequenceId prefix_ = 0;
   std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0, answered_ = 0, tokens_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <numeric>
 
@@ -15,6 +16,9 @@
 namespace jupiter {
 
 namespace {
+
+constexpr std::int64_t kChunksAStage = 4;  // of a prompt without a plan, so that stages wait little for their first
+constexpr std::int64_t kLeastChunk = 16;   // tokens; narrower frames read the weights too often
 
 void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
   const std::uint64_t available = available_memory();  // of the host, or of this process's control group
@@ -83,9 +87,18 @@ int default_threads(const MpiSession& mpi) {
   return std::max(1, allowed_cores() / mpi.ranks_on_host());
 }
 
-ModelPart equal_split(std::int64_t n_layers, int rank, int ranks) {
-  const Slice s = slice_of(n_layers, rank, ranks);
-  return {s.first, s.last, rank == 0, rank + 1 == ranks};
+ModelPart default_part(const Manifest& manifest, int rank, int ranks) {
+  const std::int64_t layers = manifest.config.n_layers;
+  const bool last = rank + 1 == ranks;
+  if (ranks == 1) return {0, layers, true, true};
+  const auto bytes = [&](const ModelPart& part) { return static_cast<double>(weight_bytes(manifest, part)); };
+  const auto n = static_cast<double>(layers);
+  const double head = bytes({0, 0, false, true}) * n / bytes({0, layers, false, false});  // in layers
+  const double share = (n + head) / ranks - head;
+  const std::int64_t of_last = std::clamp<std::int64_t>(std::llround(share), 1, layers / ranks);
+  if (last) return {layers - of_last, layers, false, true};
+  const Slice s = slice_of(layers - of_last, rank, ranks - 1);
+  return {s.first, s.last, rank == 0, false};
 }
 
 void add_engine_options(cxxopts::Options& options) {
@@ -94,10 +107,10 @@ void add_engine_options(cxxopts::Options& options) {
     ("m,model", "Model folder that `convert` made", cxxopts::value<std::string>(), "DIR")
     ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<std::vector<int>>(), "N")
     ("c,ctx-size", "Context, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
-    ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 128)", cxxopts::value<std::int64_t>(), "N")
+    ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)", cxxopts::value<std::int64_t>(), "N")
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
-    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal split, chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
+    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted as the layers that have as many bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
     ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
@@ -173,6 +186,7 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
         stage_options_.max_rows = std::min(rows, stage_options_.context_tokens);
       }
       chunk_tokens_ = stage_options_.max_rows;
+      if (options.chunk_tokens == 0) stages_ = mpi.stages();
       stage_options_.max_rows = std::max(stage_options_.max_rows, kMaxDraftNodes);  // a segment is one frame
       if (mpi.rank() == 0) prepare(manifest_);
       load(mpi, options);
@@ -200,7 +214,10 @@ Scheduler::Options Engine::scheduling() const {
 }
 
 std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
-  return fixed_chunks_ ? jupiter::fixed_chunks(prompt_tokens, chunk_tokens()) : chunks_for(*plan_, prompt_tokens);
+  if (!fixed_chunks_) return chunks_for(*plan_, prompt_tokens);
+  if (stages_ == 1) return jupiter::fixed_chunks(prompt_tokens, chunk_tokens());
+  const std::int64_t rows = prompt_tokens / (kChunksAStage * stages_);
+  return jupiter::fixed_chunks(prompt_tokens, std::clamp<std::int64_t>(rows, kLeastChunk, chunk_tokens()));
 }
 
 ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
@@ -213,8 +230,8 @@ ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
 void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   if (!mpi.holds_layers()) return;
   const auto start = std::chrono::steady_clock::now();
-  const ModelPart part = plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank()))
-                               : equal_split(config().n_layers, mpi.rank(), mpi.stages());
+  const ModelPart part =
+      plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
   check_memory(mpi, manifest_, part, stage_options_);
   const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
   const bool alone = mpi.ranks_on_host() == 1;

@@ -18,12 +18,12 @@ struct EngineOptions {
   std::int64_t context_tokens = 0;  // 0: the model's maximum
   std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
   std::int64_t wished_tokens = 0;   // positions that it may use: fewer where the context is shorter
-  std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, 128 on several
+  std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, at most 128 on several
   std::int64_t least_rows = 0;      // that a frame may have whatever the plan's chunks are
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   bool kv_given = false;  // otherwise f32 with f32 weights
-  std::string plan;       // file; empty: equal split
+  std::string plan;       // file; empty: default_part()
   bool trace = false;     // keep a timeline
   DecodingOptions decoding;
   std::int64_t cache_tokens = 0;  // of all sequences in the KV cache; 0: one context
@@ -58,7 +58,7 @@ class Engine {
   Scheduler::Options scheduling() const;
   // Lengths of the frames of a prompt: the plan's, or fixed ones.
   std::vector<std::int64_t> chunks(std::int64_t prompt_tokens) const;
-  const Plan* plan() const { return plan_ ? &*plan_ : nullptr; }  // none: an equal split
+  const Plan* plan() const { return plan_ ? &*plan_ : nullptr; }  // none: default_part()
   double load_s() const { return load_s_; }
   ThreadPool& pool() { return *pool_; }
   Trace& trace() { return trace_; }
@@ -73,6 +73,7 @@ class Engine {
   Manifest manifest_;
   std::optional<Plan> plan_;
   bool fixed_chunks_ = true;
+  std::int64_t stages_ = 1;  // that prompts are cut for; 1: into chunks as long as may be
   std::int64_t chunk_tokens_ = 0;
   StageOptions stage_options_;
   std::unique_ptr<ThreadPool> pool_;
@@ -81,8 +82,9 @@ class Engine {
   double load_s_ = 0;
 };
 
-// Layers [first, last) of a rank in an equal split; embedding on the first, head on the last.
-ModelPart equal_split(std::int64_t n_layers, int rank, int ranks);
+// What a rank holds without a plan: every rank about as many bytes of layers, the last one's head counted like them,
+// for a decoded token reads them all. Never more layers on the last rank than in equal parts, and one at least.
+ModelPart default_part(const Manifest& manifest, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
 int allowed_cores();  // that this process may run on
 

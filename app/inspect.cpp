@@ -1,10 +1,11 @@
-// jupiter inspect DIR [--verify]
+// jupiter inspect DIR [--verify] [--ranks N]
 #include <fmt/format.h>
 
 #include <iostream>
 #include <map>
 
 #include "app/command.hpp"
+#include "app/engine.hpp"
 #include "io/hash.hpp"
 #include "io/progress.hpp"
 #include "io/shards.hpp"
@@ -43,6 +44,15 @@ void print_model(const std::string& folder, const Manifest& m) {
   }
 }
 
+void print_split(const Manifest& m, int ranks) {
+  if (ranks < 1 || ranks > m.config.n_layers) {
+    throw UsageError(fmt::format("--ranks: expected 1 to {} (the model's layers), found {}", m.config.n_layers, ranks));
+  }
+  std::string cuts;
+  for (int r = 0; r < ranks; ++r) cuts += fmt::format("{} ", default_part(m, r, ranks).first_layer);
+  std::cout << fmt::format("  split         {}{}\n", cuts, m.config.n_layers);
+}
+
 }  // namespace
 
 ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments) {
@@ -51,6 +61,7 @@ ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments) {
   // clang-format off
   options.add_options()
     ("model", "Model folder", cxxopts::value<std::string>(), "DIR")
+    ("ranks", "Also: the first layer of each of N ranks without a plan, and the end", cxxopts::value<int>(), "N")
     ("verify", "Check every checksum; names what is bad, exit 3");
   // clang-format on
   options.parse_positional({"model"});
@@ -61,6 +72,7 @@ ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments) {
   const std::string folder = (*args)["model"].as<std::string>();
   const Manifest manifest = read_manifest(folder);
   print_model(folder, manifest);
+  if (args->count("ranks") > 0) print_split(manifest, (*args)["ranks"].as<int>());
   if (args->count("verify") == 0) return ExitCode::ok;
 
   ProgressBar bar("verify", "files");

@@ -15,8 +15,6 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::int64_t kPointPrompt = 128;  // tokens of a point's prompt that it does not share
-
 cxxopts::Options run_usage() {
   cxxopts::Options options("jupiter run", "Answers a prompt, or keeps a conversation. Alone or under mpirun.");
   options.set_width(110);
@@ -33,9 +31,10 @@ cxxopts::Options run_usage() {
     ("ignore-eos", "End-of-turn tokens do not end the answer")
     ("stop", "Ends the answer before this text; may be given several times", cxxopts::value<std::vector<std::string>>(), "TEXT")
     ("outline", "never; always: an outline first, then its points at once (another text than the plain answer); auto: where the question suits", cxxopts::value<std::string>()->default_value("never"), "WHEN")
-    ("outline-prompt", "JSON file with outline_request and point_request, in place of the built-in prompts", cxxopts::value<std::string>(), "FILE")
+    ("outline-prompt", "JSON file with outline_request, point_request and examples, in place of the built-in prompts", cxxopts::value<std::string>(), "FILE")
     ("points-max", "Points of an outline at most", cxxopts::value<std::int64_t>()->default_value("10"), "N")
-    ("point-tokens", "New tokens of a point at most", cxxopts::value<std::int64_t>()->default_value("96"), "N")
+    ("point-tokens", "New tokens of a point at most; it ends with a sentence once it has half of them", cxxopts::value<std::int64_t>()->default_value("96"), "N")
+    ("cache-tokens", "Positions in the KV cache, of an outline and its points together; more points wait (default: room for all)", cxxopts::value<std::int64_t>(), "N")
     ("stats", "A table of what every rank did, to standard error")
     ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");
@@ -84,9 +83,12 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   refuse(o.outline_options.points_max < 2 || o.outline_options.points_max > 50, "--points-max: expected 2 to 50");
   refuse(o.outline_options.point_tokens < 1 || o.outline_options.point_tokens > 4096,
          "--point-tokens: expected 1 to 4096");
-  if (o.outline != OutlineUse::never) {
+  if (args.count("cache-tokens") > 0) {
+    o.engine.cache_tokens = args["cache-tokens"].as<std::int64_t>();
+    refuse(o.engine.cache_tokens < 1, "--cache-tokens: expected a positive number");
+  } else if (o.outline != OutlineUse::never) {
     o.engine.sequences = o.outline_options.points_max + 1;
-    o.engine.point_tokens = o.outline_options.points_max * (o.outline_options.point_tokens + kPointPrompt);
+    o.engine.point_tokens = outline_cache_tokens(o.outline_options);
   }
   refuse(args.count("predict") > 0 && o.max_new_tokens < 1, "-n: expected a positive number of tokens");
   refuse(o.prompt && o.prompt_file, "-p and -f: expected one of them");
@@ -280,10 +282,10 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
   if (o.chat) {
     code = chat(o, front, scheduler);
   } else {
-    const double suits = o.outline == OutlineUse::when_it_suits ? outline_suits(front.last_turn()) : 0;
+    const double suits = o.outline != OutlineUse::never ? outline_suits(front.last_turn()) : 0;
     SequenceId none = 0;
-    a = o.outline == OutlineUse::always || suits > 0.5 ? outlined_answer(o, front, scheduler)
-                                                       : answer(o, front, scheduler, none);
+    const bool outlined = o.outline == OutlineUse::always || (o.outline == OutlineUse::when_it_suits && suits > 0.5);
+    a = outlined ? outlined_answer(o, front, scheduler) : answer(o, front, scheduler, none);
     a.router = suits;
     print("\n");
   }

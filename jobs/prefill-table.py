@@ -14,7 +14,7 @@ PREDICTED = ("predicted_ttft_s", "predicted_decode_tokens_per_s")
 FIXED_CHUNKS = (16, 32, 64, 128, 256)
 CSV_FIELDS = ("environment", "rate_mbit", "model", "prompt_tokens", "variant", "round", "ttft_s", "decode_tokens_per_s",
               *PREDICTED, "resident_mib", "predicted_mib", "logits_hash", "sent_bytes", "compute_s", "wait_s")
-TITLES = ("boards", "Mbit/s", "model", "one board", "equal split", "plan", "plan / one", "equal / plan",
+TITLES = ("boards", "Mbit/s", "model", "one board", "no plan", "plan", "plan / one", "no plan / plan",
           "best fixed chunk", "plan / fixed", "predicted", "off", "tokens/s", "predicted", "off", "300 tokens",
           "predicted", "off", "memory off")
 

@@ -67,6 +67,7 @@ void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
     Walk w{&run, &state(run.sequence), row, {}, false};
     State& s = *w.state;
     const auto n = static_cast<std::size_t>(run.rows);
+    s.seen = frames_;
     if (has(run, FrameRun::tree)) {
       if (!s.speculation) throw PeerError("tree of sequence " + std::to_string(run.sequence) + ", which has none");
       s.speculation->arrive(run, std::span(frame.links).subspan(link, n));
@@ -169,7 +170,15 @@ void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
   cost_.observe_overhead(lap.count() - frame.cost.sum_s - spent_s);
 }
 
+// Sequences of the last laps' frames: kept prefixes and earlier turns of a conversation are open, but no company.
+int Decoder::sequences_under_way() const {
+  const auto recent = static_cast<std::uint64_t>(2 * cost_.stages() + 2);  // that can be in flight
+  return static_cast<int>(
+      std::count_if(states_.begin(), states_.end(), [&](const auto& s) { return s.second.seen + recent > frames_; }));
+}
+
 FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& head) {
+  ++frames_;
   std::vector<Walk> walks;
   take_rows(frame, walks);
   for (const Walk& w : walks) {
@@ -202,8 +211,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     SequenceResult r;
     r.sequence = w.run->sequence;
     if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
-      r = w.state->speculation->result(w.run->sequence, cost_,
-                                       {static_cast<int>(states_.size()), frame.rows() - w.run->rows});
+      r = w.state->speculation->result(w.run->sequence, cost_, {sequences_under_way(), frame.rows() - w.run->rows});
       if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
         w.state->root_sent = std::chrono::steady_clock::now();
         w.state->root_on_way = true;

@@ -69,6 +69,7 @@ class Decoder {
     std::vector<std::uint64_t> digests;  // after each new token
     std::chrono::steady_clock::time_point root_sent;
     bool root_on_way = false;
+    std::uint64_t seen = 0;  // number of the newest frame with rows of it
   };
   // A run while its rows pass the head.
   struct Walk {
@@ -86,10 +87,12 @@ class Decoder {
   void show_rows(const Walk& walk, const HeadPass& head) const;
   void show_hidden(const Walk& walk, const HeadPass& head) const;
   TokenId draw(State& state, std::span<const float> logits);
+  int sequences_under_way() const;
   static bool ends(const State& state, TokenId token);
 
   const KernelTable& kernels_;
   StepCost cost_;
+  std::uint64_t frames_ = 0;
   std::map<SequenceId, State> states_;
   LogitsSink sink_;
   HiddenSink hidden_sink_;

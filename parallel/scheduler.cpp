@@ -54,6 +54,25 @@ Generated Scheduler::complete(Request&& request) {
   return made;
 }
 
+SequenceId Scheduler::keep_prefix(std::vector<TokenId> prefix) {
+  const auto tokens = static_cast<std::int64_t>(prefix.size());
+  const std::int64_t blocks = (tokens + kKvBlock - 1) / kKvBlock;
+  if (tokens == 0 || blocks > free_blocks_) return 0;
+  free_blocks_ -= blocks;
+  const SequenceId sequence = pipeline_.open({});
+  std::int64_t at = 0;
+  for (const std::int64_t rows : options_.chunks(tokens)) {
+    Frame f;
+    f.runs.push_back({sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), 0, 0, {}});
+    f.tokens.assign(prefix.begin() + at, prefix.begin() + at + rows);
+    at += rows;
+    decode_frames_.push_back(false);
+    pipeline_.submit(std::move(f));
+  }
+  kept_.emplace(sequence, Kept{std::move(prefix), blocks, {}});
+  return sequence;
+}
+
 // Starts requests in their order as far as the cache reaches.
 void Scheduler::admit() {
   const auto room = [&] {
@@ -176,8 +195,12 @@ void Scheduler::run() {
     }
     if (pipeline_.pending_results() > 0) {
       take(pipeline_.next_result());
-    } else {
+    } else if (!closing_.empty()) {
       end_closed(true);
+    } else if (active_.empty() && !waiting_.empty()) {
+      throw MemoryError("request: expected room for " + std::to_string(blocks_of(waiting_.front()) * kKvBlock) +
+                        " tokens in the KV cache beside kept sequences, found " +
+                        std::to_string(free_blocks_ * kKvBlock));
     }
   }
 }

@@ -52,12 +52,18 @@ class Scheduler {
 
   // Takes a request; it starts when the cache has room for it. UsageError where it never will.
   void add(Request&& request);
-  // Until all requests are done, or a signal came (answers then end where they are).
+  // Until all requests are done, or a signal came (answers then end where they are). MemoryError where one waits for
+  // room that kept sequences take.
   void run();
   // One request alone.
   Generated complete(Request&& request);
 
+  // Sends the beginning that prompts have in common on its way and keeps it for them, at once: every stage computes it
+  // before whatever follows. 0 where the cache has no room for it now; prompts then go in whole.
+  SequenceId keep_prefix(std::vector<TokenId> prefix);
+
   std::size_t waiting() const { return waiting_.size(); }
+  std::int64_t context_tokens() const { return options_.context_tokens; }
   std::size_t running() const { return active_.size(); }
   // Gives a kept sequence back.
   void release(SequenceId kept);

@@ -46,7 +46,7 @@ struct DraftStats {
 
 // Others on the pipeline: a row then competes with theirs.
 struct Company {
-  int sequences = 1;             // open ones, this one included
+  int sequences = 1;             // under way, this one included
   std::int64_t rows_beside = 0;  // in the same frame
 };
 

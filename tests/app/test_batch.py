@@ -7,7 +7,7 @@ import subprocess
 import time
 import unittest
 
-from program import JUPITER, MPIRUN, ProgramTest, jupiter
+from program import JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
 
 
 class Batch(ProgramTest):
@@ -50,6 +50,19 @@ class Batch(ProgramTest):
                 else:
                     wanted_hash = r["hash"]
                 self.assertEqual(answer["logits_hash"], wanted_hash, (ranks, r["id"]))
+
+    def test_a_common_beginning_is_shared_and_the_bits_stay(self):
+        common = "the same long beginning of all requests, as a system message is; "
+        wanted = [{"id": i, "prompt": common + f"request {i}", "max_tokens": 6} for i in range(5)]
+        source = self.write("common.jsonl", *wanted)
+        hashes = {}
+        for r in wanted:
+            one = self.write("one.jsonl", r)  # nothing to share
+            hashes[r["id"]] = self.batch(one)[1][str(r["id"])]["logits_hash"]
+        for ranks, extra in ((1, ()), (2, ("--cache-tokens", "128", "-c", "128")), (2, ("--decode", "plain"))):
+            result, answers, _ = self.batch(source, *extra, ranks=ranks)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual({i: answers[str(i)]["logits_hash"] for i in hashes}, hashes, (ranks, extra))
 
     def test_bad_lines_are_reported_and_do_not_stop_the_rest(self):
         source = self.write("bad.jsonl", {"id": "a", "prompt": "x", "max_tokens": 3}, "not json", {"prompt": "no id"},
@@ -156,6 +169,41 @@ class Outline(ProgramTest):
             self.assertFalse(outlined["outline"]["used"])
             self.assertEqual(outlined["generated_token_ids"], plain["generated_token_ids"])
             self.assertEqual(outlined["logits_hash"], plain["logits_hash"])
+
+    def test_long_questions_get_the_plain_answer(self):
+        arguments = ("-p", "How can I sleep better? " * 20, "-n", "4", "--chat-template", "chatml", "-c", "512")
+        plain = self.run_json(self.tiny, *arguments)
+        outlined = self.run_json(self.tiny, *arguments, "--outline", "always")
+        self.assertEqual(outlined["outline"]["outline"], "")
+        self.assertEqual(outlined["logits_hash"], plain["logits_hash"])
+
+    @unittest.skipUnless((REAL_MODEL / "manifest.json").exists(), f"{REAL_MODEL} is not there")
+    def test_points_have_the_bits_of_plain_decoding_on_any_ranks_and_in_any_cache(self):
+        question = "How can I sleep better?"
+        def points(ranks, *extra):
+            j = self.run_json(REAL_MODEL, "-p", question, "--outline", "always", "--points-max", "4", "--point-tokens",
+                              "24", "-t", "1", *extra, ranks=ranks)
+            self.assertTrue(j["outline"]["used"])
+            return j["text"], [p["logits_hash"] for p in j["outline"]["points"]], j["outline"]["points"]
+        text, hashes, found = points(1, "--decode", "plain")
+        self.assertEqual(len(found), 4)
+        self.assertEqual([line.partition(":")[0] for line in text.splitlines() if line[:1].isdigit()],
+                         [f"{i}. {p['point']}" for i, p in enumerate(found, 1)])
+        # With a small cache points wait for each other and for the outline.
+        for ranks, extra in ((1, ()), (2, ()), (3, ("--decode", "plain")),
+                             (2, ("--cache-tokens", "512", "-c", "512")),
+                             (1, ("--cache-tokens", "512", "-c", "512", "--decode", "plain"))):
+            again, others, _ = points(ranks, *extra)
+            self.assertEqual((again, others), (text, hashes), (ranks, extra))
+        # Each is the answer to its own prompt: the question, and its heading as the answer's beginning.
+        for p, wanted in zip(found[:2], hashes):
+            i = found.index(p) + 1
+            raw = (f"<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+                   f"<|im_start|>user\n{question} Explain in detail.<|im_end|>\n<|im_start|>assistant\n"
+                   f"{i}. {p['point']}:")
+            alone = self.run_json(REAL_MODEL, "--raw", "-p", raw, "-n", len(p["generated_token_ids"]), "-t", "1")
+            self.assertEqual(alone["generated_token_ids"], p["generated_token_ids"])
+            self.assertEqual(alone["logits_hash"], wanted)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,22 @@ class Run(ProgramTest):
         self.assertEqual([(r["first_layer"], r["last_layer"]) for r in j["ranks"]], [(0, 16), (16, 32)])
         self.assertGreater(j["ranks"][0]["sent_bytes"], 5 * 64 * 2)  # the prompt's residual at least
 
+    def test_the_head_counts_as_layers_in_the_split_without_a_plan(self):
+        """Of a model whose head has the bytes of several layers the last rank holds fewer; what `inspect` says, runs do."""
+        wide = self.folder / "wide-head"
+        self.assertEqual(jupiter("synth", "--shape", "smollm2-135m", "--layers", "12", "-o", wide).returncode, 0)
+        for ranks in (1, 2, 3):
+            split = next(line for line in jupiter("inspect", wide, "--ranks", ranks).stdout.splitlines()
+                         if line.split()[:1] == ["split"])
+            cuts = [int(word) for word in split.split()[1:]]
+            self.assertEqual((len(cuts), cuts[0], cuts[-1]), (ranks + 1, 0, 12))
+            j = self.run_json(wide, "--raw", "-p", "hello", "-n", "2", ranks=ranks)
+            self.assertEqual([(r["first_layer"], r["last_layer"]) for r in j["ranks"]], list(zip(cuts, cuts[1:])))
+            if ranks > 1:
+                self.assertLess(cuts[-1] - cuts[-2], cuts[1])
+                self.assertGreaterEqual(cuts[-1] - cuts[-2], 1)
+        self.assert_fails(jupiter("inspect", wide, "--ranks", "13"), 2, "--ranks", "12")
+
     def test_prompt_from_file_and_stdin_is_taken_as_it_is(self):
         text = "line one\nline two\n"
         path = self.folder / "prompt.txt"
