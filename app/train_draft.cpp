@@ -1,5 +1,5 @@
-// jupiter train-draft: the model answers prompts of its own (or ours); what followed what becomes a draft table, and a head
-// learns to guess what follows from the hidden rows.
+// jupiter train-draft: the model answers prompts of its own (or ours); what followed what becomes a draft table, and a
+// head learns to guess what follows from the hidden rows.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -171,7 +171,8 @@ std::optional<SequentialHead> train_head(const MpiSession& mpi, const TrainOptio
   const bool wanted = broadcast_text(mpi, trainer != nullptr && trainer->wants_head() ? "head" : "") == "head";
   if (!wanted) return std::nullopt;
   HeadAnswers answers = trainer != nullptr ? trainer->take_answers() : HeadAnswers{};
-  const std::string key = broadcast_text(mpi, answers.key()), rows = broadcast_text(mpi, std::to_string(answers.rows()));
+  const std::string key = broadcast_text(mpi, answers.key()),
+                    rows = broadcast_text(mpi, std::to_string(answers.rows()));
   if (hidden != nullptr && hidden->found() != key) hidden->finish(key, std::stoll(rows));
   std::optional<ThreadPool> own;  // ranks that hold no layers have none
   if (!mpi.holds_layers()) own.emplace(ThreadPool::Options{.threads = default_threads(mpi), .share_cores = true});

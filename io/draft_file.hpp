@@ -1,5 +1,5 @@
-// What drafts for a model, saved: tables of what usually follows one, two or three tokens, and heads that guess from its
-// hidden state. HDF5; tables and the sequential head a few MB, Medusa heads as many as their vocabulary makes.
+// What drafts for a model, saved: tables of what usually follows one, two or three tokens, and heads that guess from
+// its hidden state. HDF5; tables and the sequential head a few MB, Medusa heads as many as their vocabulary makes.
 #pragma once
 
 #include <array>

@@ -42,8 +42,7 @@ void write_narrow(hid_t group, const char* name, std::span<const float> values) 
 
 void read_narrow(hid_t group, const std::string& file, const char* name, std::span<float> out) {
   const std::string thing = std::string("head/") + name;
-  const auto values =
-      read_values<f16_t>(group, file, thing, name, out.size(), static_cast<std::int64_t>(out.size()));
+  const auto values = read_values<f16_t>(group, file, thing, name, out.size(), static_cast<std::int64_t>(out.size()));
   for (std::size_t i = 0; i < values.size(); ++i) {
     out[i] = f16_to_f32(values[i]);
     if (!std::isfinite(out[i])) throw FormatError(file, thing, "finite numbers", "others");
@@ -56,7 +55,9 @@ struct Part {
   std::int64_t first, last;
 };
 std::vector<Part> parts(const HeadShape& s) {
-  return {{"w1", 0, s.b1_at()}, {"b1", s.b1_at(), s.w2_at()}, {"w2", s.w2_at(), s.gain_at()},
+  return {{"w1", 0, s.b1_at()},
+          {"b1", s.b1_at(), s.w2_at()},
+          {"w2", s.w2_at(), s.gain_at()},
           {"gain", s.gain_at(), s.size()}};
 }
 

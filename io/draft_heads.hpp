@@ -23,8 +23,8 @@ struct DraftIdentity {
 };
 
 // A small network that goes from one drafted token to the next (Hydra, Ankner et al. 2024; recurrent drafter, Zhang et
-// al. 2024). With unit(x) = x / rms(x), s the state (first: the model's hidden row after its final norm) and e the row of
-// the model's output head of the token that comes next:
+// al. 2024). With unit(x) = x / rms(x), s the state (first: the model's hidden row after its final norm) and e the row
+// of the model's output head of the token that comes next:
 //   next state = gain * unit(unit(s) + w2 silu(w1 [unit(s); unit(e)] + b1))
 // and what follows has the logits (output head) * (next state), over the draft vocabulary only.
 struct HeadShape {

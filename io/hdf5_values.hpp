@@ -16,7 +16,10 @@ namespace jupiter {
 template <typename T>
 hid_t stored_type() {
   if (std::is_same_v<T, float>) return H5T_IEEE_F32LE;
-  return sizeof(T) == 8 ? H5T_STD_U64LE : sizeof(T) == 4 ? H5T_STD_U32LE : sizeof(T) == 2 ? H5T_STD_U16LE : H5T_STD_U8LE;
+  return sizeof(T) == 8   ? H5T_STD_U64LE
+         : sizeof(T) == 4 ? H5T_STD_U32LE
+         : sizeof(T) == 2 ? H5T_STD_U16LE
+                          : H5T_STD_U8LE;
 }
 
 template <typename T>

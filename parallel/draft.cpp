@@ -143,6 +143,8 @@ void DraftMixer::observe(DraftContext context, TokenId token) const {
   if (head_) head_->observe(context, token);
 }
 
-HeadUse DraftMixer::head_use() const { return head_ ? head_->use() : HeadUse{}; }
+HeadUse DraftMixer::head_use() const {
+  return head_ ? head_->use() : HeadUse{};
+}
 
 }  // namespace jupiter

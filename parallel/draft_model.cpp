@@ -29,9 +29,8 @@ class SharedModel {
  public:
   SharedModel(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool)
       : stage_(config, std::move(files), options, pool, 1) {
-    stage_.set_logits_sink([this](SequenceId, std::int64_t, std::span<const float> row) {
-      logits_.assign(row.begin(), row.end());
-    });
+    stage_.set_logits_sink(
+        [this](SequenceId, std::int64_t, std::span<const float> row) { logits_.assign(row.begin(), row.end()); });
     stage_.open(kSequence, {});
   }
 
@@ -120,8 +119,8 @@ std::unique_ptr<HeadMaker> draft_model(const std::filesystem::path& folder, cons
     throw MemoryError(fmt::format("--draft model={}: expected at most {} MiB (available memory), found {} MiB",
                                   folder.string(), available >> 20, needed >> 20));
   }
-  return std::make_unique<ModelMaker>(std::make_shared<SharedModel>(
-      manifest.config, ModelFiles(folder, manifest, whole, true), stage, pool));
+  return std::make_unique<ModelMaker>(
+      std::make_shared<SharedModel>(manifest.config, ModelFiles(folder, manifest, whole, true), stage, pool));
 }
 
 }  // namespace jupiter

@@ -77,7 +77,6 @@ class Evaluator {
 // Rank 0's side: submits all windows and waits for the last. flag: which sink gets the rows before scored tokens.
 void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, const std::vector<EvalWindow>& windows,
                     const std::function<std::vector<std::int64_t>(std::int64_t)>& chunks,
-                    const std::function<void(std::size_t done)>& progress,
-                    FrameRun::Flags flag = FrameRun::every_row);
+                    const std::function<void(std::size_t done)>& progress, FrameRun::Flags flag = FrameRun::every_row);
 
 }  // namespace jupiter

@@ -261,7 +261,8 @@ SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, co
   if (ended_ || root_position >= options_.end_position) return r;
   const std::size_t in_flight = segments_in_flight(cost, company);
   if (outstanding_ < in_flight) {
-    const double tokens = 1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
+    const double tokens =
+        1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
     token_s_ = cost.lap_s(static_cast<std::int64_t>(std::max<std::size_t>(1, width_))) / tokens;
     const bool crowded = company.sequences > 1 && company.sequences >= kCrowd * cost.stages();
     const std::vector<Candidate> nodes = drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(kMaxTree);

@@ -191,10 +191,9 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   }
   FrameResult result;
   if (part().head) {
-    result = decoder_.decode(frame, elapsed(),
-                             [&](std::span<const std::int64_t> rows, bool logits) {
-                               return pass_head(context, x, rows, logits);
-                             });
+    result = decoder_.decode(frame, elapsed(), [&](std::span<const std::int64_t> rows, bool logits) {
+      return pass_head(context, x, rows, logits);
+    });
     for (const SequenceResult& r : result.sequences) {
       if (r.verdict.node != 0) settle(r.sequence, r.verdict);
     }

@@ -39,7 +39,7 @@ TEST_F(Heads, ASequentialHeadGuessesWhatTrainingComputes) {
   const std::vector<float> hidden = random_values(kDim, 2, 3);
   const std::vector<TokenId> path = {4, 17, 9};
   draft->begin(hidden);
-  const auto deep = draft->guess(path);  // states in between are made on the way
+  const auto deep = draft->guess(path, 0);  // states in between are made on the way
   // The same by training's pass: a batch whose decided tokens are the path, then each guess; one of them is right.
   std::vector<float> embedded;
   for (const TokenId t : path) embedded.insert(embedded.end(), &output[t * kDim], &output[(t + 1) * kDim]);
@@ -94,10 +94,10 @@ TEST_F(Heads, MedusaHeadsGuessTheirPlace) {
     }
     const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
     const std::vector<TokenId> path(h + 1, 3);
-    ASSERT_FALSE(draft->guess(path).empty());
-    EXPECT_EQ(draft->guess(path).front().token, best) << h;
+    ASSERT_FALSE(draft->guess(path, 0).empty());
+    EXPECT_EQ(draft->guess(path, 0).front().token, best) << h;
   }
-  EXPECT_TRUE(draft->guess(std::vector<TokenId>{1, 2, 3}).empty());  // there is no third head
+  EXPECT_TRUE(draft->guess(std::vector<TokenId>{1, 2, 3}, 0).empty());  // there is no third head
 }
 
 // Says the same token whatever comes.
@@ -105,7 +105,7 @@ class Constant : public DraftHead {
  public:
   explicit Constant(TokenId token) : token_(token) {}
   void begin(std::span<const float>) override {}
-  std::vector<HeadGuess> guess(std::span<const TokenId>) override { return {{token_, 0.6f}}; }
+  std::vector<HeadGuess> guess(DraftContext, std::size_t) override { return {{token_, 0.6f}}; }
 
  private:
   TokenId token_;
@@ -120,7 +120,7 @@ double probability(const std::vector<Proposal>& proposals, TokenId token) {
 
 // 40 tokens after which `right` comes; the others say 1, the head says 2. The mixture after them.
 std::vector<Proposal> after(TokenId right, bool thrifty, HeadUse* use = nullptr, double token_s = 1) {
-  HeadDrafter drafter(std::make_unique<Constant>(2), thrifty);
+  HeadDrafter drafter(std::make_unique<Constant>(2), DraftSource::heads, thrifty);
   std::vector<TokenId> context = {0};
   std::vector<Proposal> proposals;
   const std::vector<float> hidden(4);
@@ -152,7 +152,7 @@ TEST(HeadDrafter, AThriftyOneIsNotAskedWhereItDoesNotPay) {
   after(2, true, &free, 0);  // time costs nothing: nothing is gained
   EXPECT_EQ(right.asked, 41);
   EXPECT_LT(wrong.asked, 41);
-  EXPECT_EQ(free.asked, 0);
+  EXPECT_EQ(free.asked, 4);  // what it takes to know the time
 }
 
 }  // namespace
