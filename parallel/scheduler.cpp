@@ -115,7 +115,9 @@ std::int64_t Scheduler::add_decodes(Frame& f) {
   if (decoding > 1 && decodes_in_flight_ >= stages_) return 0;
   std::int64_t room = std::max<std::int64_t>(1, (decoding + stages_ - 1) / stages_);
   const std::int64_t max_rows = pipeline_.limits().max_rows;
-  for (Place a = active_.begin(); a != active_.end() && room > 0;) {
+  // Whoever had a turn goes to the end, where it must not get another one: a frame has one run of a sequence at most.
+  Place a = active_.begin();
+  for (std::size_t left = active_.size(); left > 0 && room > 0; --left) {
     const Place here = a++;
     if (!has_work(*here)) continue;
     const auto rows = here->next ? 1 : static_cast<std::int64_t>(here->segments.front().tokens.size());

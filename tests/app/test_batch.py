@@ -171,7 +171,7 @@ class Outline(ProgramTest):
             self.assertEqual(outlined["logits_hash"], plain["logits_hash"])
 
     def test_long_questions_get_the_plain_answer(self):
-        arguments = ("-p", "How can I sleep better? " * 20, "-n", "4", "--chat-template", "chatml", "-c", "512")
+        arguments = ("-p", "How can I sleep better? " * 12, "-n", "4", "--chat-template", "chatml", "-c", "512")
         plain = self.run_json(self.tiny, *arguments)
         outlined = self.run_json(self.tiny, *arguments, "--outline", "always")
         self.assertEqual(outlined["outline"]["outline"], "")
