@@ -87,11 +87,11 @@ void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
 }
 
 // Rows of the frame that a run wants next.
-std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) {
+std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) const {
   std::vector<std::int64_t> rows;
   if (w.done) return rows;
   if (has(*w.run, FrameRun::tree)) {
-    for (const std::size_t i : w.state->speculation->wanted_rows(limit)) {
+    for (const std::size_t i : w.state->speculation->wanted_rows(limit, head_cost_.least_probability())) {
       rows.push_back(w.first_row + static_cast<std::int64_t>(i));
     }
   } else if (has(*w.run, FrameRun::sample)) {
@@ -199,7 +199,10 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
       asked.emplace_back(&w, std::move(wanted));
     }
     if (rows.empty()) break;
+    const auto start = std::chrono::steady_clock::now();
     const HeadRows passed = head(rows, true);
+    head_cost_.observe(std::ssize(rows),
+                       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     std::int64_t first = 0;
     for (auto& [walk, wanted] : asked) {
       advance(*walk, wanted, passed, first);

@@ -82,7 +82,7 @@ class Decoder {
   State& state(SequenceId sequence);
   void time_lap(const Walk& walk, const Frame& frame, double spent_s);
   void take_rows(const Frame& frame, std::vector<Walk>& walks);
-  static std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit);
+  std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit) const;
   void advance(Walk& walk, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first);
   void show_rows(const Walk& walk, const HeadPass& head) const;
   void show_hidden(const Walk& walk, const HeadPass& head) const;
@@ -92,6 +92,7 @@ class Decoder {
 
   const KernelTable& kernels_;
   StepCost cost_;
+  HeadCost head_cost_;
   std::uint64_t frames_ = 0;
   std::map<SequenceId, State> states_;
   LogitsSink sink_;

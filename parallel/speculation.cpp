@@ -62,12 +62,10 @@ std::optional<std::size_t> Speculation::wanted() const {
   return std::nullopt;
 }
 
-std::vector<std::size_t> Speculation::wanted_rows(std::size_t limit) const {
+std::vector<std::size_t> Speculation::wanted_rows(std::size_t limit, double least_probability) const {
   const auto first = wanted();
   if (!first) return {};
   std::vector<std::size_t> rows = {*first};
-  // A row that is certainly wanted costs a pass over the head; one beside it, a tenth of that. So likely successors
-  // come along.
   std::vector<std::pair<NodeId, double>> likely = {{verdict_.node, 1.0}};
   for (std::size_t i = 0; i < arrived_.size() && rows.size() < std::min<std::size_t>(limit, 8); ++i) {
     const auto parent =
@@ -77,7 +75,7 @@ std::vector<std::size_t> Speculation::wanted_rows(std::size_t limit) const {
         std::find_if(nodes_.begin(), nodes_.end(), [&](const Node& n) { return n.link.node == arrived_[i].node; });
     if (node == nodes_.end()) continue;
     const double p = parent->second * node->probability;
-    if (p < 0.15) continue;
+    if (p < least_probability) continue;
     likely.emplace_back(arrived_[i].node, p);
     rows.push_back(i);
   }

@@ -65,7 +65,7 @@ class Speculation {
   std::optional<std::size_t> wanted() const;
   // Rows worth passing through the head in the same go: more than the wanted one where that is cheaper than level by
   // level.
-  std::vector<std::size_t> wanted_rows(std::size_t limit) const;
+  std::vector<std::size_t> wanted_rows(std::size_t limit, double least_probability) const;
   // The hidden row (after the final norm) that decides the next token; comes before start() and accept().
   void see(std::span<const float> hidden) { drafters_.see(hidden); }
   // The token after wanted()'s row. last: the answer ends with it.

@@ -57,4 +57,22 @@ void StepCost::observe_overhead(double overhead_s) {
   overhead_known_ = true;
 }
 
+void HeadCost::observe(std::int64_t rows, double seconds) {
+  const auto learn = [](double& mean, int& count, double value) {
+    ++count;
+    mean += std::max(kNewest, 1.0 / count) * (value - mean);
+  };
+  if (rows == 1) {
+    learn(one_s_, ones_, seconds);
+  } else if (rows > 1 && ones_ > 0) {
+    learn(further_s_, furthers_, std::max(seconds - one_s_, 0.0) / static_cast<double>(rows - 1));
+  }
+}
+
+double HeadCost::least_probability() const {
+  constexpr double typical = 0.12;  // of a pass for each further row, before anything is measured
+  if (ones_ < 3 || furthers_ < 3) return typical;
+  return std::clamp(further_s_ / one_s_, 0.03, 0.5);
+}
+
 }  // namespace jupiter

@@ -44,4 +44,18 @@ class StepCost {
   bool overhead_known_ = false;
 };
 
+// What passes over the output head cost, learned while they happen: the reading of its weights, and what each further
+// row adds.
+class HeadCost {
+ public:
+  void observe(std::int64_t rows, double seconds);
+  // A row that is wanted later with a higher probability than this is cheaper in the present pass than in one of its
+  // own.
+  double least_probability() const;
+
+ private:
+  double one_s_ = 0, further_s_ = 0;  // running means
+  int ones_ = 0, furthers_ = 0;
+};
+
 }  // namespace jupiter

@@ -278,6 +278,20 @@ TEST(Speculation, AVerdictAboutThePastOrNothingKnownIsPassedOver) {
   EXPECT_EQ(ring.stages[0]->forward(f).sequences.at(0).tokens, want.tokens);
 }
 
+TEST(HeadCost, ARowComesAlongWhereThatCostsLessThanAPassOfItsOwn) {
+  HeadCost cost;
+  const double before = cost.least_probability();
+  EXPECT_GT(before, 0.05);
+  EXPECT_LT(before, 0.3);
+  for (int i = 0; i < 8; ++i) {
+    cost.observe(1, 1e-3);
+    cost.observe(5, 2e-3);
+  }
+  EXPECT_NEAR(cost.least_probability(), 0.25, 1e-9);
+  for (int i = 0; i < 100; ++i) cost.observe(3, 9e-3);
+  EXPECT_EQ(cost.least_probability(), 0.5);  // never out of reach of what is likely
+}
+
 TEST(Speculation, ATreeStopsAtTheContextsEnd) {
   const auto count = kContext - static_cast<std::int64_t>(kPrompt.size()) + 1;
   const Answer want = plain(kPrompt, count, {});
