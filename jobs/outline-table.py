@@ -26,7 +26,7 @@ def arguments():
     p.add_argument("--every", type=int, default=1, help="only every Nth question")
     p.add_argument("--offset", type=int, default=0, help="of the first one")
     p.add_argument("--limit", type=int, default=1000, help="new questions at most")
-    p.add_argument("--point-tokens", type=int, default=128)
+    p.add_argument("--point-tokens", type=int, default=96)
     p.add_argument("-t", "--threads", type=int, default=1)
     p.add_argument("--rows", help="CSV to which each question's row is added")
     p.add_argument("launcher", nargs="*", help="what starts jupiter on the boards")
