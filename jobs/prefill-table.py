@@ -14,7 +14,7 @@ PREDICTED = ("predicted_ttft_s", "predicted_decode_tokens_per_s")
 FIXED_CHUNKS = (16, 32, 64, 128, 256)
 CSV_FIELDS = ("environment", "rate_mbit", "model", "prompt_tokens", "variant", "round", "ttft_s", "decode_tokens_per_s",
               *PREDICTED, "resident_mib", "predicted_mib", "logits_hash", "sent_bytes", "compute_s", "wait_s")
-TITLES = ("boards", "Mbit/s", "model", "one board", "no plan", "plan", "plan / one", "no plan / plan",
+TITLES = ("boards", "Mbit/s", "model", "one board", "equal split", "plan", "plan / one", "equal / plan",
           "best fixed chunk", "plan / fixed", "predicted", "off", "tokens/s", "predicted", "off", "300 tokens",
           "predicted", "off", "memory off")
 
@@ -52,6 +52,20 @@ class Bench:
         path = self.folder / f"plan-{'-'.join(map(str, self.common.values()))}-{tokens}.json"
         call(self.options.jupiter, "plan", "-m", self.model, "--cluster", self.cluster, "-p", tokens, "-n", NEW_TOKENS,
              "-c", tokens + NEW_TOKENS, "--objective", "prefill", "-o", path)
+        return path
+
+    def equal_plan(self, plan):
+        """As many layers on each board, in order of their names: what other programs do."""
+        j = json.loads(plan.read_text())
+        places = sorted([f"{s['host']}:{s['slot']}" for s in j["stages"]] + j["left_out"])
+        layers, old = j["stages"][-1]["last_layer"], j["stages"][0]
+        j["stages"], j["left_out"] = [], []
+        for i, place in enumerate(places):
+            host, _, slot = place.rpartition(":")
+            j["stages"].append({**old, "host": host, "slot": int(slot), "first_layer": layers * i // len(places),
+                                "last_layer": layers * (i + 1) // len(places)})
+        path = plan.with_name("equal-" + plan.name)
+        path.write_text(json.dumps(j))
         return path
 
     def prompt(self, tokens):
@@ -97,7 +111,7 @@ class Bench:
                 if tokens != PROMPT_TOKENS[0]:
                     continue
                 self.run("one", number, prompt, tokens, [], ranks=1)
-                self.run("equal", number, prompt, tokens, [])
+                self.run("equal", number, prompt, tokens, ["--plan", self.equal_plan(plan), "--chunk", 128])
                 for chunk in FIXED_CHUNKS:  # the answer is generated once: the bits must be the same
                     self.run(f"chunk {chunk}", number, prompt, tokens, ["--plan", plan, "--chunk", chunk],
                              new_tokens=1 if number else NEW_TOKENS)
