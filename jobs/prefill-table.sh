@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Time to first token and predictions on emulated boards (jobs/emulate, as root): one board, no plan, the plan,
+# Time to first token and predictions on emulated boards (jobs/emulate, as root): one board, an equal split, the plan,
 # fixed chunks; a Markdown table on standard output, all runs in OUT/runs.csv. About 40 minutes with the defaults.
 #   ROUNDS (default 5)   ENVIRONMENTS (default "a b")   RATES (default "1000 100")   OUT (default downloads/prefill)
 #   MODELS (default: SmolLM2 and random weights in the shape of TinyLlama 1.1B)   JUPITER (default build/jupiter)
