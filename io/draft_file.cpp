@@ -123,11 +123,7 @@ DraftData empty_draft(const Manifest& manifest) {
 }
 
 void write_draft(const std::filesystem::path& path, const DraftData& data) {
-  silence_hdf5();
-  const std::string temporary = path.string() + ".tmp";
-  try {
-    Handle file(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
-    if (!file.valid()) throw RunError("it cannot be created");
+  write_hdf5_atomically(path, [&](hid_t file) {
     write_string(file, "creator", "jupiter");
     write_integer(file, "version", kDraftVersion);
     write_integer(file, "vocab_size", data.identity.vocab_size);
@@ -140,14 +136,7 @@ void write_draft(const std::filesystem::path& path, const DraftData& data) {
     for (std::size_t i = 0; i < kDraftOrders; ++i) write_table(file, i + 1, data.tables[i]);
     if (data.head) write_head(file, *data.head);
     if (data.medusa) write_medusa(file, *data.medusa);
-    if (!file.close()) throw RunError("is the disk full?");
-    sync_file(temporary);
-    rename_file(temporary, path);
-  } catch (const Error& e) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw RunError(fmt::format("{}: cannot be written: {}", path.string(), e.what()));
-  }
+  });
 }
 
 DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest) {

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "io/draft_groups.hpp"
-#include "io/files.hpp"
 #include "io/hdf5_values.hpp"
 
 namespace jupiter {
@@ -144,24 +143,13 @@ std::optional<MedusaHeads> read_medusa(hid_t file, const std::string& name, cons
 }
 
 void write_head_training(const std::filesystem::path& path, const HeadTraining& training) {
-  silence_hdf5();
-  const std::string temporary = path.string() + ".tmp";
-  try {
-    Handle file(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
-    if (!file.valid()) throw RunError("it cannot be created");
+  write_hdf5_atomically(path, [&](hid_t file) {
     write_string(file, "key", training.key);
     write_integer(file, "steps", training.steps);
     write_values(file, "weights", training.weights);
     write_values(file, "first", training.first);
     write_values(file, "second", training.second);
-    if (!file.close()) throw RunError("is the disk full?");
-    sync_file(temporary);
-    rename_file(temporary, path);
-  } catch (const Error& e) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw RunError(fmt::format("{}: cannot be written: {}", path.string(), e.what()));
-  }
+  });
 }
 
 std::optional<HeadTraining> read_head_training(const std::filesystem::path& path, const std::string& key,

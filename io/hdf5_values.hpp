@@ -1,17 +1,38 @@
-// Lists of plain numbers as HDF5 datasets of one dimension: compressed, with a checksum for each chunk, the same bytes
-// for the same values. Only sources of this folder include it.
+// Small HDF5 files that appear whole or not at all, and lists of plain numbers as their datasets: compressed, with a
+// checksum for each chunk, the same bytes for the same values. Only sources of this folder include it.
 #pragma once
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "io/files.hpp"
 #include "io/hdf5_handle.hpp"
 
 namespace jupiter {
+
+// Writes a file that replaces `path` only when it is whole and on the disk. RunError names it.
+template <typename Fill>
+void write_hdf5_atomically(const std::filesystem::path& path, const Fill& fill) {
+  silence_hdf5();
+  const std::string temporary = path.string() + ".tmp";
+  try {
+    Handle file(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+    if (!file.valid()) throw RunError("it cannot be created");
+    fill(static_cast<hid_t>(file));
+    if (!file.close()) throw RunError("is the disk full?");
+    sync_file(temporary);
+    rename_file(temporary, path);
+  } catch (const Error& e) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw RunError(fmt::format("{}: cannot be written: {}", path.string(), e.what()));
+  }
+}
 
 template <typename T>
 hid_t stored_type() {
