@@ -138,6 +138,8 @@ std::vector<Proposal> after(TokenId right, bool thrifty, HeadUse* use = nullptr,
 
 TEST(HeadDrafter, TheMixtureFollowsWhoWasRight) {
   const auto head_right = after(2, false), others_right = after(1, false);
+  EXPECT_LT(probability(head_right, 1), 0.1);  // of 0.5
+  EXPECT_GT(probability(others_right, 1), 0.4);
   EXPECT_GT(probability(head_right, 2), 2 * probability(head_right, 1));
   EXPECT_GT(probability(others_right, 1), 2 * probability(others_right, 2));
   double sum = 0;
