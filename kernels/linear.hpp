@@ -31,7 +31,8 @@ struct Product {
   const float* bias = nullptr;  // [w.rows] or null
 };
 
-// All products of one input in one parallel region. Float weights go through OpenBLAS unless rt.exact.
+// All products of one input in one parallel region. Float weights go through OpenBLAS unless rt.exact, in a build
+// that links it (JUPITER_OPENBLAS; none does now: README.md).
 void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products);
 
 // Sets x and multiplies: quantises only if a matrix is quantised.
