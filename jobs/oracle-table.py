@@ -8,14 +8,12 @@ recorded one's bits (exit 1).
 """
 import argparse
 import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from call_jupiter import call_jupiter
 
 
 def arguments():
@@ -29,14 +27,8 @@ def arguments():
 
 
 def run(options, launcher, report, *extra):
-    jupiter = os.environ.get("JUPITER", ROOT / "build/jupiter")
-    command = [*launcher, jupiter, "run", "-m", options.model, "--raw", "-p", "hello there, this is a prompt", "-n",
-               options.tokens, "--ignore-eos", "-c", 1024, "--no-verify", "--json", report, *extra]
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    result = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True, check=False, env=environment)
-    if result.returncode != 0:
-        sys.exit(f"oracle-table: {' '.join(map(str, command))}: exit {result.returncode}: {result.stderr[-500:]}")
+    call_jupiter("oracle-table", launcher, "run", "-m", options.model, "--raw", "-p", "hello there, this is a prompt", "-n",
+                 options.tokens, "--ignore-eos", "-c", 1024, "--no-verify", "--json", report, *extra)
     return json.loads(pathlib.Path(report).read_text(encoding="utf-8"))
 
 

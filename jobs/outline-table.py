@@ -9,14 +9,12 @@ not asked again, so that a long table can be made in slices (--limit). LAUNCHER 
 import argparse
 import csv
 import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from call_jupiter import ROOT, call_jupiter
 
 
 def arguments():
@@ -35,15 +33,10 @@ def arguments():
 
 def run(options, question, *extra):
     """The JSON of one answer."""
-    jupiter = os.environ.get("JUPITER", ROOT / "build/jupiter")
     with tempfile.TemporaryDirectory() as folder:
         target = pathlib.Path(folder) / "answer.json"
-        command = [*options.launcher, jupiter, "run", "-m", options.model, "-p", question, "-t", options.threads,
-                   "--no-verify", "--point-tokens", options.point_tokens, "--json", target, *extra]
-        result = subprocess.run([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                                check=False)
-        if result.returncode != 0:
-            sys.exit(f"outline-table: {' '.join(map(str, command))}: exit {result.returncode}: {result.stderr[-500:]}")
+        call_jupiter("outline-table", options.launcher, "run", "-m", options.model, "-p", question, "-t", options.threads,
+                     "--no-verify", "--point-tokens", options.point_tokens, "--json", target, *extra)
         return json.loads(target.read_text())
 
 

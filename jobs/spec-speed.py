@@ -10,16 +10,15 @@ against the first variant (means over questions and the lower end of a 95 % boot
 import argparse
 import csv
 import json
-import os
 import pathlib
 import random
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from call_jupiter import ROOT, call_jupiter
+
 VARIANTS = ("plain=--decode plain", "spec=")
 FIELDS = ("variant", "question", "tokens", "steps", "ttft_s", "decode_s", "logits_hash")
 # The order of the Vicuna benchmark's questions.
@@ -46,17 +45,11 @@ def arguments():
 
 def answers(options, numbers, questions, extra):
     """One row for each question."""
-    jupiter = os.environ.get("JUPITER", ROOT / "build/jupiter")
     with tempfile.TemporaryDirectory() as folder:
         source, target = pathlib.Path(folder) / "in.jsonl", pathlib.Path(folder) / "out.jsonl"
         source.write_text("".join(json.dumps({"id": n, "prompt": questions[n]}) + "\n" for n in numbers), encoding="utf-8")
-        command = [*options.launcher, jupiter, "batch", "-m", options.model, "-i", source, "-o", target, "--parallel", 1, "-c",
-                   1024, "-n", options.tokens, "-t", options.threads, "--no-verify", *extra]
-        environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-        result = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.PIPE, text=True, check=False, env=environment)
-        if result.returncode != 0:
-            sys.exit(f"spec-speed: {' '.join(map(str, command))}: exit {result.returncode}: {result.stderr[-500:]}")
+        call_jupiter("spec-speed", options.launcher, "batch", "-m", options.model, "-i", source, "-o", target, "--parallel", 1,
+                     "-c", 1024, "-n", options.tokens, "-t", options.threads, "--no-verify", *extra)
         for line in target.read_text(encoding="utf-8").splitlines():
             j = json.loads(line)
             yield {"question": j["id"], "tokens": len(j["generated_token_ids"]), "steps": j["steps"], "ttft_s": j["ttft_s"],
@@ -101,7 +94,8 @@ def summary(name, rows, base):
     ratios = [(r["tokens"] - 1) / r["decode_s"] / ((b["tokens"] - 1) / b["decode_s"]) for r, b in pairs]
     rates = [(r["tokens"] - 1) / r["decode_s"] for r, _ in pairs]
     steps = [(r["tokens"] - 1) / r["steps"] for r, _ in pairs]
-    return (f"| {name} | {len(pairs)} | {statistics.fmean(steps):.2f} | {statistics.fmean(rates):.1f} | "
+    over_all = sum(r["tokens"] - 1 for r, _ in pairs) / sum(r["steps"] for r, _ in pairs)
+    return (f"| {name} | {len(pairs)} | {statistics.fmean(steps):.2f} | {over_all:.2f} | {statistics.fmean(rates):.1f} | "
             f"{statistics.fmean(ratios):.2f} | {statistics.median(ratios):.2f} | {lower_bound(ratios):.2f} |")
 
 
@@ -117,7 +111,8 @@ def main():
     measure(options, variants, questions, path)
     by_variant = {name: {r["question"]: r for r in read_rows(path) if r["variant"] == name} for name in variants}
     base = by_variant[next(iter(variants))]
-    print("| variant | questions | tokens a step | tokens/s | speed-up, mean | median | 95 % lower bound |\n|---|---|---|---|---|---|---|")
+    print("| variant | questions | tokens a step | over all tokens | tokens/s | speed-up, mean | median | 95 % lower bound |\n"
+          "|---|---|---|---|---|---|---|---|")
     for name, rows in by_variant.items():
         print(summary(name, rows, base))
     if options.categories:
