@@ -7,8 +7,6 @@
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
-#include "parallel/draft_head.hpp"
-#include "parallel/draft_model.hpp"
 #include "parallel/draft_table.hpp"
 
 namespace jupiter {
@@ -72,7 +70,7 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
   options.add_options("Decoding")
     ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
     ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
-    ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the last rank), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
+    ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the rank that the plan names, else the last one), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
     ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
     ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
     ("accept", "exact, or typical: plausible drafts are kept too, which changes the text", cxxopts::value<std::string>()->default_value("exact"), "RULE");
@@ -136,7 +134,8 @@ DrafterMaker head_maker(const DraftData& data, const std::string& file, const St
 }
 
 DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const Manifest& manifest,
-                           const std::filesystem::path& folder, const Stage& stage) {
+                           const std::filesystem::path& folder, const Stage& stage,
+                           const std::shared_ptr<const HeadMaker>& model) {
   if (c.source == DraftSource::lookup) {
     return [](DraftMixer& mixer) { mixer.add(std::make_shared<LookupDrafter>()); };
   }
@@ -146,8 +145,6 @@ DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const
     return [oracle](DraftMixer& mixer) { mixer.add(oracle); };
   }
   if (c.source == DraftSource::model) {
-    const std::shared_ptr<const HeadMaker> model =
-        draft_model(c.file, manifest, stage.runtime().pool, stage.options().context_tokens);
     return [model](DraftMixer& mixer) {
       mixer.set_head(std::make_shared<HeadDrafter>(model->make(), DraftSource::model, true));
     };
@@ -160,10 +157,17 @@ DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const
 
 }  // namespace
 
+std::optional<std::string> model_folder(const DecodingOptions& o) {
+  if (o.decode.mode == DecodeMode::plain) return std::nullopt;
+  const auto it = std::find_if(o.drafts.begin(), o.drafts.end(),
+                               [](const DraftChoice& c) { return c.source == DraftSource::model; });
+  return it == o.drafts.end() ? std::nullopt : std::optional<std::string>(it->file);
+}
+
 DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder,
-                             const Stage& stage) {
+                             const Stage& stage, std::shared_ptr<const HeadMaker> model) {
   std::vector<DrafterMaker> makers;
-  for (const DraftChoice& c : o.drafts) makers.push_back(drafter_maker(c, o, manifest, folder, stage));
+  for (const DraftChoice& c : o.drafts) makers.push_back(drafter_maker(c, o, manifest, folder, stage, model));
   if (o.auto_draft && std::filesystem::exists(folder / kDraftName)) {
     const std::filesystem::path file = folder / kDraftName;
     const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));

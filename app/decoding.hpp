@@ -6,6 +6,7 @@
 
 #include "app/command.hpp"
 #include "io/manifest.hpp"
+#include "parallel/draft_head.hpp"
 #include "parallel/stage.hpp"
 
 namespace jupiter {
@@ -28,10 +29,14 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
 // stages: of the pipeline, for --spec-mode auto. CollectiveError where an option is wrong.
 DecodingOptions read_decoding_options(const cxxopts::ParseResult& args);
 
-// Loads what the drafters need, on the last rank; its stage must outlive them. FormatError where a file is not for this
-// model.
+// Folder of the draft model that these options ask for.
+std::optional<std::string> model_folder(const DecodingOptions& options);
+
+// Loads what the drafters need, on the last rank; its stage must outlive them. model: heads of the draft model, if
+// there is one. FormatError where a file is not for this model.
 DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& manifest,
-                             const std::filesystem::path& folder, const Stage& stage);
+                             const std::filesystem::path& folder, const Stage& stage,
+                             std::shared_ptr<const HeadMaker> model);
 
 // steps, acceptance by depth and drafter, for reports.
 // Lines for --stats: tokens a step, how often each drafter and each depth was right, what drafting and rejected rows

@@ -20,15 +20,18 @@ namespace {
 constexpr std::int64_t kChunksAStage = 4;  // of a prompt without a plan, so that stages wait little for their first
 constexpr std::int64_t kLeastChunk = 16;   // tokens; narrower frames read the weights too often
 
-void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options) {
+// draft: bytes of a draft model on this rank.
+void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options,
+                  std::uint64_t draft) {
   const std::uint64_t available = available_memory();  // of the host, or of this process's control group
   const std::uint64_t weights = weight_bytes(m, part);
   const auto own = static_cast<std::uint64_t>(Stage::private_bytes(m.config, part, options));
-  if (available == 0 || weights + own <= available) return;
+  if (available == 0 || weights + own + draft <= available) return;
   throw MemoryError(
       fmt::format("host {}: expected at most {} MiB (available memory), found {} MiB of weights and {} MiB "
-                  "of KV cache and work space for -c {}; use a smaller -c, or more boards",
-                  mpi.host(), available >> 20, weights >> 20, own >> 20, options.context_tokens));
+                  "of KV cache and work space for -c {}{}; use a smaller -c, or more boards",
+                  mpi.host(), available >> 20, weights >> 20, own >> 20, options.context_tokens,
+                  draft > 0 ? fmt::format(", {} MiB of draft model", draft >> 20) : ""));
 }
 
 void check_config(const ModelConfig& c, const MpiSession& mpi) {
@@ -221,7 +224,7 @@ std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
 }
 
 ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
-  if (mpi.holds_layers()) return jupiter::serve(mpi, stage(), pool(), trace_, report);
+  if (mpi.holds_layers()) return jupiter::serve(mpi, stage(), pool(), trace_, report, idle_work());
   report.rank = mpi.rank();
   report.host = mpi.host();
   return ExitCode::ok;
@@ -232,7 +235,10 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const ModelPart part =
       plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
-  check_memory(mpi, manifest_, part, stage_options_);
+  const auto draft = model_folder(options.decoding);
+  const bool drafts_here = draft && draft_rank(mpi) == mpi.rank();
+  check_memory(mpi, manifest_, part, stage_options_,
+               drafts_here ? draft_model_bytes(read_manifest(*draft), stage_options_.context_tokens) : 0);
   const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
   const bool alone = mpi.ranks_on_host() == 1;
   pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads,
@@ -240,10 +246,38 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
                                                            .share_cores = !alone || threads > allowed_cores()});
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part, options.verify), stage_options_,
                                    *pool_, mpi.stages());
-  if (part.head && options.decoding.decode.mode != DecodeMode::plain) {
-    stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_));
-  }
+  load_drafters(mpi, options);
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The plan's, else the last one.
+int Engine::draft_rank(const MpiSession& mpi) const {
+  return plan_ && plan_->draft ? static_cast<int>(plan_->draft_stage()) : mpi.stages() - 1;
+}
+
+void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) {
+  if (options.decoding.decode.mode == DecodeMode::plain) return;
+  const auto folder = model_folder(options.decoding);
+  const int last = mpi.stages() - 1;
+  std::unique_ptr<DraftModel> model;
+  if (folder && draft_rank(mpi) == mpi.rank()) {
+    const std::string hash_found = hex(read_manifest(*folder).hash);
+    if (plan_ && plan_->draft && plan_->draft->model_hash != hash_found) {
+      throw FormatError(options.plan, "draft_model", fmt::format("{} ({})", hash_found, *folder),
+                        plan_->draft->model_hash);
+    }
+    model = std::make_unique<DraftModel>(*folder, manifest_, *pool_, stage_options_.context_tokens);
+  }
+  if (mpi.rank() != last) {
+    if (model)
+      draft_server_ =
+          std::make_unique<DraftServer>(mpi, last, std::move(model), stage_->limits(), DraftServer::Enough{});
+    return;
+  }
+  std::unique_ptr<HeadMaker> head;
+  if (model) head = draft_model_head(std::move(model));
+  if (folder && !head) head = remote_draft_head(mpi, draft_rank(mpi), stage_->limits());
+  stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(head)));
 }
 
 }  // namespace jupiter

@@ -8,6 +8,7 @@
 #include "app/decoding.hpp"
 #include "parallel/pipeline.hpp"
 #include "parallel/plan.hpp"
+#include "parallel/remote_draft.hpp"
 #include "parallel/scheduler.hpp"
 
 namespace jupiter {
@@ -63,13 +64,16 @@ class Engine {
   ThreadPool& pool() { return *pool_; }
   Trace& trace() { return trace_; }
   const Trace& trace() const { return trace_; }
-  Stage& stage() { return *stage_; }  // of a rank that holds layers
+  Stage& stage() { return *stage_; }                 // of a rank that holds layers
+  IdleWork* idle_work() { return draft_server_.get(); }  // or none
   // The life of every rank but 0: computes until the run is stopped, or waits for its end.
   ExitCode serve(const MpiSession& mpi, RankReport& report);
 
  private:
   void obey_plan(MpiSession& mpi, const EngineOptions& options);
   void load(const MpiSession& mpi, const EngineOptions& options);
+  void load_drafters(const MpiSession& mpi, const EngineOptions& options);
+  int draft_rank(const MpiSession& mpi) const;
   Manifest manifest_;
   std::optional<Plan> plan_;
   bool fixed_chunks_ = true;
@@ -78,6 +82,7 @@ class Engine {
   StageOptions stage_options_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Stage> stage_;
+  std::unique_ptr<DraftServer> draft_server_;
   Trace trace_;
   double load_s_ = 0;
 };

@@ -10,7 +10,8 @@
 #include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
-#include "parallel/planner.hpp"
+#include "parallel/draft_model.hpp"
+#include "parallel/draft_placement.hpp"
 #include "parallel/simulator.hpp"
 
 namespace jupiter {
@@ -31,6 +32,7 @@ cxxopts::Options plan_usage() {
     ("max-chunk", "Longest chunk, tokens", cxxopts::value<std::int64_t>()->default_value("512"), "N")
     ("objective", "latency, prefill or throughput", cxxopts::value<std::string>()->default_value("latency"), "NAME")
     ("wire", "Residual between ranks that the runs will use: exact or q8", cxxopts::value<std::string>()->default_value("exact"), "NAME")
+    ("draft-model", "Also finds a board for this draft model (run --draft model=DIR), and counts its memory", cxxopts::value<std::string>(), "DIR")
     ("all-rows", "Every prompt row passes the head (evaluation)")
     ("without", "Leave this host's boards out (may stand there several times)", cxxopts::value<std::vector<std::string>>(), "HOST")
     ("memory", "Budget of each board, MiB, instead of the profile's: one number, or one a board", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
@@ -94,6 +96,12 @@ void print_plan(const Plan& p, const PlanRequest& r, double interval_s) {
                              static_cast<double>(s.private_bytes) / (1 << 20), s.time_share * 100);
   }
   for (const std::string& b : p.left_out) std::cout << fmt::format("{:<20}{:>10}\n", b, "left out");
+  if (p.draft) {
+    const bool last = p.draft_stage() + 1 == p.stages.size();
+    std::cout << fmt::format("draft model on {}:{} ({:.1f} MiB), {}\n", p.draft->host, p.draft->slot,
+                             static_cast<double>(p.draft->bytes) / (1 << 20),
+                             last ? "the last stage: the answer waits for it" : "while this board waits for others");
+  }
   std::cout << "prompt of " << r.prompt_tokens << " tokens in chunks of";
   for (const std::int64_t n : chunks_for(p, r.prompt_tokens)) std::cout << " " << n;
   std::cout << "\n";
@@ -121,6 +129,15 @@ void print_alternatives(const Planner& planner, const Plan& best) {
   }
 }
 
+DraftNeeds draft_needs(const std::string& folder, const Manifest& target, std::int64_t context_tokens) {
+  const Manifest draft = read_manifest(folder);
+  check_vocabulary(folder, draft, target);
+  const auto bytes = [](const Manifest& m) {
+    return static_cast<double>(weight_bytes(m, {0, m.config.n_layers, true, true}));
+  };
+  return {hex(draft.hash), draft_model_bytes(draft, context_tokens), bytes(draft) / bytes(target)};
+}
+
 }  // namespace
 
 ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
@@ -145,7 +162,10 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
                                  request.prompt_tokens + request.new_tokens));
   }
   const Planner planner(profile, manifest, request);
-  const Plan plan = planner.best();
+  const Plan plan = args->count("draft-model") == 0
+                        ? planner.best()
+                        : plan_with_draft(profile, manifest, request,
+                                          draft_needs((*args)["draft-model"].as<std::string>(), manifest, context));
   print_plan(plan, request, planner.interval_s(plan));
   if (args->count("explain") > 0) print_alternatives(planner, plan);
   if (args->count("simulate") > 0)

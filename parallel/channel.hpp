@@ -13,7 +13,7 @@
 
 namespace jupiter {
 
-enum class Tag : int { text = 1, forward = 2, ring = 3, measure = 4, verdict = 5 };
+enum class Tag : int { text = 1, forward = 2, ring = 3, measure = 4, verdict = 5, context = 6, guesses = 7 };
 
 struct ChannelStats {
   std::uint64_t messages = 0;

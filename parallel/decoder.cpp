@@ -177,6 +177,23 @@ int Decoder::sequences_under_way() const {
       std::count_if(states_.begin(), states_.end(), [&](const auto& s) { return s.second.seen + recent > frames_; }));
 }
 
+FrameResult Decoder::late_drafts() {
+  FrameResult result;
+  result.late = true;
+  const auto now = std::chrono::steady_clock::now();
+  for (auto& [id, s] : states_) {
+    if (!s.speculation) continue;
+    // A frame a slot is what the stages take; meanwhile more becomes known.
+    const std::chrono::duration<double> since = now - s.segments_sent;
+    if (since.count() < cost_.slot_s(1)) continue;
+    if (auto r = s.speculation->late_result(id, cost_, {sequences_under_way(), 0})) {
+      s.segments_sent = now;
+      result.sequences.push_back(std::move(*r));
+    }
+  }
+  return result;
+}
+
 FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& head) {
   ++frames_;
   std::vector<Walk> walks;
@@ -215,6 +232,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     r.sequence = w.run->sequence;
     if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
       r = w.state->speculation->result(w.run->sequence, cost_, {sequences_under_way(), frame.rows() - w.run->rows});
+      if (!r.segments.empty()) w.state->segments_sent = std::chrono::steady_clock::now();
       if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
         w.state->root_sent = std::chrono::steady_clock::now();
         w.state->root_on_way = true;

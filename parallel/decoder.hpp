@@ -53,6 +53,9 @@ class Decoder {
   // A frame after the last layer, without the rows that some stage found rejected. spent_s: this stage's time so far.
   FrameResult decode(const Frame& frame, double spent_s, const HeadPass& head);
 
+  // What drafters on other ranks found since: segments that follow those sent before; mostly none.
+  FrameResult late_drafts();
+
   // What a frame cost all stages.
   void observe(const Frame& frame) { cost_.observe(frame.rows(), frame.cost); }
 
@@ -69,6 +72,7 @@ class Decoder {
     std::vector<std::uint64_t> digests;  // after each new token
     std::chrono::steady_clock::time_point root_sent;
     bool root_on_way = false;
+    std::chrono::steady_clock::time_point segments_sent;
     std::uint64_t seen = 0;  // number of the newest frame with rows of it
   };
   // A run while its rows pass the head.

@@ -143,6 +143,14 @@ void DraftMixer::observe(DraftContext context, TokenId token) const {
   if (head_) head_->observe(context, token);
 }
 
+void DraftMixer::foretell(DraftContext decided) const {
+  if (head_) head_->foretell(decided);
+}
+
+bool DraftMixer::has_news() const {
+  return head_ && head_->has_news();
+}
+
 HeadUse DraftMixer::head_use() const {
   return head_ ? head_->use() : HeadUse{};
 }

@@ -99,6 +99,8 @@ class DraftMixer {
   void see(std::span<const float> hidden) const;
   void observe(DraftContext context, TokenId token) const;
   HeadUse head_use() const;
+  void foretell(DraftContext decided) const;  // as DraftHead::foretell()
+  bool has_news() const;                      // as DraftHead::has_news()
 
  private:
   std::vector<std::shared_ptr<Drafter>> drafters_;

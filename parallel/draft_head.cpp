@@ -323,17 +323,20 @@ void HeadDrafter::observe(DraftContext context, TokenId token) {
   stale_ = true;
 }
 
-const HeadDrafter::Node& HeadDrafter::ask(DraftContext context, const std::vector<Proposal>& others) {
+// Null where the head has nothing to say, yet.
+const HeadDrafter::Node* HeadDrafter::ask(DraftContext context, const std::vector<Proposal>& others) {
   const DraftContext path = context.subspan(root_ - 1);
   const auto [node, fresh] = nodes_.try_emplace({path.begin(), path.end()});
-  if (!fresh) return node->second;
+  if (!fresh) return &node->second;
   const auto start = std::chrono::steady_clock::now();
   node->second = {others, head_->guess(context, root_ - 1), sureness_of(others)};
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   cost_s_ += (use_.asked == 0 ? 1 : kNewest) * (seconds - cost_s_);
   ++use_.asked;
   use_.seconds += seconds;
-  return node->second;
+  if (!node->second.guesses.empty()) return &node->second;
+  nodes_.erase(node);
+  return nullptr;
 }
 
 void HeadDrafter::blend(DraftContext context, const DraftWorth& worth, std::vector<Proposal>& proposals) {
@@ -347,11 +350,11 @@ void HeadDrafter::blend(DraftContext context, const DraftWorth& worth, std::vect
     root_ = decided_;
     stale_ = false;
   }
-  const Node& node = ask(context, proposals);
-  if (node.guesses.empty()) return;
-  const Shares s = shares(node);
+  const Node* node = ask(context, proposals);
+  if (node == nullptr) return;
+  const Shares s = shares(*node);
   for (Proposal& p : proposals) p.probability = static_cast<float>(s.others * static_cast<double>(p.probability));
-  for (const HeadGuess& g : node.guesses) {
+  for (const HeadGuess& g : node->guesses) {
     const auto p = static_cast<float>(s.head * static_cast<double>(g.probability));
     const auto same =
         std::find_if(proposals.begin(), proposals.end(), [&](const Proposal& x) { return x.token == g.token; });

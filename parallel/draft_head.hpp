@@ -24,6 +24,10 @@ class DraftHead {
   // What follows `context`, most likely first. Its tokens from `root` on are the path: the newest token, then drafted
   // ones.
   virtual std::vector<HeadGuess> guess(DraftContext context, std::size_t root) = 0;
+  // Tokens of a prompt, long before they are asked about.
+  virtual void foretell(DraftContext) {}
+  // Whether something became known since the last guess() that was not then; heads on other ranks say so.
+  virtual bool has_news() { return false; }
 };
 
 // The most likely of a row of logits, by number; the logits become scratch.
@@ -63,6 +67,8 @@ class HeadDrafter {
   // proposals: the others' for the token after `context`; becomes everybody's.
   void blend(DraftContext context, const DraftWorth& worth, std::vector<Proposal>& proposals);
   const HeadUse& use() const { return use_; }
+  void foretell(DraftContext decided) { head_->foretell(decided); }
+  bool has_news() { return head_->has_news(); }
 
  private:
   static constexpr std::size_t kSureness = 4;  // classes of contexts
@@ -82,7 +88,7 @@ class HeadDrafter {
   double gain(std::size_t sureness) const;
   double trust() const;
   void learn(const Node& node, TokenId token);
-  const Node& ask(DraftContext context, const std::vector<Proposal>& others);
+  const Node* ask(DraftContext context, const std::vector<Proposal>& others);
 
   std::unique_ptr<DraftHead> head_;
   DraftSource source_;

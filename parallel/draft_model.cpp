@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "io/draft_file.hpp"
-#include "io/memory.hpp"
 #include "parallel/evaluate.hpp"
 
 namespace jupiter {
@@ -15,6 +14,7 @@ namespace {
 
 constexpr std::int64_t kRows = 128;  // of a frame: the prompt goes through in such pieces
 constexpr SequenceId kSequence = 1;
+constexpr int kMostGivenUp = 2;  // passes in a row: a rank that is never idle for long drafts nevertheless
 
 StageOptions stage_options(const ModelConfig& config, std::int64_t context_tokens) {
   StageOptions o;
@@ -24,103 +24,110 @@ StageOptions stage_options(const ModelConfig& config, std::int64_t context_token
   return o;
 }
 
-// One sequence uses it at a time; the next one begins where nobody does any more.
-class SharedModel {
- public:
-  SharedModel(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool)
-      : stage_(config, std::move(files), options, pool, 1) {
-    stage_.set_logits_sink(
-        [this](SequenceId, std::int64_t, std::span<const float> row) { logits_.assign(row.begin(), row.end()); });
-    stage_.open(kSequence, {});
-  }
-
-  bool take(const void* user) {
-    if (user_ == nullptr) user_ = user;
-    return user_ == user;
-  }
-  void leave(const void* user) {
-    if (user_ == user) user_ = nullptr;
-  }
-
-  // What follows the context; nothing where it is longer than this model's own.
-  std::vector<HeadGuess> guess(DraftContext context) {
-    const auto n = static_cast<std::int64_t>(context.size());
-    if (n < 1 || n > stage_.options().context_tokens) return {};
-    const auto same = std::mismatch(held_.begin(), held_.end(), context.begin(), context.end());
-    std::int64_t at = std::min<std::int64_t>(same.first - held_.begin(), n - 1);
-    held_.assign(context.begin(), context.end());
-    for (; at < n - 1; at += std::min(kRows, n - 1 - at)) pass(context, at, std::min(kRows, n - 1 - at), 0);
-    pass(context, n - 1, 1, FrameRun::every_row);
-    return likeliest(stage_.runtime().kernels, logits_);
-  }
-
- private:
-  // Rows from a position on; the cache forgets what it held behind it.
-  void pass(DraftContext context, std::int64_t first, std::int64_t rows, std::uint32_t flags) {
-    Frame f;
-    f.runs.push_back({kSequence, static_cast<std::int32_t>(first), static_cast<std::int32_t>(rows), flags, 0, {}});
-    const auto tokens = context.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
-    f.tokens.assign(tokens.begin(), tokens.end());
-    stage_.forward(f);
-  }
-
-  Stage stage_;
-  std::vector<float> logits_;
-  std::vector<TokenId> held_;  // tokens in the cache
-  const void* user_ = nullptr;
-};
+ModelPart whole(const Manifest& manifest) {
+  return {0, manifest.config.n_layers, true, true};
+}
 
 class ModelHead : public DraftHead {
  public:
-  explicit ModelHead(std::shared_ptr<SharedModel> model) : model_(std::move(model)) {}
+  // Who of all heads uses the model.
+  struct Shared {
+    std::unique_ptr<DraftModel> model;
+    const void* user = nullptr;
+  };
+  explicit ModelHead(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
   ModelHead(const ModelHead&) = delete;
   ModelHead& operator=(const ModelHead&) = delete;
-  ~ModelHead() override { model_->leave(this); }
+  ~ModelHead() override {
+    if (shared_->user == this) shared_->user = nullptr;
+  }
 
   void begin(std::span<const float>) override {}
   std::vector<HeadGuess> guess(DraftContext context, std::size_t) override {
-    return model_->take(this) ? model_->guess(context) : std::vector<HeadGuess>{};
+    if (shared_->user == nullptr) shared_->user = this;
+    return shared_->user == this ? shared_->model->guess(context) : std::vector<HeadGuess>{};
   }
 
  private:
-  std::shared_ptr<SharedModel> model_;
+  std::shared_ptr<Shared> shared_;
 };
 
 class ModelMaker : public HeadMaker {
  public:
-  explicit ModelMaker(std::shared_ptr<SharedModel> model) : model_(std::move(model)) {}
-  std::unique_ptr<DraftHead> make() const override { return std::make_unique<ModelHead>(model_); }
+  explicit ModelMaker(std::unique_ptr<DraftModel> model) : shared_(new ModelHead::Shared{std::move(model), nullptr}) {}
+  std::unique_ptr<DraftHead> make() const override { return std::make_unique<ModelHead>(shared_); }
 
  private:
-  std::shared_ptr<SharedModel> model_;
+  std::shared_ptr<ModelHead::Shared> shared_;
 };
-
-void check_vocabulary(const std::string& name, const Manifest& draft, const Manifest& target) {
-  if (draft.config.vocab_size != target.config.vocab_size) {
-    throw FormatError(name, "vocab_size", fmt::format("{} (the model's)", target.config.vocab_size),
-                      std::to_string(draft.config.vocab_size));
-  }
-  const std::string own = draft_identity(draft).tokenizer_hash, wanted = draft_identity(target).tokenizer_hash;
-  if (own != wanted) throw FormatError(name, "tokenizer", wanted + " (the model's)", own);
-}
 
 }  // namespace
 
-std::unique_ptr<HeadMaker> draft_model(const std::filesystem::path& folder, const Manifest& target, ThreadPool& pool,
-                                       std::int64_t context_tokens) {
-  const Manifest manifest = read_manifest(folder);
-  check_vocabulary(folder.string(), manifest, target);
-  const ModelPart whole{0, manifest.config.n_layers, true, true};
-  const StageOptions stage = stage_options(manifest.config, context_tokens);
-  const std::uint64_t available = available_memory();
-  const std::uint64_t needed =
-      weight_bytes(manifest, whole) + static_cast<std::uint64_t>(Stage::private_bytes(manifest.config, whole, stage));
-  if (available != 0 && needed > available) {
-    throw MemoryError(fmt::format("--draft model={}: expected at most {} MiB (available memory), found {} MiB",
-                                  folder.string(), available >> 20, needed >> 20));
+std::uint64_t draft_model_bytes(const Manifest& draft, std::int64_t context_tokens) {
+  const StageOptions stage = stage_options(draft.config, context_tokens);
+  return weight_bytes(draft, whole(draft)) +
+         static_cast<std::uint64_t>(Stage::private_bytes(draft.config, whole(draft), stage));
+}
+
+void check_vocabulary(const std::filesystem::path& folder, const Manifest& draft, const Manifest& target) {
+  if (draft.config.vocab_size != target.config.vocab_size) {
+    throw FormatError(folder.string(), "vocab_size", fmt::format("{} (the model's)", target.config.vocab_size),
+                      std::to_string(draft.config.vocab_size));
   }
-  return std::make_unique<ModelMaker>(
-      std::make_shared<SharedModel>(manifest.config, ModelFiles(folder, manifest, whole, true), stage, pool));
+  const std::string own = draft_identity(draft).tokenizer_hash, wanted = draft_identity(target).tokenizer_hash;
+  if (own != wanted) throw FormatError(folder.string(), "tokenizer", wanted + " (the model's)", own);
+}
+
+DraftModel::DraftModel(const std::filesystem::path& folder, const Manifest& target, ThreadPool& pool,
+                       std::int64_t context_tokens) {
+  const Manifest manifest = read_manifest(folder);
+  check_vocabulary(folder, manifest, target);
+  stage_ = std::make_unique<Stage>(manifest.config, ModelFiles(folder, manifest, whole(manifest), true),
+                                   stage_options(manifest.config, context_tokens), pool, 1);
+  stage_->set_logits_sink(
+      [this](SequenceId, std::int64_t, std::span<const float> row) { logits_.assign(row.begin(), row.end()); });
+  stage_->open(kSequence, {});
+}
+
+std::vector<HeadGuess> DraftModel::guess(DraftContext context) {
+  for (;;) {
+    if (auto guesses = step(context, kRows, {})) return std::move(*guesses);
+  }
+}
+
+std::optional<std::vector<HeadGuess>> DraftModel::step(DraftContext context, std::int64_t rows,
+                                                       const std::function<bool()>& wanted) {
+  const auto n = static_cast<std::int64_t>(context.size());
+  if (n < 1 || n > stage_->options().context_tokens) return std::vector<HeadGuess>{};
+  const auto same = std::mismatch(held_.begin(), held_.end(), context.begin(), context.end());
+  const std::int64_t at = std::min<std::int64_t>(same.first - held_.begin(), n - 1);
+  held_.resize(static_cast<std::size_t>(at));
+  const bool last = at == n - 1;
+  const std::int64_t piece = last ? 1 : std::min({rows, kRows, n - 1 - at});
+  if (!pass(context, at, piece, last ? std::uint32_t{FrameRun::every_row} : 0, wanted)) return std::nullopt;
+  held_.insert(held_.end(), context.begin() + at, context.begin() + at + piece);
+  if (!last) return std::nullopt;
+  return likeliest(stage_->runtime().kernels, logits_);
+}
+
+// Rows from a position on; the cache forgets what it held behind it. false: given up.
+bool DraftModel::pass(DraftContext context, std::int64_t first, std::int64_t rows, std::uint32_t flags,
+                      const std::function<bool()>& wanted) {
+  Frame f;
+  f.runs.push_back({kSequence, static_cast<std::int32_t>(first), static_cast<std::int32_t>(rows), flags, 0, {}});
+  const auto tokens = context.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+  f.tokens.assign(tokens.begin(), tokens.end());
+  const auto look_up = [&] {
+    if (wanted()) stage_->give_up();
+  };
+  stage_->forward(f, wanted && given_up_ < kMostGivenUp ? std::function<void()>(look_up) : nullptr);
+  const bool done = !f.tokens.empty();
+  given_up_ = done ? 0 : given_up_ + 1;
+  return done;
+}
+
+std::unique_ptr<HeadMaker> draft_model_head(std::unique_ptr<DraftModel> model) {
+  return std::make_unique<ModelMaker>(std::move(model));
 }
 
 }  // namespace jupiter

@@ -1,9 +1,11 @@
 // A smaller model that drafts for a larger one of the same vocabulary (speculative sampling: Leviathan et al. 2023,
-// Chen et al. 2023): whole, on the last rank, with a cache of its own.
+// Chen et al. 2023): whole, on one rank, with a cache of its own for one sequence.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 
 #include "io/manifest.hpp"
 #include "parallel/draft_head.hpp"
@@ -11,10 +13,36 @@
 
 namespace jupiter {
 
-// Memory: weights, and a cache for one sequence, the only one that it drafts for at a time. `pool` must outlive the
-// heads. FormatError where the folder's vocabulary or tokenizer is another one than `target`'s; MemoryError where it
-// does not fit. context_tokens: of the model that it drafts for; its own may be shorter, it then falls silent.
-std::unique_ptr<HeadMaker> draft_model(const std::filesystem::path& folder, const Manifest& target, ThreadPool& pool,
-                                       std::int64_t context_tokens);
+// Bytes of its weights, cache and work space where it drafts for a model with contexts of so many tokens.
+std::uint64_t draft_model_bytes(const Manifest& draft, std::int64_t context_tokens);
+// FormatError, naming `folder`, where vocabulary or tokenizer are not the target's.
+void check_vocabulary(const std::filesystem::path& folder, const Manifest& draft, const Manifest& target);
+
+class DraftModel {
+ public:
+  // target: the model that it drafts for. context_tokens: of that model; its own may be shorter, it then falls silent.
+  // `pool` must outlive it. FormatError as check_vocabulary().
+  DraftModel(const std::filesystem::path& folder, const Manifest& target, ThreadPool& pool,
+             std::int64_t context_tokens);
+
+  // What follows the context; nothing where it is longer than this model's own.
+  std::vector<HeadGuess> guess(DraftContext context);
+  // One pass of at most `rows` rows towards guess(): its result, once the last row went through. `wanted` says between
+  // layers that this rank has something better to do: the pass is then given up, but not more than twice in a row.
+  std::optional<std::vector<HeadGuess>> step(DraftContext context, std::int64_t rows,
+                                             const std::function<bool()>& wanted);
+
+ private:
+  bool pass(DraftContext context, std::int64_t first, std::int64_t rows, std::uint32_t flags,
+            const std::function<bool()>& wanted);
+
+  std::unique_ptr<Stage> stage_;
+  std::vector<float> logits_;
+  std::vector<TokenId> held_;  // tokens in the cache
+  int given_up_ = 0;           // passes in a row
+};
+
+// Heads that ask a model on this rank; it drafts for one sequence at a time, the next one begins where nobody does.
+std::unique_ptr<HeadMaker> draft_model_head(std::unique_ptr<DraftModel> model);
 
 }  // namespace jupiter

@@ -144,6 +144,7 @@ Message encode_result(std::uint64_t frame_id, const FrameResult& result) {
 FrameResult decode_result(const Message& message, const FrameLimits& limits) {
   PayloadReader r(message.payload);
   FrameResult result;
+  result.late = message.id == 0;
   result.cost = r.value<FrameCost>();
   const auto count = r.value<std::uint32_t>();
   if (count > limits.max_rows) throw outside("sequences of a result", limits.max_rows + 1, count);

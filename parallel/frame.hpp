@@ -87,10 +87,12 @@ struct SequenceResult {
   std::vector<Segment> segments;
 };
 
-// The last rank's answer to a frame: also the credit for one more.
+// The last rank's answer to a frame: also the credit for one more. late: answers none, but adds segments to what was
+// answered before; its message has the number 0.
 struct FrameResult {
   FrameCost cost;
   std::vector<SequenceResult> sequences;
+  bool late = false;
 };
 
 Message encode_result(std::uint64_t frame_id, const FrameResult& result);

@@ -21,6 +21,8 @@ enum class MessageKind : std::uint16_t {
   closed = 6,   // last rank to rank 0: what a sequence leaves behind
   report = 7,   // measurements of links and clocks
   verdict = 8,  // last rank to the stages between: which drafted token is right
+  context = 9,  // last rank to the one with a draft model: what the decided tokens are
+  guesses = 10,  // its answer: what is likely to follow one context
 };
 
 struct Message {

@@ -103,6 +103,11 @@ void StageRunner::send_verdicts(const FrameResult& result, std::uint64_t id) {
   }
 }
 
+void StageRunner::send_late_drafts() {
+  const FrameResult late = stage_.late_drafts();
+  if (!late.sequences.empty()) pass_on(encode_result(0, late));
+}
+
 void StageRunner::compute(Message&& message, const std::function<void()>& newer) {
   Frame frame = decode_frame(message, stage_.limits());
   const auto start = Clock::now();
@@ -169,7 +174,7 @@ void Pipeline::take_answers() {
   const auto take = [&](const Message& m) {
     if (m.kind == MessageKind::result) {
       results_.push_back(decode_result(m, stage_.limits()));
-      ++answered_;
+      if (!results_.back().late) ++answered_;
       for (const SequenceResult& r : results_.back().sequences) {
         if (r.verdict.node != 0) stage_.settle(r.sequence, r.verdict);
       }
@@ -188,10 +193,15 @@ void Pipeline::take_answers() {
 
 void Pipeline::wait_for(const std::function<bool()>& ready) {
   const auto start = Clock::now();
+  const auto wanted = [&] {
+    take_answers();
+    return ready();
+  };
   wait_politely(
       [&] {
-        take_answers();
-        return ready();
+        if (wanted()) return true;
+        if (options_.idle != nullptr) options_.idle->work(wanted);
+        return false;
       },
       "rank " + std::to_string(mpi_.stages() - 1) + " (the last stage)", options_.deadline);
   trace_.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
@@ -217,7 +227,7 @@ FrameResult Pipeline::next_result() {
   if (results_.empty()) wait_for([&] { return !results_.empty(); });
   FrameResult result = std::move(results_.front());
   results_.pop_front();
-  ++taken_;
+  if (!result.late) ++taken_;
   return result;
 }
 
@@ -236,11 +246,13 @@ void Pipeline::stop(ExitCode code) {
   wait_for([&] { return runner_.idle(); });
 }
 
-ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report) {
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report,
+               IdleWork* idle) {
   ReceiveChannel in(mpi, mpi.rank() - 1, Tag::forward, stage.limits().max_message_bytes());
   StageRunner runner(mpi, stage, trace);
   std::optional<ReceiveChannel> verdicts;
-  if (mpi.rank() + 1 < mpi.stages()) verdicts.emplace(mpi, mpi.stages() - 1, Tag::verdict, 256);
+  const bool last = mpi.rank() + 1 == mpi.stages();
+  if (!last) verdicts.emplace(mpi, mpi.stages() - 1, Tag::verdict, 256);
   const auto poll = [&] {
     in.poll();
     runner.poll();
@@ -259,12 +271,18 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
   for (bool running = true; running;) {
     std::optional<Message> message;
     const auto start = Clock::now();
+    const auto arrived = [&] {
+      poll();
+      if (!message) message = in.receive();
+      return message.has_value();
+    };
     // No deadline: rank 0 may wait for its user. A peer that dies takes this rank along (mpirun).
     wait_politely(
         [&] {
-          poll();
-          message = in.receive();
-          return message.has_value();
+          if (arrived()) return true;
+          if (last) runner.send_late_drafts();
+          if (idle != nullptr) idle->work(arrived);
+          return false;
         },
         "rank " + std::to_string(mpi.rank() - 1));
     wait_s += seconds_since(start);
@@ -283,7 +301,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
       },
       "the next rank");
   pool.set_poll(nullptr);
-  report = local_report(mpi, stage, wait_s, runner.sent_bytes());
+  report = local_report(mpi, stage, wait_s - (idle != nullptr ? idle->spent_s() : 0), runner.sent_bytes());
   return code;
 }
 

@@ -33,6 +33,8 @@ class StageRunner {
   // Computes or applies one message and passes its consequence on; at size 1 results pile up in `answers`. newer: as
   // in Stage::forward.
   void process(Message&& message, const std::function<void()>& newer = {});
+  // Last rank: sends on what drafters on other ranks found since the last answer.
+  void send_late_drafts();
   void poll() {
     if (out_) out_->poll();
     for (SendChannel& c : verdicts_) c.poll();
@@ -53,12 +55,22 @@ class StageRunner {
   std::deque<Message> answers_;
 };
 
+// What a rank does while it waits.
+class IdleWork {
+ public:
+  virtual ~IdleWork() = default;
+  // One piece of work, if there is any; ends early once `wanted` says that there is something better to do.
+  virtual void work(const std::function<bool()>& wanted) = 0;
+  virtual double spent_s() const = 0;
+};
+
 // Rank 0's end of the ring.
 class Pipeline {
  public:
   struct Options {
     std::int64_t max_in_flight = 0;      // frames; 0: twice the ranks and two
     std::chrono::seconds deadline{600};  // for any answer of the last rank
+    IdleWork* idle = nullptr;            // or none; must outlive the pipeline
   };
   Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options);
   ~Pipeline();
@@ -78,7 +90,7 @@ class Pipeline {
   SequenceEnd closed(SequenceId sequence);
   // Ends the run on all ranks.
   void stop(ExitCode code);
-  double wait_s() const { return wait_s_; }
+  double wait_s() const { return wait_s_ - (options_.idle != nullptr ? options_.idle->spent_s() : 0); }
   std::uint64_t sent_bytes() const { return runner_.sent_bytes(); }
   FrameLimits limits() const { return stage_.limits(); }
 
@@ -103,7 +115,8 @@ class Pipeline {
 };
 
 // The life of every other rank: computes what comes until the run is stopped. Returns the run's exit code.
-ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report);
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report,
+               IdleWork* idle);
 
 // Every rank's report on rank 0, in order of rank; collective.
 std::vector<RankReport> gather_reports(const MpiSession& mpi, const RankReport& mine);

@@ -27,6 +27,12 @@ std::int64_t Plan::max_chunk() const {
   return most;
 }
 
+std::size_t Plan::draft_stage() const {
+  const auto it = std::find_if(stages.begin(), stages.end(),
+                               [&](const StagePlan& s) { return s.host == draft->host && s.slot == draft->slot; });
+  return static_cast<std::size_t>(it - stages.begin());
+}
+
 std::string to_json(const Plan& p) {
   ordered_json stages = ordered_json::array(), chunks = ordered_json::array();
   for (const StagePlan& s : p.stages) {
@@ -39,7 +45,7 @@ std::string to_json(const Plan& p) {
                       {"time_share", s.time_share}});
   }
   for (const ChunkPlan& c : p.chunks) chunks.push_back({{"prompt_tokens", c.prompt_tokens}, {"lengths", c.lengths}});
-  const ordered_json all = {{"creator", "jupiter"},
+  ordered_json all = {{"creator", "jupiter"},
                             {"kind", "plan"},
                             {"model_hash", p.model_hash},
                             {"objective", p.objective},
@@ -51,6 +57,12 @@ std::string to_json(const Plan& p) {
                             {"stages", stages},
                             {"left_out", p.left_out},
                             {"chunks", chunks}};
+  if (p.draft) {
+    all["draft_model"] = {{"model_hash", p.draft->model_hash},
+                          {"host", p.draft->host},
+                          {"slot", p.draft->slot},
+                          {"bytes", p.draft->bytes}};
+  }
   return all.dump(1) + "\n";
 }
 
@@ -76,6 +88,11 @@ Plan parse_plan(const std::string& text, const std::string& file) {
   }
   for (const CheckedJson& c : j.list("chunks")) {
     p.chunks.push_back({c.within<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.values<std::int64_t>("lengths")});
+  }
+  if (j.has("draft_model")) {
+    const CheckedJson d = j.object("draft_model");
+    p.draft = {d.string("model_hash"), d.string("host"), d.within<int>("slot", 0, 4096),
+               d.within<std::uint64_t>("bytes", 0, kMaxBytes)};
   }
   return p;
 }
@@ -118,6 +135,9 @@ void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
   }
   if (next != n_layers) {
     throw FormatError(file, "stages", fmt::format("layers up to {}", n_layers), std::to_string(next));
+  }
+  if (plan.draft && plan.draft_stage() == plan.stages.size()) {
+    throw FormatError(file, "draft_model", "a board of the stages", fmt::format("{}:{}", plan.draft->host, plan.draft->slot));
   }
   check_chunks(plan, file);
 }

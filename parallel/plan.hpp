@@ -25,6 +25,14 @@ struct ChunkPlan {
   std::vector<std::int64_t> lengths;  // sum to prompt_tokens
 };
 
+// Where a draft model works.
+struct DraftPlace {
+  std::string model_hash;  // of the draft model
+  std::string host;
+  int slot = 0;
+  std::uint64_t bytes = 0;  // weights, cache and work space
+};
+
 struct Plan {
   std::string model_hash;
   std::string objective;
@@ -36,9 +44,11 @@ struct Plan {
   std::vector<StagePlan> stages;      // in the order of the pipeline
   std::vector<std::string> left_out;  // "host:slot" of boards that do not take part
   std::vector<ChunkPlan> chunks;      // ascending prompt_tokens
+  std::optional<DraftPlace> draft;    // on one of the stages
 
   ModelPart part(std::size_t stage) const;
   std::int64_t max_chunk() const;
+  std::size_t draft_stage() const;  // that has the draft model
 };
 
 std::string to_json(const Plan& plan);

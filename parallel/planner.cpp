@@ -55,8 +55,10 @@ struct Planner::Piece {
 class SplitSearch {
  public:
   SplitSearch(const Planner& planner, std::vector<int> boards, std::int64_t n_layers, std::int64_t chunk, double weight,
-              bool use_all)
-      : boards_(std::move(boards)), n_layers_(n_layers), weight_(weight), use_all_(use_all) {
+              bool use_all, int must_hold)
+      : boards_(std::move(boards)), n_layers_(n_layers), weight_(weight) {
+    for (const int b : boards_) needed_.push_back(use_all || b == must_hold);
+
     for (const int b : boards_) {
       for (std::int64_t k = 1; k <= n_layers; ++k) {
         for (const bool first : {false, true}) {
@@ -111,6 +113,15 @@ class SplitSearch {
     return table_[state * static_cast<std::size_t>(n_layers_ + 1) + static_cast<std::size_t>(done)];
   }
 
+  // Of many boards none that is needed is ever passed over.
+  bool holds_needed(std::size_t state) const {
+    if (!all_subsets()) return state == boards_.size() || std::find(needed_.begin() + static_cast<std::ptrdiff_t>(state), needed_.end(), true) == needed_.end();
+    for (std::size_t b = 0; b < needed_.size(); ++b) {
+      if (needed_[b] && (state >> b & 1) == 0) return false;
+    }
+    return true;
+  }
+
   void extend(std::size_t state, std::size_t next, std::size_t board, double cap) {
     for (std::int64_t done = 0; done < n_layers_; ++done) {
       const double cost = at(state, done).cost;
@@ -129,7 +140,7 @@ class SplitSearch {
     at(0, 0).cost = 0;
     double best = kInfinity;
     for (std::size_t s = 0; s < states(); ++s) {
-      if (at(s, n_layers_).cost < best && (!use_all_ || s + 1 == states())) {
+      if (at(s, n_layers_).cost < best && holds_needed(s)) {
         best = at(s, n_layers_).cost;
         best_state_ = s;
       }
@@ -138,7 +149,7 @@ class SplitSearch {
           if ((s >> b & 1) == 0) extend(s, s | std::size_t{1} << b, b, cap);
         }
       } else if (s < boards_.size()) {
-        if (!use_all_) pass_over(s);
+        if (!needed_[s]) pass_over(s);
         extend(s, s + 1, s, cap);
       }
     }
@@ -169,7 +180,7 @@ class SplitSearch {
   std::vector<int> boards_;
   std::int64_t n_layers_;
   double weight_;
-  bool use_all_;
+  std::vector<bool> needed_;  // by place in boards_: must hold layers
   std::vector<Planner::Piece> pieces_;
   std::vector<Step> table_;
   std::size_t best_state_ = 0;
@@ -315,7 +326,7 @@ std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all) const
            profile_.boards[static_cast<std::size_t>(b)].layer.at(chunk, 0);
   });
   if (use_all && static_cast<std::int64_t>(boards.size()) > manifest_.config.n_layers) return std::nullopt;
-  return SplitSearch(*this, boards, manifest_.config.n_layers, chunk, weight_of_max(request_, chunk), use_all).run();
+  return SplitSearch(*this, boards, manifest_.config.n_layers, chunk, weight_of_max(request_, chunk), use_all, request_.must_hold).run();
 }
 
 double Planner::split_cost(const Split& split, std::int64_t chunk) const {

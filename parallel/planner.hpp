@@ -24,6 +24,7 @@ struct PlanRequest {
   std::int64_t max_chunk = 512;
   Objective objective = Objective::latency;
   bool every_row = false;  // evaluation: all rows pass the head
+  int must_hold = -1;      // a board of the profile that must hold layers; none: -1
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
   Wire wire = Wire::exact;

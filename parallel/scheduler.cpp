@@ -208,8 +208,10 @@ void Scheduler::run() {
 }
 
 void Scheduler::take(FrameResult&& result) {
-  if (decode_frames_.front()) --decodes_in_flight_;
-  decode_frames_.pop_front();
+  if (!result.late) {
+    if (decode_frames_.front()) --decodes_in_flight_;
+    decode_frames_.pop_front();
+  }
   for (SequenceResult& r : result.sequences) {
     const auto a =
         std::find_if(active_.begin(), active_.end(), [&](const Active& x) { return x.sequence == r.sequence; });

@@ -43,6 +43,7 @@ void Speculation::read(std::span<const TokenId> prompt) {
     drafters_.observe(history_, t);
     history_.push_back(t);
   }
+  drafters_.foretell(history_);
 }
 
 void Speculation::arrive(const FrameRun& run, std::span<const TreeLink> links) {
@@ -255,30 +256,45 @@ SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, co
   const auto start = std::chrono::steady_clock::now();
   SequenceResult r{sequence, std::move(fresh_), verdict_, epoch_, {}};
   fresh_.clear();
-  const auto root_position = static_cast<std::int64_t>(history_.size()) - 1;
-  if (ended_ || root_position >= options_.end_position) return r;
-  const std::size_t in_flight = segments_in_flight(cost, company);
-  if (outstanding_ < in_flight) {
-    const double tokens =
-        1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
-    token_s_ = cost.lap_s(static_cast<std::int64_t>(std::max<std::size_t>(1, width_))) / tokens;
-    const bool crowded = company.sequences > 1 && company.sequences >= kCrowd * cost.stages();
-    const std::vector<Candidate> nodes = drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(kMaxTree);
-    if (!root_sent_) width_ = best_width(nodes, cost, company, in_flight);
-    std::vector<NodeId> ids;
-    std::size_t at = 0;
-    while (outstanding_ < in_flight && (at < nodes.size() || !root_sent_)) {
-      const std::size_t room = std::max<std::size_t>(1, width_) - (root_sent_ ? 0 : 1);
-      const std::size_t end = std::min(nodes.size(), at + room);
-      double expected = 0;
-      for (std::size_t i = at; i < end; ++i) expected += nodes[i].joint;
-      if (root_sent_ && outstanding_ > 0 && expected < kLeastSegment) break;
-      send(std::span(nodes).subspan(at, end - at), ids, r.segments);
-      at = end;
-    }
-  }
+  extend(r, cost, company, false);
   stats_.draft_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return r;
+}
+
+std::optional<SequenceResult> Speculation::late_result(SequenceId sequence, const StepCost& cost,
+                                                       const Company& company) {
+  if (verdict_.node == 0 || ended_ || !drafters_.has_news()) return std::nullopt;
+  SequenceResult r{sequence, {}, verdict_, epoch_, {}};
+  extend(r, cost, company, true);
+  if (r.segments.empty()) return std::nullopt;
+  return r;
+}
+
+// late: the root went out already; what is found now follows it, in lap mode as the second half of the lap's tree.
+void Speculation::extend(SequenceResult& r, const StepCost& cost, const Company& company, bool late) {
+  const auto root_position = static_cast<std::int64_t>(history_.size()) - 1;
+  if (ended_ || root_position >= options_.end_position) return;
+  std::size_t in_flight = segments_in_flight(cost, company);
+  if (late && options_.mode == DecodeMode::lap) ++in_flight;
+  if (outstanding_ >= in_flight) return;
+  const double tokens =
+      1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
+  token_s_ = cost.lap_s(static_cast<std::int64_t>(std::max<std::size_t>(1, width_))) / tokens;
+  const bool crowded = company.sequences > 1 && company.sequences >= kCrowd * cost.stages();
+  const std::vector<Candidate> nodes = drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(kMaxTree);
+  // A root that left alone said nothing about the width of what is known now.
+  if (!root_sent_ || late) width_ = best_width(nodes, cost, company, in_flight);
+  std::vector<NodeId> ids;
+  std::size_t at = 0;
+  while (outstanding_ < in_flight && (at < nodes.size() || !root_sent_)) {
+    const std::size_t room = std::max<std::size_t>(1, width_) - (root_sent_ ? 0 : 1);
+    const std::size_t end = std::min(nodes.size(), at + room);
+    double expected = 0;
+    for (std::size_t i = at; i < end; ++i) expected += nodes[i].joint;
+    if (root_sent_ && outstanding_ > 0 && expected < kLeastSegment) break;
+    send(std::span(nodes).subspan(at, end - at), ids, r.segments);
+    at = end;
+  }
 }
 
 }  // namespace jupiter

@@ -75,6 +75,8 @@ class Speculation {
 
   // What goes to rank 0: tokens since the last call, where they stand, and new segments.
   SequenceResult result(SequenceId sequence, const StepCost& cost, const Company& company);
+  // Segments for what a drafter on another rank found since then, if there is any.
+  std::optional<SequenceResult> late_result(SequenceId sequence, const StepCost& cost, const Company& company);
 
   const std::vector<TokenId>& history() const { return history_; }
   DraftStats stats() const {
@@ -101,6 +103,7 @@ class Speculation {
   struct Growth;
   std::vector<Candidate> grow(std::size_t count);
   void expand(Growth& growth, std::int32_t index);
+  void extend(SequenceResult& result, const StepCost& cost, const Company& company, bool late);
   std::size_t segments_in_flight(const StepCost& cost, const Company& company) const;
   std::size_t best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const Company& company,
                          std::size_t in_flight) const;

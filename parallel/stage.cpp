@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "io/error.hpp"
 
@@ -181,7 +182,7 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
     forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
     if (newer) {
       newer();
-      alive = !is_stale(frame);
+      alive = !std::exchange(given_up_, false) && !is_stale(frame);
     }
   }
   if (alive) {

@@ -36,6 +36,11 @@ class Stage {
   // On the last stage the residual is dropped, and the answer is returned. `newer` runs between layers and may call
   // settle(): a frame of which nothing is left then is given up.
   FrameResult forward(Frame& frame, const std::function<void()>& newer = {});
+  // From `newer`: gives the frame up whatever it holds. Its rows are gone from the frame; their positions must be
+  // computed again.
+  void give_up() { given_up_ = true; }
+  // Last stage: segments for which drafters found something since the last answer (FrameResult::late).
+  FrameResult late_drafts() { return decoder_.late_drafts(); }
   // What the last rank decided. It takes effect before the next frame; sequences that are closed here are passed over.
   void settle(SequenceId sequence, const Verdict& verdict) { verdicts_.emplace_back(sequence, verdict); }
 
@@ -75,6 +80,7 @@ class Stage {
   std::map<SequenceId, Sequence> sequences_;
   std::vector<std::pair<SequenceId, Verdict>> verdicts_;  // to be applied
   Decoder decoder_;
+  bool given_up_ = false;
   double compute_s_ = 0;
 };
 

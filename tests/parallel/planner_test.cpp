@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "io/hash.hpp"
+#include "parallel/draft_placement.hpp"
 #include "parallel/simulator.hpp"
 
 namespace jupiter {
@@ -101,6 +102,68 @@ TEST_P(SplitSearchTest, EqualsExhaustiveSearch) {
         ASSERT_TRUE(found.has_value());
         EXPECT_NEAR(planner.split_cost(*found, chunk), best, best * 1e-12) << "chunk " << chunk;
       }
+    }
+  }
+}
+
+class DraftPlacement : public testing::Test {
+ protected:
+  // Nothing is left out: one board alone would hold too few layers.
+  Plan plan(const std::vector<std::uint64_t>& memory_mib, std::uint64_t draft_mib) {
+    Profile p = cluster({1, 1, 1});
+    for (std::size_t b = 0; b < memory_mib.size(); ++b) p.boards[b].memory_bytes = memory_mib[b] << 20;
+    PlanRequest r;
+    r.prompt_tokens = 64;
+    r.new_tokens = 64;
+    r.context_tokens = 128;
+    return plan_with_draft(p, manifest_, r, {"abc", draft_mib << 20, 0.1});
+  }
+  std::uint64_t bytes_on(const Plan& p) const {
+    const StagePlan& s = p.stages[p.draft_stage()];
+    return s.weight_bytes + s.private_bytes + p.draft->bytes;
+  }
+  Manifest manifest_ = small_manifest(40);
+};
+
+TEST_F(DraftPlacement, TakesABoardWithRoomThatIsNotTheLastStage) {
+  for (const std::size_t roomy : {0, 1, 2}) {
+    std::vector<std::uint64_t> memory(3, 90);
+    memory[roomy] = 150;
+    const Plan p = plan(memory, 60);
+    ASSERT_TRUE(p.draft.has_value());
+    EXPECT_EQ(p.draft->host, "b" + std::to_string(roomy));
+    EXPECT_LT(p.draft_stage() + 1, p.stages.size());
+    EXPECT_LE(bytes_on(p), memory[roomy] << 20);
+  }
+}
+
+TEST_F(DraftPlacement, OfManyBoardsToo) {
+  Profile p = cluster(std::vector<double>(14, 1.0));
+  for (BoardProfile& b : p.boards) b.memory_bytes = std::uint64_t{90} << 20;
+  p.boards[9].memory_bytes = std::uint64_t{150} << 20;
+  PlanRequest r;
+  r.prompt_tokens = 64;
+  r.new_tokens = 64;
+  r.context_tokens = 128;
+  const Plan plan = plan_with_draft(p, manifest_, r, {"abc", std::uint64_t{60} << 20, 0.1});
+  EXPECT_EQ(plan.draft->host, "b9");
+  EXPECT_LT(plan.stages.size(), 14u);
+}
+
+TEST_F(DraftPlacement, MovesLayersAwayFromTheDraftModel) {
+  const Plan p = plan({110, 110, 110}, 30);
+  EXPECT_LE(bytes_on(p), std::uint64_t{110} << 20);
+  EXPECT_EQ(p.draft->bytes, std::uint64_t{30} << 20);
+  EXPECT_EQ(p.draft->model_hash, "abc");
+}
+
+TEST_F(DraftPlacement, SaysWhichRoomIsMissing) {
+  try {
+    plan({110, 110, 110}, 109);
+    FAIL() << "expected no room";
+  } catch (const MemoryError& e) {
+    for (const char* word : {"109 MiB", "b0:0 has 110 MiB", "b2:0"}) {
+      EXPECT_NE(std::string(e.what()).find(word), std::string::npos) << e.what();
     }
   }
 }
