@@ -87,8 +87,8 @@ class Engine {
   double load_s_ = 0;
 };
 
-// What a rank holds without a plan: every rank about as many bytes of layers, the last one's head counted like them,
-// for a decoded token reads them all. Never more layers on the last rank than in equal parts, and one at least.
+// What a rank holds without a plan: every rank about as much time of a decoded token, the last one's head counted in
+// layers by its bytes. Never more layers on the last rank than in equal parts, and one at least.
 ModelPart default_part(const Manifest& manifest, int rank, int ranks);
 int default_threads(const MpiSession& mpi);
 int allowed_cores();  // that this process may run on

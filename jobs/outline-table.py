@@ -9,6 +9,7 @@ not asked again, so that a long table can be made in slices (--limit). LAUNCHER 
 import argparse
 import csv
 import json
+import os
 import pathlib
 import statistics
 import sys
