@@ -125,7 +125,7 @@ class Supervise(ProgramTest):
 
     @unittest.skipUnless(can_rename(), "needs unshare with host names (root, or user namespaces)")
     def test_a_board_that_does_not_answer_ends_a_start_that_hangs(self):
-        process = self.start(self.named, "--probe-s", "0.2")
+        process = self.start(self.named, "--probe-s", "0.2", "--stop-s", "2")
         self.wait_for_answers(2)
         dead = [host for host in HOSTS if self.ranks(f"BOARD={host}")][-1]
         for pid in self.ranks(f"BOARD={dead}"):
