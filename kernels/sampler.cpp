@@ -138,7 +138,7 @@ std::vector<Candidate> distribution(const KernelTable& kernels, std::span<const 
   const std::vector<float> logits = penalise(raw, options, history);
   const std::size_t k = options.top_k > 0 ? std::min<std::size_t>(options.top_k, logits.size()) : logits.size();
   std::vector<Candidate> candidates = best_tokens(logits, k);
-  softmax(kernels, logits, 1.0, candidates);
+  if (options.top_p < 1 || options.min_p > 0) softmax(kernels, logits, 1.0, candidates);
   if (options.top_p < 1) keep_top_p(candidates, options.top_p);
   if (options.min_p > 0) keep_min_p(candidates, options.min_p);
   softmax(kernels, logits, 1.0 / static_cast<double>(options.temperature), candidates);
