@@ -13,7 +13,7 @@ namespace jupiter {
 using nlohmann::ordered_json;
 
 const std::vector<MetricInfo>& known_metrics() {
-  // Bits are the same everywhere, so tolerances leave room for the last digits of libm and for OpenBLAS only.
+  // Bits are the same everywhere, so tolerances leave room for the last digits of libm only.
   static const std::vector<MetricInfo> metrics = {
       {"perplexity", "perplexity_stderr", true, 2e-4, 0},
       {"kl_mean_nats", "", true, 0.02, 1e-5},

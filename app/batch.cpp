@@ -135,7 +135,7 @@ class Batch {
       const BatchRequest& r = requests_[next_];
       try {
         if (!r.fault.empty()) throw Error(ExitCode::invalid_file, r.fault);
-        start(scheduler, bar, r);
+        start(scheduler, bar, r, take_tokens(next_));
       } catch (const Error& e) {
         report(r, e.what());
         bar.update(++done_, total_);
@@ -151,27 +151,35 @@ class Batch {
     return encode_segments(tokenizer_, template_->render(messages, true));
   }
 
-  // What the first requests begin with, such as a template's system message, is computed once.
-  void keep_prefix(Scheduler& scheduler) {
-    std::vector<std::vector<TokenId>> prompts;
-    for (std::size_t i = 0; i < std::min(requests_.size(), kWaiting); ++i) {
-      try {
-        if (requests_[i].fault.empty()) prompts.push_back(tokens_of(requests_[i]));
-      } catch (const Error&) {
-        continue;  // start() says so
-      }
-    }
-    if (prompts.size() < 2) return;
-    std::vector<TokenId> common = prompts.front();
-    for (const std::vector<TokenId>& p : prompts) {
-      common.erase(std::mismatch(common.begin(), common.end(), p.begin(), p.end()).first, common.end());
-    }
-    if (common.size() >= kPrefix) prefix_ = scheduler.keep_prefix(std::move(common));
+  // Those of the first requests are there already.
+  std::vector<TokenId> take_tokens(std::size_t i) {
+    if (i < first_prompts_.size() && !first_prompts_[i].empty()) return std::move(first_prompts_[i]);
+    return tokens_of(requests_[i]);
   }
 
-  void start(Scheduler& scheduler, ProgressBar& bar, const BatchRequest& r) {
+  // What the first requests begin with, such as a template's system message, is computed once.
+  void keep_prefix(Scheduler& scheduler) {
+    first_prompts_.resize(std::min(requests_.size(), kWaiting));
+    std::optional<std::vector<TokenId>> common;
+    std::size_t prompts = 0;
+    for (std::size_t i = 0; i < first_prompts_.size(); ++i) {
+      std::vector<TokenId>& p = first_prompts_[i];
+      try {
+        if (!requests_[i].fault.empty()) continue;
+        p = tokens_of(requests_[i]);
+      } catch (const Error&) {
+        continue;  // feed() says so
+      }
+      ++prompts;
+      if (!common) common = p;
+      common->erase(std::mismatch(common->begin(), common->end(), p.begin(), p.end()).first, common->end());
+    }
+    if (prompts >= 2 && common->size() >= kPrefix) prefix_ = scheduler.keep_prefix(std::move(*common));
+  }
+
+  void start(Scheduler& scheduler, ProgressBar& bar, const BatchRequest& r, std::vector<TokenId> tokens) {
     Request request;
-    request.prompt = tokens_of(r);
+    request.prompt = std::move(tokens);
     const auto prompt = static_cast<std::int64_t>(request.prompt.size());
     if (prompt > context_tokens_) {
       throw UsageError(fmt::format("{}: line {}: prompt: expected at most {} tokens (the context, -c), found {}",
@@ -232,6 +240,7 @@ class Batch {
   std::int64_t context_tokens_;
   std::vector<BatchRequest> requests_;
   AnswerFile answers_;
+  std::vector<std::vector<TokenId>> first_prompts_;  // of requests_ in order; empty: taken, or not to be had
   SequenceId prefix_ = 0;
   std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0, answered_ = 0, tokens_ = 0;
 };

@@ -78,6 +78,7 @@ ExitCode convert_command(MpiSession& mpi, const Arguments& arguments) {
   std::cerr << fmt::format("{}: {} layers, {:.1f} MB of weights, model hash {}\n", folder, manifest.config.n_layers,
                            static_cast<double>(bytes) / 1e6, hex(manifest.hash));
   for (const std::string& note : manifest.notes) std::cerr << note << "\n";
+  std::cerr << remove_foreign_draft(folder, manifest);
   if (!draft.empty()) add_draft(draft, folder);
   return ExitCode::ok;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
@@ -118,6 +119,28 @@ namespace {
 
 using DrafterMaker = std::function<void(DraftMixer&)>;
 
+// Draft files, each read once whatever drafters come from it.
+class DraftFiles {
+ public:
+  DraftFiles(const Manifest& manifest, const std::filesystem::path& folder)
+      : manifest_(manifest), own_(folder / kDraftName) {}
+  const std::filesystem::path& own() const { return own_; }  // the model folder's
+  std::shared_ptr<const DraftData> read(const std::filesystem::path& file) {
+    std::shared_ptr<const DraftData>& data = read_[file];
+    if (!data) data = std::make_shared<const DraftData>(read_draft(file, manifest_));
+    return data;
+  }
+
+ private:
+  const Manifest& manifest_;
+  std::filesystem::path own_;
+  std::map<std::filesystem::path, std::shared_ptr<const DraftData>> read_;
+};
+
+DrafterMaker table_maker(const std::shared_ptr<const DraftData>& data) {
+  return [data](DraftMixer& mixer) { mixer.add(std::make_shared<TableDrafter>(data)); };
+}
+
 // The heads of a file: the sequential one, or Medusa's.
 DrafterMaker head_maker(const DraftData& data, const std::string& file, const Stage& stage, bool thrifty) {
   std::shared_ptr<const HeadMaker> maker;
@@ -133,9 +156,8 @@ DrafterMaker head_maker(const DraftData& data, const std::string& file, const St
   };
 }
 
-DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const Manifest& manifest,
-                           const std::filesystem::path& folder, const Stage& stage,
-                           const std::shared_ptr<const HeadMaker>& model) {
+DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const Manifest& manifest, DraftFiles& files,
+                           const Stage& stage, const std::shared_ptr<const HeadMaker>& model) {
   if (c.source == DraftSource::lookup) {
     return [](DraftMixer& mixer) { mixer.add(std::make_shared<LookupDrafter>()); };
   }
@@ -149,10 +171,9 @@ DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const
       mixer.set_head(std::make_shared<HeadDrafter>(model->make(), DraftSource::model, true));
     };
   }
-  const std::filesystem::path file = c.file.empty() ? folder / kDraftName : std::filesystem::path(c.file);
-  const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));
-  if (c.source == DraftSource::heads) return head_maker(*data, file.string(), stage, false);
-  return [data](DraftMixer& mixer) { mixer.add(std::make_shared<TableDrafter>(data)); };
+  const std::filesystem::path file = c.file.empty() ? files.own() : std::filesystem::path(c.file);
+  const auto data = files.read(file);
+  return c.source == DraftSource::heads ? head_maker(*data, file.string(), stage, false) : table_maker(data);
 }
 
 }  // namespace
@@ -166,13 +187,13 @@ std::optional<std::string> model_folder(const DecodingOptions& o) {
 
 DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder,
                              const Stage& stage, std::shared_ptr<const HeadMaker> model) {
+  DraftFiles files(manifest, folder);
   std::vector<DrafterMaker> makers;
-  for (const DraftChoice& c : o.drafts) makers.push_back(drafter_maker(c, o, manifest, folder, stage, model));
-  if (o.auto_draft && std::filesystem::exists(folder / kDraftName)) {
-    const std::filesystem::path file = folder / kDraftName;
-    const auto data = std::make_shared<const DraftData>(read_draft(file, manifest));
-    makers.emplace_back([data](DraftMixer& mixer) { mixer.add(std::make_shared<TableDrafter>(data)); });
-    if (data->head || data->medusa) makers.push_back(head_maker(*data, file.string(), stage, true));
+  for (const DraftChoice& c : o.drafts) makers.push_back(drafter_maker(c, o, manifest, files, stage, model));
+  if (o.auto_draft && std::filesystem::exists(files.own())) {
+    const auto data = files.read(files.own());
+    makers.push_back(table_maker(data));
+    if (data->head || data->medusa) makers.push_back(head_maker(*data, files.own().string(), stage, true));
   }
   return [makers] {
     DraftMixer mixer;

@@ -71,7 +71,6 @@ StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const 
   const KvType fallback = c.residual == Precision::f32 ? KvType::f32 : KvType::f16;
   s.keys = o.kv_given ? o.keys : fallback;
   s.values = o.kv_given ? o.values : fallback;
-  s.exact = o.exact;
   s.wire = o.wire;
   wire_row_bytes(s.wire, c);  // the model's width must suit it
   return s;
@@ -118,7 +117,6 @@ void add_engine_options(cxxopts::Options& options) {
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
     ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted as the layers that have as many bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
-    ("exact", "Float weights: own row-invariant kernel instead of OpenBLAS")
     ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
     ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
@@ -163,7 +161,6 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   if (args.count("cache-type-k") > 0) o.keys = kv_type_option(args, "cache-type-k");
   if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
   if (args.count("plan") > 0) o.plan = args["plan"].as<std::string>();
-  o.exact = args.count("exact") > 0;
   o.wire = wire_option(args);
   o.verify = args.count("no-verify") == 0;
   o.timeout = std::chrono::seconds(positive("timeout", args["timeout"].as<int>()));

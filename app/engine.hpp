@@ -30,7 +30,6 @@ struct EngineOptions {
   std::int64_t cache_tokens = 0;  // of all sequences in the KV cache; 0: one context
   std::int64_t point_tokens = 0;  // beside those: of an outline's points
   std::int64_t sequences = 1;     // that may have trees at a time
-  bool exact = false;
   Wire wire = Wire::exact;
   bool verify = true;
   std::chrono::seconds timeout{600};

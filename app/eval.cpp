@@ -166,7 +166,7 @@ void read_inputs(const MpiSession& mpi, EvalOptions& o) {
   o.engine.wished_tokens = longest_window(o.inputs);
 }
 
-std::vector<std::string> metrics_of(const EvalOptions& o, bool bits) {
+std::vector<std::string> metrics_of(const EvalOptions& o) {
   std::vector<std::string> names;
   const auto add = [&](bool wanted, std::initializer_list<const char*> list) {
     if (wanted) names.insert(names.end(), list.begin(), list.end());
@@ -175,7 +175,7 @@ std::vector<std::string> metrics_of(const EvalOptions& o, bool bits) {
   add(!o.reference.empty(), {"kl_mean_nats", "kl_median_nats", "kl_p99_nats", "kl_max_nats", "top1_agreement"});
   add(!o.inputs.golden.empty(), {"golden_matching_lines", "golden_matching_tokens", "golden_agreement"});
   add(!o.inputs.choices.empty(), {"acc", "acc_norm"});
-  add(o.inputs.self_check && bits, {kHashMetric});
+  add(o.inputs.self_check, {kHashMetric});
   return names;
 }
 
@@ -273,8 +273,7 @@ ordered_json result_of(const MpiSession& mpi, const EvalOptions& o, const Engine
   j.update(summarize(o.inputs, work, scores, !o.reference.empty()));
   if (o.inputs.self_check) {
     const auto alone = ordered_json::parse(alone_text);
-    const bool bits = promises_bits(engine.manifest(), o.engine.exact);
-    j.update(summarize_check(work, to_json(s.answers), alone.value("answers", ordered_json()), bits));
+    j.update(summarize_check(work, to_json(s.answers), alone.value("answers", ordered_json())));
     if (alone.contains("problem")) j["self_check_problem"] = alone;
   }
   std::int64_t rows = 0;
@@ -288,7 +287,7 @@ ordered_json result_of(const MpiSession& mpi, const EvalOptions& o, const Engine
 // On every rank alike; the launching one prints and writes.
 ExitCode report(const MpiSession& mpi, const EvalOptions& o, const Engine& engine, ordered_json result) {
   const bool compares = o.baseline && !o.update_baseline;
-  if (result.contains("self_check_problem") && !(compares && result.contains(kHashMetric))) {
+  if (result.contains("self_check_problem") && !compares) {
     const ordered_json& p = result["self_check_problem"];
     throw CollectiveError(static_cast<ExitCode>(p["code"].get<int>()),
                           "--self-check: one rank alone cannot answer, and no baseline tells what it would: " +
@@ -330,7 +329,7 @@ ExitCode report(const MpiSession& mpi, const EvalOptions& o, const Engine& engin
 
 void prepare(const EvalOptions& o, const Manifest& manifest, EvalWork& work) {
   if (o.baseline && !o.update_baseline) {
-    o.baseline->check(identity_of(manifest), o.settings, metrics_of(o, promises_bits(manifest, o.engine.exact)));
+    o.baseline->check(identity_of(manifest), o.settings, metrics_of(o));
   }
   const Tokenizer tokenizer(load_tokenizer(o.engine.model, manifest, o.engine.verify));
   work = make_work(o.inputs, tokenizer,

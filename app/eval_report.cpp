@@ -134,7 +134,7 @@ ordered_json summarize(const EvalInputs& inputs, const EvalWork& work, const std
   return j;
 }
 
-ordered_json summarize_check(const EvalWork& work, const ordered_json& cluster, const ordered_json& alone, bool bits) {
+ordered_json summarize_check(const EvalWork& work, const ordered_json& cluster, const ordered_json& alone) {
   ordered_json j, list = ordered_json::array();
   bool all_equal = true;
   std::string hashes;
@@ -143,17 +143,15 @@ ordered_json summarize_check(const EvalWork& work, const ordered_json& cluster, 
     row["logits_hash"] = cluster[i]["logits_hash"];
     hashes += cluster[i]["logits_hash"].get<std::string>();
     if (!alone.is_null()) {
-      const char* what = bits ? "logits_hash" : "tokens";
       row["alone_logits_hash"] = alone[i]["logits_hash"];
-      row["compared"] = bits ? "bits" : "tokens";
-      row["equal"] = cluster[i][what] == alone[i][what];
+      row["equal"] = row["logits_hash"] == row["alone_logits_hash"];
       all_equal = all_equal && row["equal"].get<bool>();
     }
     list.push_back(std::move(row));
   }
   j["self_check"] = std::move(list);
   if (!alone.is_null()) j["self_check_equal"] = all_equal;
-  if (bits) j[kHashMetric] = hex(hash_bytes(hashes));
+  j[kHashMetric] = hex(hash_bytes(hashes));
   return j;
 }
 
@@ -184,9 +182,9 @@ std::string golden_text(const ordered_json& j) {
 std::string check_text(const ordered_json& j) {
   std::string text;
   for (const ordered_json& c : j["self_check"]) {
-    const std::string verdict = !c.contains("equal") ? "not compared with one rank"
-                                                     : fmt::format("{} {} one rank's", c["compared"].get<std::string>(),
-                                                                   c["equal"].get<bool>() ? "equal" : "DIFFER from");
+    const std::string verdict =
+        !c.contains("equal") ? "not compared with one rank"
+                             : fmt::format("bits {} one rank's", c["equal"].get<bool>() ? "equal" : "DIFFER from");
     text += fmt::format("self-check: prompt of {} tokens, {} new ones: {}, {}\n", c["prompt_tokens"].get<int>(),
                         c["new_tokens"].get<int>(), c["logits_hash"].get<std::string>(), verdict);
   }

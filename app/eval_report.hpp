@@ -18,10 +18,10 @@ namespace jupiter {
 //   choices: questions, acc, acc_stderr, acc_norm, acc_norm_stderr
 nlohmann::ordered_json summarize(const EvalInputs& inputs, const EvalWork& work, const std::vector<TokenScore>& scores,
                                  bool with_reference);
-// self_check (prompt by prompt), self_check_equal (all of them), and where bits are promised logits_hash. `alone` is
-// to_json of one rank's answers.
+// self_check (prompt by prompt), self_check_equal (all of them), logits_hash. `alone` is to_json of one rank's
+// answers.
 nlohmann::ordered_json summarize_check(const EvalWork& work, const nlohmann::ordered_json& cluster,
-                                       const nlohmann::ordered_json& alone, bool bits);
+                                       const nlohmann::ordered_json& alone);
 
 // For people; sentences, then the comparison's table where there is one.
 std::string result_text(const nlohmann::ordered_json& result);

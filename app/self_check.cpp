@@ -38,16 +38,6 @@ std::vector<CheckAnswer> answer_alone(const MpiSession& mpi, const EngineOptions
   return answer_prompts(pipeline, 1, engine, o.decoding.decode, prompts);
 }
 
-bool promises_bits(const Manifest& manifest, bool exact) {
-  if (exact) return true;
-  for (const FileInfo& file : manifest.files) {
-    for (const DatasetInfo& d : file.datasets) {
-      if (d.kind == DatasetInfo::Kind::matrix && is_float(d.format)) return false;
-    }
-  }
-  return true;
-}
-
 nlohmann::ordered_json to_json(const std::vector<CheckAnswer>& answers) {
   auto list = nlohmann::ordered_json::array();
   for (const CheckAnswer& a : answers) list.push_back({{"tokens", a.tokens}, {"logits_hash", a.logits_hash}});

@@ -21,9 +21,6 @@ std::vector<CheckAnswer> answer_prompts(Pipeline& pipeline, int stages, const En
 std::vector<CheckAnswer> answer_alone(const MpiSession& mpi, const EngineOptions& options,
                                       const std::vector<std::vector<TokenId>>& prompts);
 
-// Whether equal bits are promised: not where OpenBLAS multiplies.
-bool promises_bits(const Manifest& manifest, bool exact);
-
 nlohmann::ordered_json to_json(const std::vector<CheckAnswer>& answers);
 
 }  // namespace jupiter

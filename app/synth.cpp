@@ -8,6 +8,7 @@
 
 #include "app/command.hpp"
 #include "io/convert.hpp"
+#include "io/draft_file.hpp"
 #include "io/hash.hpp"
 #include "io/progress.hpp"
 
@@ -53,6 +54,7 @@ ExitCode synth_command(MpiSession& mpi, const Arguments& arguments) {
   const std::string folder = (*args)["output"].as<std::string>();
   const Manifest manifest = convert_model(*source, folder, convert);
   std::cerr << fmt::format("{}: {}, model hash {}\n", folder, manifest.config.model_name, hex(manifest.hash));
+  std::cerr << remove_foreign_draft(folder, manifest);
   return ExitCode::ok;
 }
 

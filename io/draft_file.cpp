@@ -161,4 +161,18 @@ DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest
   return data;
 }
 
+std::string remove_foreign_draft(const std::filesystem::path& folder, const Manifest& manifest) {
+  const std::filesystem::path path = folder / kDraftName;
+  if (!std::filesystem::exists(path)) return "";
+  try {
+    read_draft(path, manifest);
+    return "";
+  } catch (const FormatError& e) {
+    std::error_code error;
+    std::filesystem::remove(path, error);
+    if (error) throw RunError(fmt::format("{}; it cannot be removed: {}", e.what(), error.message()));
+    return fmt::format("{}; removed\n", e.what());
+  }
+}
+
 }  // namespace jupiter

@@ -51,5 +51,8 @@ std::uint64_t draft_key(std::span<const TokenId> context, std::int64_t vocab_siz
 void write_draft(const std::filesystem::path& path, const DraftData& data);
 // FormatError where the file is damaged or for another model.
 DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest);
+// Takes the folder's draft file away where it is not for the model that was just written there: every run would stop at
+// it. A line that says why, empty where nothing was removed; RunError where it cannot be.
+std::string remove_foreign_draft(const std::filesystem::path& folder, const Manifest& manifest);
 
 }  // namespace jupiter

@@ -61,11 +61,11 @@ class Accuracy:
         options.output.mkdir(parents=True, exist_ok=True)
 
     def jupiter(self, model, ranks, arguments):
-        command = [self.options.jupiter, "eval", "-m", model, *SIZES[self.options.size], *arguments]
-        if ranks > 1:
-            command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", ranks, *command]
+        start = [JOBS / "jupiter-run", "-n", ranks] if ranks > 1 else [self.options.jupiter]
+        command = [*start, "eval", "-m", model, *SIZES[self.options.size], *arguments]
         return subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, check=False)
+                              stderr=subprocess.PIPE, text=True, check=False,
+                              env=dict(os.environ, JUPITER=str(self.options.jupiter)))
 
     def plan_for(self, model, ranks, left_out):
         plan = uneven_plan(model, ranks, left_out)

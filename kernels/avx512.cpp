@@ -14,7 +14,7 @@ struct Avx512 {
   static constexpr int kTileRows = 16;  // 16 sums, 8 quads of weights, scale, minimum: 26 of 32 registers
   static constexpr int kTileRegisters = 16;
   static constexpr int kInterleave = 4;  // rows whose chains of dot products alternate
-  static constexpr int kExactTile = 4;
+  static constexpr int kFloatTile = 4;
   static constexpr int kAttendRows = 8;
   static constexpr bool kSignedQ8 = false;
 

@@ -104,8 +104,8 @@ struct KernelTable {
   // out[m][n] = sum over k of x[m][k] * w[n][k], n over the rows of the given panels (clipped to w.rows); out.cols is
   // w.rows. Any quantised format. The sum runs over groups in ascending order.
   void (*matmul_quantized)(const PackedMatrix& w, PanelRange panels, const QuantizedRows& x, MatrixView<float> out);
-  // The same for float formats with float activations, row-invariant (--exact).
-  void (*matmul_exact)(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out);
+  // The same for float formats with float activations.
+  void (*matmul_float)(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out);
 
   // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, std::int64_t n, float eps, float* out);

@@ -2,10 +2,6 @@
 #include "kernels/linear.hpp"
 
 #include <algorithm>
-#include <cassert>
-#include <vector>
-
-#include "kernels/float_matmul.hpp"
 
 namespace jupiter {
 
@@ -25,7 +21,7 @@ void add_bias(const Product& p, PanelRange panels) {
 
 void multiply_panels(const Runtime& rt, const LinearInput& x, const Product& p, PanelRange panels) {
   if (is_float(p.w.format)) {
-    rt.kernels.matmul_exact(p.w, panels, x.floats(), p.out);
+    rt.kernels.matmul_float(p.w, panels, x.floats(), p.out);
   } else {
     rt.kernels.matmul_quantized(p.w, panels, x.integers(), p.out);
   }
@@ -68,21 +64,8 @@ void LinearInput::set(const Runtime& rt, MatrixView<const float> x, bool quantis
 
 void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products) {
   std::int64_t total = 0;
-  for (const Product& p : products) {
-    if (is_float(p.w.format) && !rt.exact) {
-      blas_multiply(rt, p.w, x.floats(), p.out);
-      add_bias(p, {0, p.w.panels()});
-      rt.pool.poll(0);
-    } else {
-      total += p.w.panels();
-    }
-  }
-  if (total == 0) return;
-  std::vector<Product> own;
-  for (const Product& p : products) {
-    if (!is_float(p.w.format) || rt.exact) own.push_back(p);
-  }
-  rt.pool.run([&](int thread) { multiply_share(rt, x, own, thread, total); });
+  for (const Product& p : products) total += p.w.panels();
+  rt.pool.run([&](int thread) { multiply_share(rt, x, products, thread, total); });
 }
 
 void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products) {

@@ -31,14 +31,10 @@ struct Product {
   const float* bias = nullptr;  // [w.rows] or null
 };
 
-// All products of one input in one parallel region. Float weights go through OpenBLAS unless rt.exact, in a build
-// that links it (JUPITER_OPENBLAS; none does now: README.md).
+// All products of one input in one parallel region.
 void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products);
 
 // Sets x and multiplies: quantises only if a matrix is quantised.
 void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products);
-
-// Threads that OpenBLAS may use, where it is linked.
-void set_blas_threads(int threads);
 
 }  // namespace jupiter

@@ -149,7 +149,7 @@ void matmul_quantized(const PackedMatrix& w, PanelRange panels, const QuantizedR
 
 // ---- float matmul: 16 partial sums, column k in lane k % 16; a last short step counts zeros
 
-void matmul_exact(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out) {
+void matmul_float(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out) {
   const std::int64_t padded = (w.cols + kSumLanes - 1) / kSumLanes * kSumLanes;
   Buffer<float> weights(static_cast<std::size_t>(padded));
   for (std::int64_t n = panels.first * kPanelRows; n < panels.last * kPanelRows && n < w.rows; ++n) {
@@ -277,7 +277,7 @@ void attend_finish(std::int64_t rows, std::int64_t head_dim, const float* sums, 
 
 const KernelTable& reference_kernels() {
   static const KernelTable table = {
-      "reference", quantize_rows, matmul_quantized, matmul_exact, rms_norm,      rope,       swiglu,
+      "reference", quantize_rows, matmul_quantized, matmul_float, rms_norm,      rope,       swiglu,
       add,         widen,         narrow,           attend_block, attend_finish, exponential};
   return table;
 }

@@ -9,7 +9,6 @@ namespace jupiter {
 struct Runtime {
   const KernelTable& kernels;
   ThreadPool& pool;
-  bool exact = false;  // float weights: own row-invariant kernel instead of OpenBLAS
 };
 
 // Calls work(first, last) for slices of `count` rows on all threads; on the calling thread alone where that is less

@@ -1,8 +1,11 @@
-// Filters work on a short list of candidates, sorted by logit, ties by token id.
+// Filters work on a list of candidates, sorted by logit, ties by token id.
 #include "kernels/sampler.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <numeric>
 #include <unordered_set>
 
 #include "io/error.hpp"
@@ -39,6 +42,53 @@ std::vector<float> penalise(std::span<const float> logits, const SamplingOptions
 
 std::int32_t argmax(std::span<const float> logits) {
   return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Rises where logits fall; -0 is 0.
+std::uint32_t falling_key(float logit) {
+  const auto bits = std::bit_cast<std::uint32_t>(logit + 0.0f);
+  return bits >> 31 != 0 ? bits : 0x7fffffff - bits;
+}
+
+// All tokens, best first. Every probability depends on the order of the sum over all of them, so none may be left
+// unsorted; three stable passes over 11 bits of the key each are what is cheapest for a whole vocabulary.
+std::vector<Candidate> sort_all(const std::vector<float>& logits) {
+  struct Entry {
+    std::uint32_t key;
+    std::int32_t token;
+  };
+  constexpr int kDigitBits = 11;
+  constexpr std::uint32_t kDigit = (1u << kDigitBits) - 1;
+  std::vector<Entry> entries(logits.size()), moved(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) entries[i] = {falling_key(logits[i]), static_cast<std::int32_t>(i)};
+  for (int shift = 0; shift < 32; shift += kDigitBits) {
+    std::array<std::size_t, kDigit + 1> ends{};
+    for (const Entry& e : entries) ++ends[e.key >> shift & kDigit];
+    std::exclusive_scan(ends.begin(), ends.end(), ends.begin(), std::size_t{0});
+    for (const Entry& e : entries) moved[ends[e.key >> shift & kDigit]++] = e;
+    entries.swap(moved);
+  }
+  std::vector<Candidate> candidates(logits.size());
+  for (std::size_t i = 0; i < entries.size(); ++i) candidates[i] = {entries[i].token, 0};
+  return candidates;
+}
+
+// The best `count` tokens, best first, equal ones by rising id.
+std::vector<Candidate> best_tokens(const std::vector<float>& logits, std::size_t count) {
+  constexpr std::size_t kFew = 16;  // a heap of less than this part of the vocabulary is cheaper than sorting all
+  std::vector<Candidate> candidates(logits.size());
+  if (count > logits.size() / kFew) {
+    candidates = sort_all(logits);
+  } else {
+    for (std::size_t i = 0; i < logits.size(); ++i) candidates[i] = {static_cast<std::int32_t>(i), 0};
+    const auto better = [&](const Candidate& a, const Candidate& b) {
+      return logits[a.token] != logits[b.token] ? logits[a.token] > logits[b.token] : a.token < b.token;
+    };
+    const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(count);
+    std::partial_sort(candidates.begin(), end, candidates.end(), better);
+  }
+  candidates.resize(count);
+  return candidates;
 }
 
 // exp((logit - best) * factor), normalised; sums in order.
@@ -86,15 +136,9 @@ std::vector<Candidate> distribution(const KernelTable& kernels, std::span<const 
                                     const SamplingOptions& options, std::span<const std::int32_t> history) {
   check_numbers(raw);
   const std::vector<float> logits = penalise(raw, options, history);
-  std::vector<Candidate> candidates(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) candidates[i] = {static_cast<std::int32_t>(i), 0};
-  const auto better = [&](const Candidate& a, const Candidate& b) {
-    return logits[a.token] != logits[b.token] ? logits[a.token] > logits[b.token] : a.token < b.token;
-  };
-  const std::size_t k = options.top_k > 0 ? std::min<std::size_t>(options.top_k, candidates.size()) : candidates.size();
-  std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(k), candidates.end(), better);
-  candidates.resize(k);
-  softmax(kernels, logits, 1.0, candidates);
+  const std::size_t k = options.top_k > 0 ? std::min<std::size_t>(options.top_k, logits.size()) : logits.size();
+  std::vector<Candidate> candidates = best_tokens(logits, k);
+  if (options.top_p < 1 || options.min_p > 0) softmax(kernels, logits, 1.0, candidates);
   if (options.top_p < 1) keep_top_p(candidates, options.top_p);
   if (options.min_p > 0) keep_min_p(candidates, options.min_p);
   softmax(kernels, logits, 1.0 / static_cast<double>(options.temperature), candidates);

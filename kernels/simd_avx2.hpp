@@ -15,7 +15,7 @@ struct Avx2Lanes {
   static constexpr int kTileRows = 4;  // 4 sums and 8 quads of weights of 16 registers
   static constexpr int kTileRegisters = 4;
   static constexpr int kInterleave = 2;
-  static constexpr int kExactTile = 2;
+  static constexpr int kFloatTile = 2;
   static constexpr int kAttendRows = 2;
 
   using F = __m256;

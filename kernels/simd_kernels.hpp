@@ -14,7 +14,7 @@ constexpr KernelTable simd_table(const char* name) {
   return {name,
           quantize_rows<Isa>,
           matmul_quantized<Isa>,
-          matmul_exact<Isa>,
+          matmul_float<Isa>,
           rms_norm<Isa>,
           rope<Isa>,
           swiglu<Isa>,

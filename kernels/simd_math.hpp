@@ -93,7 +93,7 @@ JUPITER_INLINE Lanes<Isa> load_weights(const std::byte* row, std::int64_t k, std
 
 // One step of up to 16 columns for kRows x kOutputs outputs.
 template <class Isa, Format kFormat, int kRows, int kOutputs>
-JUPITER_INLINE void exact_step(const std::byte* weights, std::int64_t row_bytes, const float* x, std::int64_t x_stride,
+JUPITER_INLINE void float_step(const std::byte* weights, std::int64_t row_bytes, const float* x, std::int64_t x_stride,
                                std::int64_t k, std::int64_t part, Lanes<Isa> (&sums)[kRows][kOutputs]) {
   Lanes<Isa> rows[kRows];
   for (int r = 0; r < kRows; ++r) rows[r] = load_part<Isa>(x + r * x_stride + k, part);
@@ -105,7 +105,7 @@ JUPITER_INLINE void exact_step(const std::byte* weights, std::int64_t row_bytes,
 
 // kRows x kOutputs outputs at once, so that their sums hide each other's latency.
 template <class Isa, Format kFormat, int kRows, int kOutputs>
-void exact_tile(const PackedMatrix& w, std::int64_t n, const MatrixView<const float>& x, std::int64_t m, float* out,
+void float_tile(const PackedMatrix& w, std::int64_t n, const MatrixView<const float>& x, std::int64_t m, float* out,
                 std::int64_t stride) {
   const std::int64_t row_bytes = w.cols * (kFormat == Format::f32 ? 4 : 2);
   const std::byte* weights = w.data + n * row_bytes;
@@ -116,42 +116,42 @@ void exact_tile(const PackedMatrix& w, std::int64_t n, const MatrixView<const fl
   }
   std::int64_t k = 0;
   for (; k + kWide <= w.cols; k += kWide) {
-    exact_step<Isa, kFormat, kRows, kOutputs>(weights, row_bytes, rows, x.stride, k, kWide, sums);
+    float_step<Isa, kFormat, kRows, kOutputs>(weights, row_bytes, rows, x.stride, k, kWide, sums);
   }
-  if (k < w.cols) exact_step<Isa, kFormat, kRows, kOutputs>(weights, row_bytes, rows, x.stride, k, w.cols - k, sums);
+  if (k < w.cols) float_step<Isa, kFormat, kRows, kOutputs>(weights, row_bytes, rows, x.stride, k, w.cols - k, sums);
   for (int r = 0; r < kRows; ++r) {
     for (int o = 0; o < kOutputs; ++o) out[(m + r) * stride + n + o] = tree_sum<Isa>(sums[r][o]);
   }
 }
 
 template <class Isa, Format kFormat, int kOutputs>
-JUPITER_INLINE void exact_outputs(const PackedMatrix& w, std::int64_t n, const MatrixView<const float>& x,
+JUPITER_INLINE void float_outputs(const PackedMatrix& w, std::int64_t n, const MatrixView<const float>& x,
                                   const MatrixView<float>& out) {
   std::int64_t m = 0;
-  for (; m + Isa::kExactTile <= x.rows; m += Isa::kExactTile) {
-    exact_tile<Isa, kFormat, Isa::kExactTile, kOutputs>(w, n, x, m, out.data, out.stride);
+  for (; m + Isa::kFloatTile <= x.rows; m += Isa::kFloatTile) {
+    float_tile<Isa, kFormat, Isa::kFloatTile, kOutputs>(w, n, x, m, out.data, out.stride);
   }
-  for (; m < x.rows; ++m) exact_tile<Isa, kFormat, 1, kOutputs>(w, n, x, m, out.data, out.stride);
+  for (; m < x.rows; ++m) float_tile<Isa, kFormat, 1, kOutputs>(w, n, x, m, out.data, out.stride);
 }
 
 template <class Isa, Format kFormat>
-void exact_panels(const PackedMatrix& w, PanelRange panels, const MatrixView<const float>& x,
+void float_panels(const PackedMatrix& w, PanelRange panels, const MatrixView<const float>& x,
                   const MatrixView<float>& out) {
   const std::int64_t end = panels.last * kPanelRows < w.rows ? panels.last * kPanelRows : w.rows;
   std::int64_t n = panels.first * kPanelRows;
-  for (; n + Isa::kExactTile <= end; n += Isa::kExactTile) exact_outputs<Isa, kFormat, Isa::kExactTile>(w, n, x, out);
-  for (; n < end; ++n) exact_outputs<Isa, kFormat, 1>(w, n, x, out);
+  for (; n + Isa::kFloatTile <= end; n += Isa::kFloatTile) float_outputs<Isa, kFormat, Isa::kFloatTile>(w, n, x, out);
+  for (; n < end; ++n) float_outputs<Isa, kFormat, 1>(w, n, x, out);
 }
 
 template <class Isa>
-void matmul_exact(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out) {
+void matmul_float(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out) {
   switch (w.format) {
     case Format::f32:
-      return exact_panels<Isa, Format::f32>(w, panels, x, out);
+      return float_panels<Isa, Format::f32>(w, panels, x, out);
     case Format::f16:
-      return exact_panels<Isa, Format::f16>(w, panels, x, out);
+      return float_panels<Isa, Format::f16>(w, panels, x, out);
     case Format::bf16:
-      return exact_panels<Isa, Format::bf16>(w, panels, x, out);
+      return float_panels<Isa, Format::bf16>(w, panels, x, out);
     default:
       return;  // quantised formats have matmul_quantized
   }

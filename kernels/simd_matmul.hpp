@@ -261,7 +261,7 @@ void matmul_quantized(const PackedMatrix& w, PanelRange panels, const QuantizedR
     case Format::q6k:
       return multiply_panels<Isa, Format::q6k>(w, panels, x, out);
     default:
-      return;  // float formats have matmul_exact
+      return;  // float formats have matmul_float
   }
 }
 

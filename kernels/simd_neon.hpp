@@ -13,7 +13,7 @@ struct NeonLanes {
   static constexpr int kTileRows = 8;  // 8 sums, 8 quads of weights, 2 registers of activations a row
   static constexpr int kTileRegisters = 16;
   static constexpr int kInterleave = 4;
-  static constexpr int kExactTile = 2;
+  static constexpr int kFloatTile = 2;
   static constexpr int kAttendRows = 2;
   static constexpr bool kSignedQ8 = true;
 

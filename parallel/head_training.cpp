@@ -104,7 +104,7 @@ std::vector<float> initial_head(const HeadShape& s, float gain, std::uint64_t se
 
 HeadTrainer::HeadTrainer(const Runtime& rt, const HeadShape& shape, std::vector<float> output,
                          const HeadTrainingOptions& options)
-    : rt_{rt.kernels, rt.pool, true},
+    : rt_(rt),
       shape_(shape),
       vocab_(static_cast<std::int64_t>(output.size()) / shape.dim),
       options_(options),

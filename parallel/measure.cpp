@@ -53,7 +53,6 @@ struct BoardMeasurement::Impl {
         scratch_(config, options.max_rows, pool.size()),
         residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
         logits_(files.part().head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
-    set_blas_threads(pool.size());
     cache_.reserve(sequence_, 0, slots());
     rope_.extend(slots());
     touch_cache();

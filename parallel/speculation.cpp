@@ -16,6 +16,11 @@ constexpr double kLeastJoint = 0.004;  // a node is not worth its message below
 constexpr int kCrowd = 2;  // sequences a stage from which nothing is drafted: 16 on 4 boards lost 20 % with drafts
 constexpr double kLeastSegment = 0.05;  // expected tokens of a segment that fills a gap
 
+// Whether every stage has a sequence to work on.
+bool is_full(const StepCost& cost, const Company& company) {
+  return company.sequences > 1 && company.sequences >= cost.stages();
+}
+
 }  // namespace
 
 struct Speculation::Growth {
@@ -199,7 +204,7 @@ std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const S
   for (std::size_t width = 1; width <= std::min(most, nodes.size() + 1); ++width) {
     const std::int64_t rows = static_cast<std::int64_t>(width) + company.rows_beside;
     double tokens = 1 + static_cast<double>(company.rows_beside);
-    double seconds = company.sequences >= cost.stages() && company.sequences > 1 ? cost.slot_s(rows) : cost.lap_s(rows);
+    double seconds = is_full(cost, company) ? cost.slot_s(rows) : cost.lap_s(rows);
     std::size_t at = 0;
     for (std::size_t segment = 0; at < nodes.size() && (in_flight > 1 || segment == 0); ++segment) {
       const std::size_t end = std::min(nodes.size(), at + width - (segment == 0 ? 1 : 0));
@@ -279,7 +284,12 @@ void Speculation::extend(SequenceResult& r, const StepCost& cost, const Company&
   if (outstanding_ >= in_flight) return;
   const double tokens =
       1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
-  token_s_ = cost.lap_s(static_cast<std::int64_t>(std::max<std::size_t>(1, width_))) / tokens;
+  // Where every stage is busy anyway, what drafts save is a slot's time, shared with the rows beside.
+  const auto rows = static_cast<std::int64_t>(std::max<std::size_t>(1, width_));
+  token_s_ = is_full(cost, company)
+                 ? cost.slot_s(rows + company.rows_beside) /
+                       (tokens * static_cast<double>(rows + company.rows_beside) / static_cast<double>(rows))
+                 : cost.lap_s(rows) / tokens;
   const bool crowded = company.sequences > 1 && company.sequences >= kCrowd * cost.stages();
   const std::vector<Candidate> nodes = drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(kMaxTree);
   // A root that left alone said nothing about the width of what is known now.

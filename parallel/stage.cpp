@@ -29,15 +29,13 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
     : config_(config),
       files_(std::move(files)),
       options_(options),
-      rt_{kernels(), pool, options.exact},
+      rt_{kernels(), pool},
       cache_(kv_shape(config, files_.part(), options), options.cache_tokens / kKvBlock),
       rope_(config),
       scratch_(config, options.max_rows, pool.size()),
       residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
       logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
-      decoder_(rt_.kernels, stages) {
-  set_blas_threads(pool.size());
-}
+      decoder_(rt_.kernels, stages) {}
 
 std::int64_t Stage::private_bytes(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
   const std::int64_t kv = KvCache::bytes_per_block(kv_shape(c, part, o)) * (o.cache_tokens / kKvBlock);

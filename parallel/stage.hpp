@@ -20,7 +20,6 @@ struct StageOptions {
   std::int64_t max_rows = 0;        // of a frame
   KvType keys = KvType::f16;
   KvType values = KvType::f16;
-  bool exact = false;
   Wire wire = Wire::exact;
 };
 

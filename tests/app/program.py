@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,13 +12,21 @@ JUPITER = os.environ["JUPITER"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REAL_MODEL = pathlib.Path(os.environ.get("JUPITER_MODELS", ROOT / "models")) / "smollm2-135m"
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
+EXIT_NOTE = re.compile("\x1e(\\d+)\x1e\n")
 
 
 def jupiter(*arguments, ranks=1, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=None, timeout=300, prefix=()):
-    """Runs it; the result has returncode, stdout and stderr (text)."""
+    """Runs it; the result has returncode, stdout and stderr (text). Ranks that fail in good order leave a note of their
+    exit code, as under jobs/jupiter-run: after a code of their own mpirun sleeps for a second."""
     command = [*prefix, *([*MPIRUN, "-n", str(ranks)] if ranks > 1 else []), JUPITER, *map(str, arguments)]
-    return subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=timeout,
-                          env=dict(os.environ, **(env or {})), check=False)
+    environment = dict(os.environ, **({"JUPITER_EXIT_NOTE": "1"} if ranks > 1 else {}), **(env or {}))
+    result = subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=timeout,
+                            env=environment, check=False)
+    note = EXIT_NOTE.search(result.stderr)
+    if note and result.returncode == 0:
+        result.returncode = int(note[1])
+    result.stderr = EXIT_NOTE.sub("", result.stderr)
+    return result
 
 
 class ProgramTest(unittest.TestCase):

@@ -31,9 +31,9 @@ class Accuracy(ProgramTest):
         text = self.accuracy(f"q4={self.tiny}", name="random")
         self.assertEqual(text.count("passed  ("), 5)
 
-    def test_unchanged_passes_twenty_times(self):
-        text = self.accuracy(f"f32={self.damaged('none')}", "tiny", "--repeat", "20", name="llama3")
-        self.assertEqual(text.count("passed  ("), 100)
+    def test_unchanged_float_weights_pass_every_time(self):
+        text = self.accuracy(f"f32={self.damaged('none')}", "tiny", "--repeat", "3", name="llama3")
+        self.assertEqual(text.count("passed  ("), 15)
 
     def test_planted_bugs_are_found(self):
         for kind in ("scales", "heads", "rope"):

@@ -295,10 +295,11 @@ class BadLines(ProgramTest):
         data[at:at + 2] = struct.pack("<H", 0x7e00)
         reference.write_bytes(data)
         self.assert_fails(jupiter(*common, "--reference", reference), 3, "reference.h5", "NaN")
-        wide = self.folder / "wide"
-        self.assertEqual(jupiter("synth", "--shape", "smollm2-135m", "--layers", "1", "-o", wide).returncode, 0)
-        other = [*common[:2], wide, *common[3:]]
-        self.assert_fails(jupiter(*other, "--reference", reference, ranks=1), 3, "reference.h5", "vocabulary", "49152")
+        small = self.folder / "small"
+        source = ROOT / "tests" / "data" / "architectures" / "llama3.gguf"
+        self.assertEqual(jupiter("convert", source, "-o", small).returncode, 0)
+        other = [*common[:2], small, *common[3:]]
+        self.assert_fails(jupiter(*other, "--reference", reference, ranks=1), 3, "reference.h5", "vocabulary", "300")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class Supervise(ProgramTest):
                    "--mpirun", f"--mca plm_rsh_agent {self.rsh}",
                    "--plan-options", plan, *arguments, "--", "--raw", "--cache-tokens", "256", "-c", "128"]
         with open(self.log, "w", encoding="utf-8") as log:
-            process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       env=dict(os.environ, JUPITER_KILL_AFTER_S="1"))
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         return process
@@ -125,7 +126,7 @@ class Supervise(ProgramTest):
 
     @unittest.skipUnless(can_rename(), "needs unshare with host names (root, or user namespaces)")
     def test_a_board_that_does_not_answer_ends_a_start_that_hangs(self):
-        process = self.start(self.named, "--probe-s", "0.2")
+        process = self.start(self.named, "--probe-s", "0.2", "--stop-s", "5")
         self.wait_for_answers(2)
         dead = [host for host in HOSTS if self.ranks(f"BOARD={host}")][-1]
         for pid in self.ranks(f"BOARD={dead}"):

@@ -4,7 +4,7 @@ import subprocess
 import time
 import unittest
 
-from program import JUPITER, ProgramTest, jupiter
+from program import JUPITER, ROOT, ProgramTest, jupiter
 
 
 class TrainDraft(ProgramTest):
@@ -62,6 +62,36 @@ class TrainDraft(ProgramTest):
         self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--draft", "table=none.h5"), 3, "none.h5")
         self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--draft", "tables"), 2, "--draft")
 
+    def test_a_new_model_in_the_folder_keeps_its_own_draft_only(self):
+        folder, draft = self.folder / "again", self.folder / "again" / "draft.h5"
+        source = ROOT / "tests" / "data" / "architectures" / "llama3.gguf"
+
+        def writes(*command, removes=None):
+            result = jupiter(*command, "-o", folder)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual(draft.exists(), removes is None)
+            if removes is None:
+                self.assertNotIn("removed", result.stderr)
+            else:
+                self.assertRegex(result.stderr, rf"draft\.h5: {removes}.*; removed\n")
+
+        convert, synth = ("convert", source), ("synth", "--shape", "tiny")
+        folder.mkdir()
+        draft.write_bytes(self.train("of-tiny.h5", "--self", "2").read_bytes())
+        writes(*synth)
+        writes(*convert, removes="vocab_size: expected 300 .*, found 512")
+        self.assertEqual(jupiter("train-draft", "-m", folder, "-o", draft, "--raw", "-n", "8", "--self", "2",
+                                 "--heads-epochs", "0").returncode, 0)
+        own = draft.read_bytes()
+        writes(*convert)
+        writes(*convert, "--quant", "f16")
+        self.assertEqual(draft.read_bytes(), own)
+        self.assertEqual(jupiter("run", "-m", folder, "--raw", "-p", "x", "-n", "4").returncode, 0)
+        draft.write_bytes(own[:-500])
+        writes(*convert, removes="content")
+        draft.write_bytes(own)
+        writes(*synth, removes="vocab_size")
+
     def test_texts_and_prompts_can_be_given(self):
         text = self.folder / "text.txt"
         text.write_text("the same words and the same words and the same words\n")
@@ -79,9 +109,9 @@ class TrainDraft(ProgramTest):
         command = [JUPITER, "train-draft", "-m", str(self.tiny), "-o", str(target), "--raw", "-n", "24", "--self", "60",
                    "--heads-epochs", "0"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        for _ in range(2000):
-            if part.exists() and part.stat().st_size > 0 or process.poll() is not None:
-                break
+        deadline = time.monotonic() + 60
+        while process.poll() is None and not (part.exists() and b"\n" in part.read_bytes()):
+            self.assertLess(time.monotonic(), deadline)
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

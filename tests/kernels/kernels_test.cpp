@@ -190,10 +190,10 @@ TEST_P(EveryTable, MultipliesFloats) {
       const Floats x(random, c.rows * (c.cols + 1), 1, -1, 1);
       const MatrixView<const float> view(x.data(), c.rows, c.cols, c.cols + 1);
       Floats expected(c.rows * c.outputs, 1), found(c.rows * c.outputs, 1), single(c.rows * c.outputs, 1);
-      kReference.matmul_exact(w.matrix(), {0, w.matrix().panels()}, view, {expected.data(), c.rows, c.outputs});
-      table().matmul_exact(w.matrix(), {0, w.matrix().panels()}, view, {found.data(), c.rows, c.outputs});
+      kReference.matmul_float(w.matrix(), {0, w.matrix().panels()}, view, {expected.data(), c.rows, c.outputs});
+      table().matmul_float(w.matrix(), {0, w.matrix().panels()}, view, {found.data(), c.rows, c.outputs});
       for (std::int64_t p = 0; p < w.matrix().panels(); ++p) {
-        table().matmul_exact(w.matrix(), {p, p + 1}, view, {single.data(), c.rows, c.outputs});
+        table().matmul_float(w.matrix(), {p, p + 1}, view, {single.data(), c.rows, c.outputs});
       }
       EXPECT_TRUE(same_bits(expected, found)) << name(format) << " cols " << c.cols;
       EXPECT_TRUE(same_bits(expected, single)) << name(format) << " cols " << c.cols;

@@ -117,7 +117,7 @@ void swiglu(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * n);
 }
 
-void exact(benchmark::State& state) {
+void matmul_float(benchmark::State& state) {
   const auto format = static_cast<Format>(state.range(0));
   const std::int64_t rows = state.range(1), outputs = 576, cols = 576;
   const Bank bank(format, outputs, cols, 1);
@@ -126,7 +126,7 @@ void exact(benchmark::State& state) {
   Floats out(rows * outputs, 0);
   const PackedMatrix& w = bank.matrices[0];
   for (auto _ : state) {
-    kernels().matmul_exact(w, {0, w.panels()}, {x.data(), rows, cols}, {out.data(), rows, outputs});
+    kernels().matmul_float(w, {0, w.panels()}, {x.data(), rows, cols}, {out.data(), rows, outputs});
   }
   const double macs = static_cast<double>(rows * outputs * cols);
   using benchmark::Counter;
@@ -177,7 +177,7 @@ void add_others() {
   benchmark::RegisterBenchmark("swiglu", swiglu)->Arg(1536)->Arg(5632);
   for (const Format format : jupiter::testing::kFloats) {
     for (const std::int64_t rows : {1, 16}) {
-      benchmark::RegisterBenchmark("exact", exact)->Args({static_cast<std::int64_t>(format), rows});
+      benchmark::RegisterBenchmark("matmul_float", matmul_float)->Args({static_cast<std::int64_t>(format), rows});
     }
   }
   benchmark::RegisterBenchmark("parallel_region", parallel_region)->Arg(1)->Arg(2)->UseRealTime();
