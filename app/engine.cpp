@@ -278,6 +278,7 @@ void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) 
   std::unique_ptr<HeadMaker> head;
   if (model) head = draft_model_head(std::move(model));
   if (folder && !head) head = remote_draft_head(mpi, draft_rank(mpi), stage_->limits());
+  stage_->learn_widths();
   stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(head)));
 }
 

@@ -177,6 +177,17 @@ int Decoder::sequences_under_way() const {
       std::count_if(states_.begin(), states_.end(), [&](const auto& s) { return s.second.seen + recent > frames_; }));
 }
 
+// Of any sequence that drafts in this frame.
+Company Decoder::company_of(const Frame& frame) const {
+  Company c{sequences_under_way(), -1, 0};
+  for (const FrameRun& run : frame.runs) {
+    const bool decodes = has(run, FrameRun::tree) || has(run, FrameRun::draft);
+    if (decodes) ++c.beside;
+    if (!has(run, FrameRun::tree)) c.prompt_rows += run.rows;
+  }
+  return c;
+}
+
 FrameResult Decoder::late_drafts() {
   FrameResult result;
   result.late = true;
@@ -186,7 +197,7 @@ FrameResult Decoder::late_drafts() {
     // A frame a slot is what the stages take; meanwhile more becomes known.
     const std::chrono::duration<double> since = now - s.segments_sent;
     if (since.count() < cost_.slot_s(1)) continue;
-    if (auto r = s.speculation->late_result(id, cost_, {sequences_under_way(), 0})) {
+    if (auto r = s.speculation->late_result(id, cost_, {sequences_under_way(), 0, 0})) {
       s.segments_sent = now;
       result.sequences.push_back(std::move(*r));
     }
@@ -231,7 +242,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     SequenceResult r;
     r.sequence = w.run->sequence;
     if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
-      r = w.state->speculation->result(w.run->sequence, cost_, {sequences_under_way(), frame.rows() - w.run->rows});
+      r = w.state->speculation->result(w.run->sequence, cost_, company_of(frame));
       if (!r.segments.empty()) w.state->segments_sent = std::chrono::steady_clock::now();
       if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
         w.state->root_sent = std::chrono::steady_clock::now();

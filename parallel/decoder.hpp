@@ -61,6 +61,8 @@ class Decoder {
 
   void set_logits_sink(LogitsSink sink) { sink_ = std::move(sink); }
   void set_hidden_sink(HiddenSink sink) { hidden_sink_ = std::move(sink); }
+  // Seconds of frames of the first StepCost::kShape widths on any stage: what width costs, before frames tell.
+  void set_shape(std::span<const double> seconds) { cost_.set_shape(seconds); }
   void set_drafters(DrafterFactory factory) { drafters_ = std::move(factory); }
 
  private:
@@ -92,6 +94,7 @@ class Decoder {
   void show_hidden(const Walk& walk, const HeadPass& head) const;
   TokenId draw(State& state, std::span<const float> logits);
   int sequences_under_way() const;
+  Company company_of(const Frame& frame) const;
   static bool ends(const State& state, TokenId token);
 
   const KernelTable& kernels_;

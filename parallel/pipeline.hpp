@@ -115,8 +115,7 @@ class Pipeline {
 };
 
 // The life of every other rank: computes what comes until the run is stopped. Returns the run's exit code.
-ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report,
-               IdleWork* idle);
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report, IdleWork* idle);
 
 // Every rank's report on rank 0, in order of rank; collective.
 std::vector<RankReport> gather_reports(const MpiSession& mpi, const RankReport& mine);

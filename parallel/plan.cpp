@@ -46,17 +46,17 @@ std::string to_json(const Plan& p) {
   }
   for (const ChunkPlan& c : p.chunks) chunks.push_back({{"prompt_tokens", c.prompt_tokens}, {"lengths", c.lengths}});
   ordered_json all = {{"creator", "jupiter"},
-                            {"kind", "plan"},
-                            {"model_hash", p.model_hash},
-                            {"objective", p.objective},
-                            {"prompt_tokens", p.prompt_tokens},
-                            {"new_tokens", p.new_tokens},
-                            {"context_tokens", p.context_tokens},
-                            {"predicted_ttft_s", p.predicted_ttft_s},
-                            {"predicted_decode_tokens_per_s", p.predicted_decode_tokens_per_s},
-                            {"stages", stages},
-                            {"left_out", p.left_out},
-                            {"chunks", chunks}};
+                      {"kind", "plan"},
+                      {"model_hash", p.model_hash},
+                      {"objective", p.objective},
+                      {"prompt_tokens", p.prompt_tokens},
+                      {"new_tokens", p.new_tokens},
+                      {"context_tokens", p.context_tokens},
+                      {"predicted_ttft_s", p.predicted_ttft_s},
+                      {"predicted_decode_tokens_per_s", p.predicted_decode_tokens_per_s},
+                      {"stages", stages},
+                      {"left_out", p.left_out},
+                      {"chunks", chunks}};
   if (p.draft) {
     all["draft_model"] = {{"model_hash", p.draft->model_hash},
                           {"host", p.draft->host},
@@ -137,7 +137,8 @@ void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
     throw FormatError(file, "stages", fmt::format("layers up to {}", n_layers), std::to_string(next));
   }
   if (plan.draft && plan.draft_stage() == plan.stages.size()) {
-    throw FormatError(file, "draft_model", "a board of the stages", fmt::format("{}:{}", plan.draft->host, plan.draft->slot));
+    throw FormatError(file, "draft_model", "a board of the stages",
+                      fmt::format("{}:{}", plan.draft->host, plan.draft->slot));
   }
   check_chunks(plan, file);
 }

@@ -115,7 +115,9 @@ class SplitSearch {
 
   // Of many boards none that is needed is ever passed over.
   bool holds_needed(std::size_t state) const {
-    if (!all_subsets()) return state == boards_.size() || std::find(needed_.begin() + static_cast<std::ptrdiff_t>(state), needed_.end(), true) == needed_.end();
+    if (!all_subsets())
+      return state == boards_.size() ||
+             std::find(needed_.begin() + static_cast<std::ptrdiff_t>(state), needed_.end(), true) == needed_.end();
     for (std::size_t b = 0; b < needed_.size(); ++b) {
       if (needed_[b] && (state >> b & 1) == 0) return false;
     }
@@ -326,7 +328,9 @@ std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all) const
            profile_.boards[static_cast<std::size_t>(b)].layer.at(chunk, 0);
   });
   if (use_all && static_cast<std::int64_t>(boards.size()) > manifest_.config.n_layers) return std::nullopt;
-  return SplitSearch(*this, boards, manifest_.config.n_layers, chunk, weight_of_max(request_, chunk), use_all, request_.must_hold).run();
+  return SplitSearch(*this, boards, manifest_.config.n_layers, chunk, weight_of_max(request_, chunk), use_all,
+                     request_.must_hold)
+      .run();
 }
 
 double Planner::split_cost(const Split& split, std::int64_t chunk) const {

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kChildren = 8;   // of a node, at most
 constexpr std::size_t kMaxTree = 48;   // nodes grown at a time
+constexpr std::size_t kMostBusy = 6;   // where all stages are busy: a segment's at most, and drafting delays everyone
 constexpr double kLeastJoint = 0.004;  // a node is not worth its message below
 constexpr int kCrowd = 2;  // sequences a stage from which nothing is drafted: 16 on 4 boards lost 20 % with drafts
 constexpr double kLeastSegment = 0.05;  // expected tokens of a segment that fills a gap
@@ -194,7 +195,8 @@ std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
 
 // Rows of a segment that promise most tokens a second, from the expected time until the next miss: a lap for the first
 // segment and a slot for each one that the accepted path reaches after it. With as many sequences as stages every stage
-// is busy anyway: then a row costs what it adds to the slot, shared with the rows beside it.
+// is busy anyway: then a row costs what it adds to the slot. All sequences of a frame choose alike, so each looks for
+// the width that is best for all: one that only counts its own row in a frame of many takes too many.
 std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const Company& company,
                                     std::size_t in_flight) const {
   const auto most = static_cast<std::size_t>(options_.draft_max) + 1;
@@ -202,8 +204,8 @@ std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const S
   std::size_t best = 1;
   double best_rate = 0;
   for (std::size_t width = 1; width <= std::min(most, nodes.size() + 1); ++width) {
-    const std::int64_t rows = static_cast<std::int64_t>(width) + company.rows_beside;
-    double tokens = 1 + static_cast<double>(company.rows_beside);
+    const std::int64_t rows = static_cast<std::int64_t>(width) * (1 + company.beside) + company.prompt_rows;
+    double tokens = 1;
     double seconds = is_full(cost, company) ? cost.slot_s(rows) : cost.lap_s(rows);
     std::size_t at = 0;
     for (std::size_t segment = 0; at < nodes.size() && (in_flight > 1 || segment == 0); ++segment) {
@@ -284,14 +286,14 @@ void Speculation::extend(SequenceResult& r, const StepCost& cost, const Company&
   if (outstanding_ >= in_flight) return;
   const double tokens =
       1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
-  // Where every stage is busy anyway, what drafts save is a slot's time, shared with the rows beside.
-  const auto rows = static_cast<std::int64_t>(std::max<std::size_t>(1, width_));
-  token_s_ = is_full(cost, company)
-                 ? cost.slot_s(rows + company.rows_beside) /
-                       (tokens * static_cast<double>(rows + company.rows_beside) / static_cast<double>(rows))
-                 : cost.lap_s(rows) / tokens;
+  // Where every stage is busy anyway, a token takes its share of a slot.
+  const auto width = static_cast<std::int64_t>(std::max<std::size_t>(1, width_));
+  const std::int64_t rows = width * (1 + company.beside) + company.prompt_rows;
+  token_s_ = is_full(cost, company) ? cost.slot_s(rows) / (tokens * static_cast<double>(1 + company.beside))
+                                    : cost.lap_s(width) / tokens;
   const bool crowded = company.sequences > 1 && company.sequences >= kCrowd * cost.stages();
-  const std::vector<Candidate> nodes = drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(kMaxTree);
+  const std::vector<Candidate> nodes =
+      drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(is_full(cost, company) ? kMostBusy : kMaxTree);
   // A root that left alone said nothing about the width of what is known now.
   if (!root_sent_ || late) width_ = best_width(nodes, cost, company, in_flight);
   std::vector<NodeId> ids;

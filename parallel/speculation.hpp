@@ -47,7 +47,8 @@ struct DraftStats {
 // Others on the pipeline: a row then competes with theirs.
 struct Company {
   int sequences = 1;             // under way, this one included
-  std::int64_t rows_beside = 0;  // in the same frame
+  std::int64_t beside = 0;       // of them, in the same frame
+  std::int64_t prompt_rows = 0;  // in the same frame
 };
 
 class Speculation {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "io/error.hpp"
@@ -204,6 +205,36 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   if (part().head) decoder_.observe(frame);
   result.cost = frame.cost;
   return result;
+}
+
+void Stage::learn_widths() {
+  constexpr SequenceId probe = 0;
+  constexpr int repeats = 4;  // the first one warms up
+  std::vector<double> seconds;
+  sequences_[probe] = {};
+  for (const std::int64_t rows : StepCost::kShape) {
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < repeats; ++i) {
+      const MatrixView<float> x(residual_.data(), rows, config_.dim);
+      std::fill_n(residual_.data(), rows * config_.dim, 0.0f);
+      Sequence& s = sequences_[probe];
+      cache_.truncate(s, 0);
+      cache_.reserve(s, 0, rows);
+      s.length = rows;
+      rope_.extend(rows);
+      const std::vector<RowRun> runs = {{&s, 0, rows, {}}};
+      const auto start = std::chrono::steady_clock::now();
+      for (std::size_t l = 0; l < files_.layers().size(); ++l) {
+        forward_block({rt_, config_, cache_, rope_, scratch_}, files_.layers()[l], static_cast<std::int64_t>(l), runs,
+                      x);
+      }
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    seconds.push_back(best);
+  }
+  cache_.truncate(sequences_[probe], 0);
+  sequences_.erase(probe);
+  decoder_.set_shape(seconds);
 }
 
 void Stage::add_cost(Frame& frame, double seconds) {

@@ -43,6 +43,9 @@ class Stage {
   // What the last rank decided. It takes effect before the next frame; sequences that are closed here are passed over.
   void settle(SequenceId sequence, const Verdict& verdict) { verdicts_.emplace_back(sequence, verdict); }
 
+  // Last stage, before any sequence is open: times its layers for frames of a few widths, so that the first trees have
+  // the shape that suits this machine and model. A few ms of a small model. Frames may have 16 rows.
+  void learn_widths();
   void set_logits_sink(LogitsSink sink) { decoder_.set_logits_sink(std::move(sink)); }
   void set_hidden_sink(HiddenSink sink) { decoder_.set_hidden_sink(std::move(sink)); }
   void set_drafters(DrafterFactory factory) { decoder_.set_drafters(std::move(factory)); }

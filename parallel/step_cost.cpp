@@ -9,40 +9,47 @@ namespace {
 
 // Cost of 1, 2, 3, ... rows (Curve::kWidths) over that of one: packed 4-bit weights, measured (kernels/README.md).
 constexpr std::array<double, 11> kTypical = {1, 1.06, 1.13, 1.2, 1.38, 1.55, 2.2, 2.8, 4.1, 5.4, 10.6};
-constexpr double kNewest = 0.15;  // weight of a new observation in a running mean
+constexpr double kNewest = 0.15;   // weight of a new observation in a running mean
+constexpr double kOfShape = 0.02;  // and in the cost of its width
+constexpr int kSettled = 8;        // observations that tell the speed before they tell about widths
 
 }  // namespace
 
-void StepCost::Curve::observe(std::int64_t rows, double seconds) {
-  std::size_t i = 0;
-  while (i + 1 < kWidths.size() && kWidths[i + 1] <= rows) ++i;
-  // Brought to the width of the entry along the typical shape.
-  double typical = kTypical[i];
-  if (i + 1 < kWidths.size()) {
-    typical += (kTypical[i + 1] - kTypical[i]) * static_cast<double>(rows - kWidths[i]) /
-               static_cast<double>(kWidths[i + 1] - kWidths[i]);
-  } else {
-    typical *= static_cast<double>(rows) / static_cast<double>(kWidths[i]);
+StepCost::Curve::Curve(double one) : shape_(kTypical), scale_(one) {}
+
+// Wider frames than any of those go on as typical ones do.
+void StepCost::Curve::set_shape(std::span<const double> seconds) {
+  if (seconds.size() != kShape.size() || !(seconds[0] > 0)) return;
+  for (std::size_t i = 1; i < shape_.size(); ++i) {
+    const bool known = i < seconds.size();
+    const double cost =
+        known ? seconds[i] / seconds[0] : shape_[seconds.size() - 1] * kTypical[i] / kTypical[seconds.size() - 1];
+    shape_[i] = std::max(shape_[i - 1], cost);
   }
-  const double here = seconds * kTypical[i] / typical;
-  const double newest = count_[i] == 0 ? 1 : std::max(kNewest, 1.0 / (count_[i] + 1));
-  mean_[i] += newest * (here - mean_[i]);
-  ++count_[i];
-  const double one = seconds / typical;
-  scale_ += (observed_ == 0 ? 1 : std::max(kNewest / 2, 1.0 / (observed_ + 1))) * (one - scale_);
-  ++observed_;
 }
 
-double StepCost::Curve::at(std::size_t i) const {
-  return count_[i] >= 3 ? mean_[i] : scale_ * kTypical[i];
+double StepCost::Curve::cost(std::int64_t rows) const {
+  std::size_t i = 0;
+  while (i + 1 < kWidths.size() && kWidths[i + 1] <= rows) ++i;
+  if (i + 1 == kWidths.size()) return shape_[i] * static_cast<double>(rows) / static_cast<double>(kWidths[i]);
+  const double low = shape_[i], high = std::max(low, shape_[i + 1]);
+  return low + (high - low) * static_cast<double>(rows - kWidths[i]) / static_cast<double>(kWidths[i + 1] - kWidths[i]);
+}
+
+// The machine's speed changes sooner than what a width costs in comparison with others: one moves fast, for all widths
+// at once, the other slowly. A mean for each width would compare times of different minutes.
+void StepCost::Curve::observe(std::int64_t rows, double seconds) {
+  const double ratio = cost(rows);
+  scale_ += (observed_ == 0 ? 1 : std::max(kNewest, 1.0 / (observed_ + 1))) * (seconds / ratio - scale_);
+  ++observed_;
+  if (observed_ < kSettled) return;
+  std::size_t i = 0;
+  while (i + 1 < kWidths.size() && kWidths[i + 1] <= rows) ++i;
+  shape_[i] *= 1 + kOfShape * (std::clamp(seconds / (scale_ * ratio), 0.5, 2.0) - 1);
 }
 
 double StepCost::Curve::seconds(std::int64_t rows) const {
-  std::size_t i = 0;
-  while (i + 1 < kWidths.size() && kWidths[i + 1] <= rows) ++i;
-  if (i + 1 == kWidths.size()) return at(i) * static_cast<double>(rows) / static_cast<double>(kWidths[i]);
-  const double low = at(i), high = std::max(low, at(i + 1));
-  return low + (high - low) * static_cast<double>(rows - kWidths[i]) / static_cast<double>(kWidths[i + 1] - kWidths[i]);
+  return scale_ * cost(rows);
 }
 
 void StepCost::observe(std::int64_t rows, const FrameCost& cost) {

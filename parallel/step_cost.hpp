@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "parallel/frame.hpp"
 
@@ -11,6 +12,14 @@ namespace jupiter {
 class StepCost {
  public:
   explicit StepCost(int stages) : stages_(stages), sum_(stages), most_(1) {}
+
+  // Widths, rows, whose cost relative to each other may be known beforehand.
+  static constexpr std::array<std::int64_t, 8> kShape = {1, 2, 3, 4, 6, 8, 12, 16};
+  // seconds: of kShape, on any stage. Without it a typical shape serves.
+  void set_shape(std::span<const double> seconds) {
+    sum_.set_shape(seconds);
+    most_.set_shape(seconds);
+  }
 
   // A frame of so many rows went through all stages.
   void observe(std::int64_t rows, const FrameCost& cost);
@@ -22,20 +31,20 @@ class StepCost {
   double lap_s(std::int64_t rows) const { return sum_.seconds(rows) + overhead_s_; }
 
  private:
-  // Times by width: measured ones where there are any, a typical shape, scaled to them, elsewhere.
+  // Times by width: a shape and its scale.
   class Curve {
    public:
     // `one`: a row's time in any unit until something is measured; only ratios matter then.
-    explicit Curve(double one) : scale_(one) {}
+    explicit Curve(double one);
+    void set_shape(std::span<const double> seconds);
     void observe(std::int64_t rows, double seconds);
     double seconds(std::int64_t rows) const;
 
    private:
     static constexpr std::array<std::int64_t, 11> kWidths = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64};
-    double at(std::size_t i) const;
-    std::array<double, kWidths.size()> mean_{};
-    std::array<int, kWidths.size()> count_{};
-    double scale_;  // seconds of one row
+    double cost(std::int64_t rows) const;       // in units of scale_
+    std::array<double, kWidths.size()> shape_;  // by width
+    double scale_;                              // seconds of one row, or nearly
     int observed_ = 0;
   };
   int stages_;
