@@ -246,7 +246,8 @@ class Batch {
 };
 
 ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Batch& batch) {
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout, .idle = engine.idle_work()});
+  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
+                    {.deadline = o.engine.timeout, .idle = engine.idle_work()});
   Scheduler::Options scheduling = engine.scheduling();
   scheduling.most_at_once = o.parallel;
   Scheduler scheduler(pipeline, mpi.stages(), std::move(scheduling));

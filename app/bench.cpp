@@ -120,7 +120,8 @@ Session run_session(const MpiSession& mpi, const BenchOptions& o, Engine& engine
   const double computed_before_s = mpi.holds_layers() ? engine.stage().compute_s() : 0;
   if (mpi.rank() == 0) {
     ProgressBar bar("bench", "runs");
-    Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout, .idle = engine.idle_work()});
+    Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
+                      {.deadline = o.engine.timeout, .idle = engine.idle_work()});
     Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
     for (int i = 0; i < repetitions && interrupted_by() == ExitCode::ok; ++i) {
       bar.update(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(repetitions));

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::size_t kWaiting = 64;             // requests that are prepared ahead
 constexpr std::int64_t kQuestionTokens = 64;     // of a prompt that the model invents
+constexpr std::size_t kTextStretch = 512;        // of a text that the head learns from, tokens
 constexpr std::int64_t kMaxTokens = 16'000'000;  // counted at most: memory is 20 bytes a token
 
 // The template's text in front of what a user writes.
@@ -65,7 +66,9 @@ void DraftAnswers::read_input() {
   const std::string text = read_file(options_.input, std::uint64_t{1} << 30);
   made_from_ = hex(hash_bytes(text));
   if (options_.input.ends_with(".jsonl")) {
-    requests_ = read_requests(text, options_.input, {});
+    BatchRequest defaults;
+    defaults.answered = true;
+    requests_ = read_requests(text, options_.input, defaults);
     for (const BatchRequest& r : requests_) {
       if (!r.fault.empty()) throw FormatError(r.fault);
     }
@@ -86,6 +89,9 @@ void DraftAnswers::feed(Scheduler& scheduler, ProgressBar& bar) {
       ++done_;
     } else if (requests_.empty()) {
       invent(scheduler, bar, next_);
+    } else if (requests_[next_].answered) {
+      keep_given(next_);
+      bar.update(++done_, total_);
     } else {
       const BatchRequest& r = requests_[next_];
       answer(scheduler, bar, next_, tokens_of(r.messages, r.prompt));
@@ -130,6 +136,24 @@ void DraftAnswers::invent(Scheduler& scheduler, ProgressBar& bar, std::size_t i)
   scheduler.add(std::move(request));
 }
 
+void DraftAnswers::keep(std::size_t i, const std::vector<TokenId>& prompt, const std::vector<TokenId>& answer) {
+  const nlohmann::ordered_json line = {{"id", id_of(i)},
+                                       {"prompt_token_ids", prompt},
+                                       {"generated_token_ids", answer},
+                                       {"model_hash", hex(manifest_.hash)}};
+  checkpoint_->write(line.dump());
+}
+
+// A chat whose last answer stands there already, as somebody else or an earlier run gave it.
+void DraftAnswers::keep_given(std::size_t i) {
+  std::vector<ChatMessage> messages = requests_[i].messages;
+  std::vector<TokenId> tokens = tokenizer_.encode(messages.back().content, false);
+  messages.pop_back();
+  if (!tokenizer_.data().end_of_turn.empty()) tokens.push_back(tokenizer_.data().end_of_turn.front());
+  tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(options_.answer_tokens)));
+  keep(i, tokens_of(messages, ""), tokens);
+}
+
 void DraftAnswers::answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i, std::vector<TokenId> prompt) {
   Request request;
   request.prompt = std::move(prompt);
@@ -142,11 +166,7 @@ void DraftAnswers::answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i,
       ++lost_;
       return;
     }
-    const nlohmann::ordered_json line = {{"id", id_of(i)},
-                                         {"prompt_token_ids", before},
-                                         {"generated_token_ids", g.tokens},
-                                         {"model_hash", hex(manifest_.hash)}};
-    checkpoint_->write(line.dump());
+    keep(i, before, g.tokens);
     bar.update(++done_, total_);
     if (interrupted_by() == ExitCode::ok) feed(scheduler, bar);
   };
@@ -155,6 +175,9 @@ void DraftAnswers::answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i,
 
 void DraftAnswers::read(DraftCounts& counts, HeadAnswers& answers) const {
   counts.add(text_, 0);
+  for (std::size_t at = 0; at < text_.size(); at += kTextStretch) {
+    answers.add(std::span(text_).subspan(at, std::min(kTextStretch, text_.size() - at)), 0);
+  }
   if (!checkpoint_) return;
   std::ifstream in(options_.checkpoint());
   std::string text;

@@ -36,7 +36,7 @@ class DraftAnswers {
   // What stands before the first token of an answer; a token alone at position 0 says little of its usual followers.
   std::vector<TokenId> sweep_prefix() const;
   const std::string& made_from() const { return made_from_; }
-  // What the answers (or the text) count; and the answers themselves, none of a text.
+  // What the answers (or the text) count; and the answers themselves (or stretches of the text).
   void read(DraftCounts& counts, HeadAnswers& answers) const;
   // They are in the draft file now.
   void remove_checkpoint();
@@ -47,6 +47,8 @@ class DraftAnswers {
   void feed(Scheduler& scheduler, ProgressBar& bar);
   std::vector<TokenId> tokens_of(std::vector<ChatMessage> messages, const std::string& prompt) const;
   void invent(Scheduler& scheduler, ProgressBar& bar, std::size_t i);
+  void keep(std::size_t i, const std::vector<TokenId>& prompt, const std::vector<TokenId>& answer);
+  void keep_given(std::size_t i);
   void answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i, std::vector<TokenId> prompt);
 
   const TrainOptions& options_;

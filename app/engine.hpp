@@ -63,7 +63,7 @@ class Engine {
   ThreadPool& pool() { return *pool_; }
   Trace& trace() { return trace_; }
   const Trace& trace() const { return trace_; }
-  Stage& stage() { return *stage_; }                 // of a rank that holds layers
+  Stage& stage() { return *stage_; }                     // of a rank that holds layers
   IdleWork* idle_work() { return draft_server_.get(); }  // or none
   // The life of every rank but 0: computes until the run is stopped, or waits for its end.
   ExitCode serve(const MpiSession& mpi, RankReport& report);

@@ -16,13 +16,14 @@ namespace jupiter {
 
 namespace {
 
-std::vector<ChatMessage> read_messages(const JsonObject& o) {
+std::vector<ChatMessage> read_messages(const JsonObject& o, bool may_be_answered) {
   std::vector<ChatMessage> messages;
   for (const auto& m : o.array_or_empty("messages")) {
     const JsonObject message(m, o.where() + ": messages");
     messages.push_back({message.string("role"), message.string("content")});
   }
-  if (messages.empty() || messages.back().role != "user") {
+  const bool answered = may_be_answered && messages.size() > 1 && messages.back().role == "assistant";
+  if (!answered && (messages.empty() || messages.back().role != "user")) {
     o.fail("messages", "a list that ends with a message of the role user", "another");
   }
   return messages;
@@ -65,8 +66,9 @@ void read_request(const JsonObject& o, BatchRequest& r) {
     r.prompt = o.string("prompt");
     if (r.prompt.empty()) o.fail("prompt", "a text", "nothing");
   } else {
-    r.messages = read_messages(o);
+    r.messages = read_messages(o, r.answered);
   }
+  r.answered = !r.messages.empty() && r.messages.back().role == "assistant";
   r.max_tokens = o.find_int("max_tokens").value_or(r.max_tokens);
   if (o.has("max_tokens") && r.max_tokens < 1) o.fail("max_tokens", "a positive number", std::to_string(r.max_tokens));
   r.sampling = read_line_sampling(o, r.sampling);

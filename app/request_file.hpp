@@ -15,14 +15,16 @@ struct BatchRequest {
   std::string id;         // as JSON text: "a" and 1 are different ids
   std::string fault;      // not empty: this line cannot be answered
   std::vector<ChatMessage> messages;
-  std::string prompt;  // where there are no messages
+  bool answered = false;  // the last message is the answer
+  std::string prompt;     // where there are no messages
   std::int64_t max_tokens = 0;
   SamplingOptions sampling;
   std::vector<std::string> stops;
 };
 
 // Every line of a file's text, empty ones left out; a line that cannot be used has a fault, and an id if one can be
-// read. Fields that a line does not have are those of `defaults`.
+// read. Fields that a line does not have are those of `defaults`; where these are answered, messages may end with the
+// assistant's.
 std::vector<BatchRequest> read_requests(const std::string& text, const std::string& file, const BatchRequest& defaults);
 
 // An output file that grows line by line; each line is on the disk when write() returns.

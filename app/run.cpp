@@ -275,7 +275,8 @@ void print_stats(const std::vector<RankReport>& reports, const Answer& a) {
 }
 
 ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout, .idle = engine.idle_work()});
+  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
+                    {.deadline = o.engine.timeout, .idle = engine.idle_work()});
   Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
   ExitCode code = ExitCode::ok;
   Answer a;

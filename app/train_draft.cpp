@@ -26,7 +26,7 @@ cxxopts::Options train_usage() {
   // clang-format off
   options.add_options("Draft")
     ("self", "Prompts that the model invents and answers", cxxopts::value<std::int64_t>()->default_value("3000"), "N")
-    ("i,input", "Instead: prompts to answer (JSONL as for batch), or a text whose tokens are counted", cxxopts::value<std::string>(), "FILE")
+    ("i,input", "Instead: prompts to answer (JSONL as for batch; messages that end with an answer keep it), or a text", cxxopts::value<std::string>(), "FILE")
     ("o,output", "Draft file to write; FILE.part.* beside it keep what is done", cxxopts::value<std::string>(), "FILE")
     ("n,predict", "Tokens of an answer at most", cxxopts::value<std::int64_t>()->default_value("192"), "N")
     ("seed", "Of invented prompts", cxxopts::value<std::uint64_t>()->default_value("1"), "N")

@@ -1,4 +1,5 @@
 """train-draft: a table that changes no bit, goes on after a stop, and is refused by another model."""
+import json
 import signal
 import subprocess
 import time
@@ -102,6 +103,34 @@ class TrainDraft(ProgramTest):
         prompts.write_text("not json\n")
         result = jupiter("train-draft", "-m", self.tiny, "-o", self.folder / "x.h5", "--raw", "-i", prompts)
         self.assert_fails(result, 3, "prompts.jsonl", "line 1")
+
+    def test_answers_that_are_given_are_not_made(self):
+        chats, answer = self.folder / "chats.jsonl", "aXbX" * 5
+        lines = [{"id": i, "messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": answer}]}
+                 for i in range(3)]
+        chats.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        target = self.folder / "chats.h5"
+        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-n", "18", "--heads-epochs", "1", "-i",
+                         chats, "--head-units", "16")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn(": 54 tokens counted;", result.stderr)  # at most -n of each answer
+        lines[1]["messages"].pop(0)
+        chats.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-i", chats)
+        self.assert_fails(result, 3, "chats.jsonl", "line 2", "messages")
+
+    def test_a_head_learns_from_a_text_too(self):
+        text, target = self.folder / "head.txt", self.folder / "head.h5"
+        text.write_text("abcdefgh" * 500)
+        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "--heads-epochs", "40", "--head-units", "32",
+                         "-i", text, ranks=2)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn(": 4000 tokens counted;", result.stderr)
+        right = [line for line in result.stderr.splitlines() if line.startswith("head: step")][-1]
+        self.assertGreater(float(right.split("by depth ")[1].split(",")[0]), 0.01)
+        plain = self.run_json(self.tiny, "--raw", "-p", "abc", "-n", "12", "--decode", "plain")
+        j = self.run_json(self.tiny, "--raw", "-p", "abc", "-n", "12", "--draft", f"heads={target}")
+        self.assertEqual(j["logits_hash"], plain["logits_hash"])
 
     def test_a_stopped_run_goes_on(self):
         whole = self.train("whole.h5", "--self", "60").read_bytes()
