@@ -25,6 +25,7 @@ def arguments():
     p.add_argument("--every", type=int, default=1, help="only every Nth question")
     p.add_argument("--offset", type=int, default=0, help="of the first one")
     p.add_argument("--limit", type=int, default=1000, help="new questions at most")
+    p.add_argument("-n", "--tokens", type=int, default=384, help="of an answer without an outline at most: some never end")
     p.add_argument("--point-tokens", type=int, default=96)
     p.add_argument("-t", "--threads", type=int, default=1)
     p.add_argument("--rows", help="CSV to which each question's row is added")
@@ -42,8 +43,8 @@ def run(options, question, *extra):
 
 
 def measure(options, question):
-    outlined = run(options, question, "--outline", "always", "--decode", "plain")
-    both = run(options, question, "--outline", "always")
+    outlined = run(options, question, "-n", options.tokens, "--outline", "always", "--decode", "plain")
+    both = run(options, question, "-n", options.tokens, "--outline", "always")
     router = both["outline"]["suits"] > 0.5
     tokens = max(len(outlined["generated_token_ids"]), 2)
     same = ("-n", tokens, "--ignore-eos")
