@@ -77,6 +77,7 @@ void DraftAnswers::read_input() {
   }
   check_utf8(text, options_.input, ExitCode::invalid_file);
   text_ = tokenizer_.encode(text, options_.raw);
+  text_.resize(std::min(text_.size(), static_cast<std::size_t>(kMaxTokens)));
 }
 
 std::string DraftAnswers::id_of(std::size_t i) const {
@@ -84,7 +85,7 @@ std::string DraftAnswers::id_of(std::size_t i) const {
 }
 
 void DraftAnswers::feed(Scheduler& scheduler, ProgressBar& bar) {
-  for (; next_ < total_ && scheduler.waiting() < kWaiting; ++next_) {
+  for (; next_ < total_ && scheduler.waiting() < kWaiting && interrupted_by() == ExitCode::ok; ++next_) {
     if (checkpoint_->done().contains(nlohmann::json(id_of(next_)).dump())) {
       ++done_;
     } else if (requests_.empty()) {
@@ -173,10 +174,12 @@ void DraftAnswers::answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i,
   scheduler.add(std::move(request));
 }
 
-void DraftAnswers::read(DraftCounts& counts, HeadAnswers& answers) const {
+void DraftAnswers::read(DraftCounts& counts, HeadAnswers& answers, std::int64_t context_tokens) const {
+  const auto context = static_cast<std::size_t>(context_tokens);
   counts.add(text_, 0);
-  for (std::size_t at = 0; at < text_.size(); at += kTextStretch) {
-    answers.add(std::span(text_).subspan(at, std::min(kTextStretch, text_.size() - at)), 0);
+  const std::size_t stretch = std::min(kTextStretch, context);
+  for (std::size_t at = 0; at < text_.size(); at += stretch) {
+    answers.add(std::span(text_).subspan(at, std::min(stretch, text_.size() - at)), 0);
   }
   if (!checkpoint_) return;
   std::ifstream in(options_.checkpoint());
@@ -196,7 +199,7 @@ void DraftAnswers::read(DraftCounts& counts, HeadAnswers& answers) const {
     }
     if (counts.tokens() >= kMaxTokens) return;
     counts.add(sequence, from);
-    answers.add(sequence, from);
+    answers.add(std::span(sequence).first(std::min(sequence.size(), context)), from);
   }
 }
 

@@ -37,7 +37,8 @@ class DraftAnswers {
   std::vector<TokenId> sweep_prefix() const;
   const std::string& made_from() const { return made_from_; }
   // What the answers (or the text) count; and the answers themselves (or stretches of the text).
-  void read(DraftCounts& counts, HeadAnswers& answers) const;
+  // Of longer ones than the context the head sees the beginning.
+  void read(DraftCounts& counts, HeadAnswers& answers, std::int64_t context_tokens) const;
   // They are in the draft file now.
   void remove_checkpoint();
 

@@ -231,7 +231,8 @@ struct Session {
 
 Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const EvalWork& work) {
   Session s;
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
+  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
+                    {.deadline = o.engine.timeout, .idle = engine.idle_work()});
   ProgressBar bar("eval", "windows");
   const auto start = std::chrono::steady_clock::now();
   const bool own_chunks = mpi.stages() > 1 && o.engine.chunk_tokens == 0 && o.engine.plan.empty();

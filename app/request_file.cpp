@@ -22,7 +22,8 @@ std::vector<ChatMessage> read_messages(const JsonObject& o, bool may_be_answered
     const JsonObject message(m, o.where() + ": messages");
     messages.push_back({message.string("role"), message.string("content")});
   }
-  const bool answered = may_be_answered && messages.size() > 1 && messages.back().role == "assistant";
+  const bool answered = may_be_answered && messages.size() > 1 && messages.back().role == "assistant" &&
+                        messages[messages.size() - 2].role == "user";
   if (!answered && (messages.empty() || messages.back().role != "user")) {
     o.fail("messages", "a list that ends with a message of the role user", "another");
   }

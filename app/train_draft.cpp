@@ -78,7 +78,7 @@ class Trainer {
   ExitCode run(Scheduler& scheduler, Pipeline& pipeline, const Scheduler::Options& scheduling,
                const std::string& hidden_key) {
     if (const ExitCode code = answers_.run(scheduler); code != ExitCode::ok) return code;
-    answers_.read(counts_, head_answers_);
+    answers_.read(counts_, head_answers_, scheduling.context_tokens);
     if (!wants_head()) head_answers_ = {};
     try {
       sweep(pipeline);

@@ -179,11 +179,11 @@ int Decoder::sequences_under_way() const {
 
 // Of any sequence that drafts in this frame.
 Company Decoder::company_of(const Frame& frame) const {
-  Company c{sequences_under_way(), -1, 0};
+  Company c{sequences_under_way(), -1, 0};  // it is itself one of those that decode
   for (const FrameRun& run : frame.runs) {
     const bool decodes = has(run, FrameRun::tree) || has(run, FrameRun::draft);
     if (decodes) ++c.beside;
-    if (!has(run, FrameRun::tree)) c.prompt_rows += run.rows;
+    if (!decodes) c.prompt_rows += run.rows;
   }
   return c;
 }

@@ -43,6 +43,7 @@ class ModelHead : public DraftHead {
   }
 
   void begin(std::span<const float>) override {}
+  void foretell(DraftContext) override { shared_->user = this; }
   std::vector<HeadGuess> guess(DraftContext context, std::size_t) override {
     if (shared_->user == nullptr) shared_->user = this;
     return shared_->user == this ? shared_->model->guess(context) : std::vector<HeadGuess>{};

@@ -42,7 +42,7 @@ class DraftModel {
   int given_up_ = 0;           // passes in a row
 };
 
-// Heads that ask a model on this rank; it drafts for one sequence at a time, the next one begins where nobody does.
+// Heads that ask a model on this rank; it drafts for one sequence at a time, the newest.
 std::unique_ptr<HeadMaker> draft_model_head(std::unique_ptr<DraftModel> model);
 
 }  // namespace jupiter

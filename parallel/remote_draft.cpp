@@ -38,7 +38,8 @@ std::uint64_t context_bytes(const FrameLimits& limits) {
   return 64 + static_cast<std::uint64_t>(limits.max_position + 1) * sizeof(TokenId);
 }
 
-// What the heads of all sequences share: one of them at a time is drafted for.
+// What the heads of all sequences share: one of them at a time is drafted for, the newest; a conversation's turn before
+// may be open still.
 struct Remote {
   Remote(const MpiSession& mpi, int rank, const FrameLimits& frame_limits)
       : limits(frame_limits), out(mpi, rank, Tag::context), in(mpi, rank, Tag::guesses, kGuessesBytes) {}
@@ -48,7 +49,7 @@ struct Remote {
     in.poll();
     while (const auto m = in.receive()) {
       ContextGuesses g = decode_guesses(*m, limits);
-      order.push_back(g.context_hash);
+      if (!known.contains(g.context_hash)) order.push_back(g.context_hash);
       known[g.context_hash] = std::move(g.guesses);
       news = true;
       if (order.size() <= kMostKnown) continue;
@@ -99,7 +100,8 @@ class RemoteHead : public DraftHead {
     return known == remote_->known.end() ? std::vector<HeadGuess>{} : known->second;
   }
   void foretell(DraftContext decided) override {
-    if (is_mine()) remote_->tell(decided);
+    remote_->user = this;
+    remote_->tell(decided);
   }
   bool has_news() override {
     if (remote_->user != this) return false;

@@ -256,7 +256,8 @@ std::size_t Speculation::segments_in_flight(const StepCost& cost, const Company&
   if (options_.mode != DecodeMode::continuous) return 1;
   const double slots = cost.lap_s(1) / std::max(cost.slot_s(1), 1e-9) + 0.5;
   const double most = std::clamp(slots, 1.0, static_cast<double>(cost.stages() + 1));
-  return std::max<std::size_t>(1, static_cast<std::size_t>(most) / static_cast<std::size_t>(company.sequences));
+  return std::max<std::size_t>(
+      1, static_cast<std::size_t>(most) / static_cast<std::size_t>(std::max(1, company.sequences)));
 }
 
 SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, const Company& company) {

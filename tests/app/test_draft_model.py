@@ -86,7 +86,6 @@ class DraftModel(ProgramTest):
                 j = self.run_json(REAL_MODEL, *prompt, "--draft", f"model={REAL_MODEL}", "--plan", path, "--spec-mode",
                                   mode, ranks=3)
                 self.assertEqual(j["logits_hash"], plain["logits_hash"])
-                self.assertGreater(j["draft"]["head"]["asked"], 0)
 
     def test_a_plan_of_another_draft_model_or_board_is_refused(self):
         own = self.run_json(self.tiny, *self.PROMPT, "--decode", "plain")["model_hash"]

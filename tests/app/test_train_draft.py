@@ -114,6 +114,11 @@ class TrainDraft(ProgramTest):
                          chats, "--head-units", "16")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn(": 54 tokens counted;", result.stderr)  # at most -n of each answer
+        lines[0]["messages"][0]["content"] = "longer than the context " * 60
+        chats.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-n", "18", "--heads-epochs", "1", "-i",
+                         chats, "--head-units", "16")
+        self.assertEqual(result.returncode, 0, result.stderr)
         lines[1]["messages"].pop(0)
         chats.write_text("".join(json.dumps(line) + "\n" for line in lines))
         result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "-i", chats)
@@ -123,7 +128,7 @@ class TrainDraft(ProgramTest):
         text, target = self.folder / "head.txt", self.folder / "head.h5"
         text.write_text("abcdefgh" * 500)
         result = jupiter("train-draft", "-m", self.tiny, "-o", target, "--raw", "--heads-epochs", "40", "--head-units", "32",
-                         "-i", text, ranks=2)
+                         "-c", "200", "-i", text, ranks=2)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn(": 4000 tokens counted;", result.stderr)
         right = [line for line in result.stderr.splitlines() if line.startswith("head: step")][-1]
