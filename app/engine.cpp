@@ -116,7 +116,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)", cxxopts::value<std::int64_t>(), "N")
     ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
-    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted as the layers that have as many bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
+    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted in layers by its bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
     ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
@@ -236,10 +236,11 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const ModelPart part =
       plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
-  const auto draft = model_folder(options.decoding);
-  const bool drafts_here = draft && draft_rank(mpi) == mpi.rank();
+  std::optional<Manifest> draft;
+  const auto folder = model_folder(options.decoding);
+  if (folder && draft_rank(mpi) == mpi.rank()) draft = read_manifest(*folder);
   check_memory(mpi, manifest_, part, stage_options_,
-               drafts_here ? draft_model_bytes(read_manifest(*draft), stage_options_.context_tokens) : 0);
+               draft ? draft_model_bytes(*draft, stage_options_.context_tokens) : 0);
   const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
   const bool alone = mpi.ranks_on_host() == 1;
   pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads,
@@ -247,7 +248,7 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
                                                            .share_cores = !alone || threads > allowed_cores()});
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part, options.verify), stage_options_,
                                    *pool_, mpi.stages());
-  load_drafters(mpi, options);
+  load_drafters(mpi, options, draft);
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -256,18 +257,18 @@ int Engine::draft_rank(const MpiSession& mpi) const {
   return plan_ && plan_->draft ? static_cast<int>(plan_->draft_stage()) : mpi.stages() - 1;
 }
 
-void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) {
+void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options, const std::optional<Manifest>& draft) {
   if (options.decoding.decode.mode == DecodeMode::plain) return;
   const auto folder = model_folder(options.decoding);
   const int last = mpi.stages() - 1;
   std::unique_ptr<DraftModel> model;
-  if (folder && draft_rank(mpi) == mpi.rank()) {
-    const std::string hash_found = hex(read_manifest(*folder).hash);
+  if (draft) {
+    const std::string hash_found = hex(draft->hash);
     if (plan_ && plan_->draft && plan_->draft->model_hash != hash_found) {
       throw FormatError(options.plan, "draft_model", fmt::format("{} ({})", hash_found, *folder),
                         plan_->draft->model_hash);
     }
-    model = std::make_unique<DraftModel>(*folder, manifest_, *pool_, stage_options_.context_tokens);
+    model = std::make_unique<DraftModel>(*folder, *draft, manifest_, *pool_, stage_options_.context_tokens);
   }
   if (mpi.rank() != last) {
     if (model)

@@ -71,7 +71,8 @@ class Engine {
  private:
   void obey_plan(MpiSession& mpi, const EngineOptions& options);
   void load(const MpiSession& mpi, const EngineOptions& options);
-  void load_drafters(const MpiSession& mpi, const EngineOptions& options);
+  // draft: manifest of the draft model, where it works on this rank.
+  void load_drafters(const MpiSession& mpi, const EngineOptions& options, const std::optional<Manifest>& draft);
   int draft_rank(const MpiSession& mpi) const;
   Manifest manifest_;
   std::optional<Plan> plan_;

@@ -181,9 +181,11 @@ int Decoder::sequences_under_way() const {
 Company Decoder::company_of(const Frame& frame) const {
   Company c{sequences_under_way(), -1, 0};  // it is itself one of those that decode
   for (const FrameRun& run : frame.runs) {
-    const bool decodes = has(run, FrameRun::tree) || has(run, FrameRun::draft);
-    if (decodes) ++c.beside;
-    if (!decodes) c.prompt_rows += run.rows;
+    if (has(run, FrameRun::tree) || has(run, FrameRun::draft)) {
+      ++c.beside;
+    } else {
+      c.prompt_rows += run.rows;
+    }
   }
   return c;
 }

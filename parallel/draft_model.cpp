@@ -79,12 +79,11 @@ void check_vocabulary(const std::filesystem::path& folder, const Manifest& draft
   if (own != wanted) throw FormatError(folder.string(), "tokenizer", wanted + " (the model's)", own);
 }
 
-DraftModel::DraftModel(const std::filesystem::path& folder, const Manifest& target, ThreadPool& pool,
-                       std::int64_t context_tokens) {
-  const Manifest manifest = read_manifest(folder);
-  check_vocabulary(folder, manifest, target);
-  stage_ = std::make_unique<Stage>(manifest.config, ModelFiles(folder, manifest, whole(manifest), true),
-                                   stage_options(manifest.config, context_tokens), pool, 1);
+DraftModel::DraftModel(const std::filesystem::path& folder, const Manifest& draft, const Manifest& target,
+                       ThreadPool& pool, std::int64_t context_tokens) {
+  check_vocabulary(folder, draft, target);
+  stage_ = std::make_unique<Stage>(draft.config, ModelFiles(folder, draft, whole(draft), true),
+                                   stage_options(draft.config, context_tokens), pool, 1);
   stage_->set_logits_sink(
       [this](SequenceId, std::int64_t, std::span<const float> row) { logits_.assign(row.begin(), row.end()); });
   stage_->open(kSequence, {});

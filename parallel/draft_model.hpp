@@ -20,9 +20,10 @@ void check_vocabulary(const std::filesystem::path& folder, const Manifest& draft
 
 class DraftModel {
  public:
-  // target: the model that it drafts for. context_tokens: of that model; its own may be shorter, it then falls silent.
+  // draft: the folder's manifest. target: the model that it drafts for. context_tokens: of that model; its own may be
+  // shorter, it then falls silent.
   // `pool` must outlive it. FormatError as check_vocabulary().
-  DraftModel(const std::filesystem::path& folder, const Manifest& target, ThreadPool& pool,
+  DraftModel(const std::filesystem::path& folder, const Manifest& draft, const Manifest& target, ThreadPool& pool,
              std::int64_t context_tokens);
 
   // What follows the context; nothing where it is longer than this model's own.

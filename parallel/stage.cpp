@@ -217,12 +217,9 @@ void Stage::learn_widths() {
     for (int i = 0; i < repeats; ++i) {
       const MatrixView<float> x(residual_.data(), rows, config_.dim);
       std::fill_n(residual_.data(), rows * config_.dim, 0.0f);
-      Sequence& s = sequences_[probe];
-      cache_.truncate(s, 0);
-      cache_.reserve(s, 0, rows);
-      s.length = rows;
-      rope_.extend(rows);
-      const std::vector<RowRun> runs = {{&s, 0, rows, {}}};
+      Frame f;
+      f.runs.push_back({probe, 0, static_cast<std::int32_t>(rows), 0, 0, {}});
+      const std::vector<RowRun> runs = place(f);
       const auto start = std::chrono::steady_clock::now();
       for (std::size_t l = 0; l < files_.layers().size(); ++l) {
         forward_block({rt_, config_, cache_, rope_, scratch_}, files_.layers()[l], static_cast<std::int64_t>(l), runs,

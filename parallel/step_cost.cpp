@@ -28,9 +28,14 @@ void StepCost::Curve::set_shape(std::span<const double> seconds) {
   }
 }
 
-double StepCost::Curve::cost(std::int64_t rows) const {
+std::size_t StepCost::Curve::index_of(std::int64_t rows) {
   std::size_t i = 0;
   while (i + 1 < kWidths.size() && kWidths[i + 1] <= rows) ++i;
+  return i;
+}
+
+double StepCost::Curve::cost(std::int64_t rows) const {
+  const std::size_t i = index_of(rows);
   if (i + 1 == kWidths.size()) return shape_[i] * static_cast<double>(rows) / static_cast<double>(kWidths[i]);
   const double low = shape_[i], high = std::max(low, shape_[i + 1]);
   return low + (high - low) * static_cast<double>(rows - kWidths[i]) / static_cast<double>(kWidths[i + 1] - kWidths[i]);
@@ -43,9 +48,7 @@ void StepCost::Curve::observe(std::int64_t rows, double seconds) {
   scale_ += (observed_ == 0 ? 1 : std::max(kNewest, 1.0 / (observed_ + 1))) * (seconds / ratio - scale_);
   ++observed_;
   if (observed_ < kSettled) return;
-  std::size_t i = 0;
-  while (i + 1 < kWidths.size() && kWidths[i + 1] <= rows) ++i;
-  shape_[i] *= 1 + kOfShape * (std::clamp(seconds / (scale_ * ratio), 0.5, 2.0) - 1);
+  shape_[index_of(rows)] *= 1 + kOfShape * (std::clamp(seconds / (scale_ * ratio), 0.5, 2.0) - 1);
 }
 
 double StepCost::Curve::seconds(std::int64_t rows) const {

@@ -42,9 +42,10 @@ class StepCost {
 
    private:
     static constexpr std::array<std::int64_t, 11> kWidths = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64};
-    double cost(std::int64_t rows) const;       // in units of scale_
-    std::array<double, kWidths.size()> shape_;  // by width
-    double scale_;                              // seconds of one row, or nearly
+    static std::size_t index_of(std::int64_t rows);  // of the widest entry that is no wider
+    double cost(std::int64_t rows) const;            // in units of scale_
+    std::array<double, kWidths.size()> shape_;       // by width
+    double scale_;                                   // seconds of one row, or nearly
     int observed_ = 0;
   };
   int stages_;

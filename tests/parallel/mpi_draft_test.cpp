@@ -83,7 +83,7 @@ void test(const MpiSession& mpi) {
   const Manifest manifest = convert_model(*synth_source(*synth_shape("tiny"), GgufType::q8_0, 3), folder, {});
   ThreadPool pool({.threads = 1, .share_cores = true});
   const FrameLimits limits{64, kContext, manifest.config.vocab_size, 0};
-  auto model = std::make_unique<DraftModel>(folder, manifest, pool, kContext);
+  auto model = std::make_unique<DraftModel>(folder, manifest, manifest, pool, kContext);
   if (mpi.rank() == 0) {
     serve_drafts(mpi, std::move(model), limits);
   } else {

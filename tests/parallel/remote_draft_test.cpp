@@ -16,16 +16,21 @@ namespace fs = std::filesystem;
 
 constexpr FrameLimits kLimits{.max_rows = 64, .max_position = 100, .vocab_size = 50, .residual_row_bytes = 0};
 
+template <typename Decode>
+void expect_cuts_refused(const Message& whole, const Decode& decode) {
+  for (std::size_t n = 0; n < whole.payload.size(); ++n) {
+    Message cut = whole;
+    cut.payload.resize(n);
+    EXPECT_THROW(decode(cut, kLimits), PeerError) << n;
+  }
+}
+
 TEST(DraftContextMessage, ComesBackAndNonsenseIsRefused) {
   const Message whole = encode_context(3, {7, {1, 49}});
   const ContextChange c = decode_context(whole, kLimits);
   EXPECT_EQ(c.kept, 7u);
   EXPECT_EQ(c.tokens, (std::vector<TokenId>{1, 49}));
-  for (std::size_t n = 0; n < whole.payload.size(); ++n) {
-    Message cut = whole;
-    cut.payload.resize(n);
-    EXPECT_THROW(decode_context(cut, kLimits), PeerError) << n;
-  }
+  expect_cuts_refused(whole, decode_context);
   Message other = whole;
   other.kind = MessageKind::guesses;
   EXPECT_THROW(decode_context(other, kLimits), PeerError);
@@ -41,11 +46,7 @@ TEST(DraftGuessesMessage, ComesBackAndNonsenseIsRefused) {
   ASSERT_EQ(g.guesses.size(), 2u);
   EXPECT_EQ(g.guesses[1].token, 5);
   EXPECT_EQ(g.guesses[1].probability, 0.25f);
-  for (std::size_t n = 0; n < whole.payload.size(); ++n) {
-    Message cut = whole;
-    cut.payload.resize(n);
-    EXPECT_THROW(decode_guesses(cut, kLimits), PeerError) << n;
-  }
+  expect_cuts_refused(whole, decode_guesses);
   Message other = whole;
   other.kind = MessageKind::context;
   EXPECT_THROW(decode_guesses(other, kLimits), PeerError);
@@ -71,7 +72,7 @@ class DraftModelTest : public testing::Test {
 };
 
 TEST_F(DraftModelTest, PassesThatAreGivenUpChangeNoGuess) {
-  DraftModel calm(folder_, manifest_, pool_, 256), disturbed(folder_, manifest_, pool_, 256);
+  DraftModel calm(folder_, manifest_, manifest_, pool_, 256), disturbed(folder_, manifest_, manifest_, pool_, 256);
   std::vector<TokenId> context;
   int asked = 0, steps = 0;
   for (TokenId t = 0; t < 60; ++t) {
@@ -92,7 +93,7 @@ TEST_F(DraftModelTest, PassesThatAreGivenUpChangeNoGuess) {
 }
 
 TEST_F(DraftModelTest, ARankThatIsAlwaysWantedDraftsNevertheless) {
-  DraftModel model(folder_, manifest_, pool_, 256);
+  DraftModel model(folder_, manifest_, manifest_, pool_, 256);
   const std::vector<TokenId> context = {1, 2, 3};
   int steps = 1;
   while (!model.step(context, 8, [] { return true; })) ++steps;
@@ -100,7 +101,7 @@ TEST_F(DraftModelTest, ARankThatIsAlwaysWantedDraftsNevertheless) {
 }
 
 TEST_F(DraftModelTest, IsSilentBeyondItsContext) {
-  DraftModel model(folder_, manifest_, pool_, 32);
+  DraftModel model(folder_, manifest_, manifest_, pool_, 32);
   EXPECT_FALSE(model.guess(std::vector<TokenId>(32, 1)).empty());
   EXPECT_TRUE(model.guess(std::vector<TokenId>(33, 1)).empty());
 }
