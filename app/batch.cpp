@@ -17,7 +17,6 @@ namespace {
 constexpr std::int64_t kDefaultCacheTokens = 32768;  // of all requests together
 constexpr std::int64_t kDefaultSequences = 16;       // that the cache has room for trees of
 constexpr std::size_t kWaiting = 64;                 // requests that are tokenized ahead
-constexpr std::size_t kPrefix = 8;                   // tokens that prompts have in common to be worth sharing
 
 struct BatchOptions {
   EngineOptions engine;
@@ -105,16 +104,16 @@ class Batch {
   ExitCode run(Scheduler& scheduler) {
     ProgressBar bar("batch", "requests");
     const auto start = std::chrono::steady_clock::now();
-    keep_prefix(scheduler);
+    compute_prefix(scheduler);
     while (next_ < requests_.size() && interrupted_by() == ExitCode::ok) {
       feed(scheduler, bar);
       scheduler.run();
     }
-    scheduler.release(prefix_);
     const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
     if (options_.stats) {
-      std::cerr << fmt::format("{} answers, {} tokens in {:.3f} s, {:.2f} tokens/s\n", answered_, tokens_,
-                               spent.count(), static_cast<double>(tokens_) / spent.count());
+      std::cerr << fmt::format("{} answers, {} tokens in {:.3f} s, {:.2f} tokens/s; {} times a request was set back\n",
+                               answered_, tokens_, spent.count(), static_cast<double>(tokens_) / spent.count(),
+                               set_back_);
     }
     if (interrupted_by() != ExitCode::ok) return interrupted_by();
     return faults_ > 0 ? ExitCode::failed : ExitCode::ok;
@@ -158,7 +157,7 @@ class Batch {
   }
 
   // What the first requests begin with, such as a template's system message, is computed once.
-  void keep_prefix(Scheduler& scheduler) {
+  void compute_prefix(Scheduler& scheduler) {
     first_prompts_.resize(std::min(requests_.size(), kWaiting));
     std::optional<std::vector<TokenId>> common;
     std::size_t prompts = 0;
@@ -174,7 +173,9 @@ class Batch {
       if (!common) common = p;
       common->erase(std::mismatch(common->begin(), common->end(), p.begin(), p.end()).first, common->end());
     }
-    if (prompts >= 2 && common->size() >= kPrefix) prefix_ = scheduler.keep_prefix(std::move(*common));
+    if (prompts < 2) return;
+    prefix_ = std::move(*common);
+    scheduler.compute_prefix(prefix_);
   }
 
   void start(Scheduler& scheduler, ProgressBar& bar, const BatchRequest& r, std::vector<TokenId> tokens) {
@@ -188,8 +189,10 @@ class Batch {
     request.sampling = r.sampling;
     request.decode = options_.engine.decoding.decode;
     request.max_new_tokens = r.max_tokens;
-    request.parent = prefix_;
-    request.shared_tokens = scheduler.shareable(prefix_, request.prompt);
+    // Where the common beginning had to go from the cache, the next request that ends leaves it there again.
+    const bool begins_alike =
+        prefix_.size() <= request.prompt.size() && std::equal(prefix_.begin(), prefix_.end(), request.prompt.begin());
+    if (begins_alike) request.keep_tokens = std::ssize(prefix_);
     if (!options_.ignore_eos) request.end_tokens = tokenizer_.data().end_of_turn;
     const auto growing = std::make_shared<Growing>(tokenizer_, r);
     request.on_token = [growing](TokenId token) {
@@ -201,6 +204,7 @@ class Batch {
       write(*growing, g);
       ++answered_;
       tokens_ += g.tokens.size();
+      set_back_ += g.set_back;
       bar.update(++done_, total_);
       feed(scheduler, bar);
     };
@@ -241,7 +245,8 @@ class Batch {
   std::vector<BatchRequest> requests_;
   AnswerFile answers_;
   std::vector<std::vector<TokenId>> first_prompts_;  // of requests_ in order; empty: taken, or not to be had
-  SequenceId prefix_ = 0;
+  std::vector<TokenId> prefix_;                      // what these begin with
+  std::int64_t set_back_ = 0;
   std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0, answered_ = 0, tokens_ = 0;
 };
 

@@ -89,20 +89,16 @@ double run_once(Scheduler& scheduler, const Engine& engine, const BenchOptions& 
   Request request;
   request.decode = o.engine.decoding.decode;
   request.max_new_tokens = 1;
-  SequenceId before = 0;
   if (test.n_depth > 0) {
     request.prompt = random_tokens(test.n_depth, engine.config().vocab_size);
-    request.keep = true;
-    before = scheduler.complete(Request(request)).kept;
+    request.keep_tokens = kKeepAll;
+    scheduler.complete(Request(request));
   }
   // Generation starts from one token, whose pass is the first of n_gen.
   request.prompt = random_tokens(test.n_depth + std::max<std::int64_t>(test.n_prompt, 1), engine.config().vocab_size);
-  request.keep = false;
-  request.parent = before;
-  request.shared_tokens = scheduler.shareable(before, request.prompt);
+  request.keep_tokens = 0;
   if (test.n_gen > 0) request.max_new_tokens = test.n_gen;
   const Generated made = scheduler.complete(std::move(request));
-  scheduler.release(before);
   return test.n_gen > 0 ? made.total_s : made.ttft_s;
 }
 

@@ -214,7 +214,7 @@ void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
 }
 
 Scheduler::Options Engine::scheduling() const {
-  return {context_tokens(), stage_options_.cache_tokens, [this](std::int64_t n) { return chunks(n); }, 0};
+  return {context_tokens(), [this](std::int64_t n) { return chunks(n); }, 0};
 }
 
 std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {

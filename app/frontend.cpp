@@ -36,23 +36,45 @@ Frontend::Frontend(const RunOptions& options, const Manifest& manifest)
   if (!options.chat || options.prompt) add_user_turn(read_prompt(options));
 }
 
+Frontend::Conversation Frontend::with_turn(const std::string& text) const {
+  if (options_.raw) return {{}, encode_segments(tokenizer_, {{text, true}})};
+  Conversation c{messages_, tokens_};
+  c.messages.push_back({"user", text});
+  const std::vector<TokenId> added =
+      tokens_.empty()
+          ? encode_segments(tokenizer_, template_->render(c.messages, true))
+          : encode_segments(tokenizer_, template_->render_turn(c.messages, c.messages.size() - 1, reply_ended_), false);
+  c.tokens.insert(c.tokens.end(), added.begin(), added.end());
+  return c;
+}
+
+// Tokens of the context that a turn leaves for its answer at least, where the conversation can give way.
+std::int64_t Frontend::answer_room() const {
+  const std::int64_t quarter = context_tokens_ / 4;
+  return options_.max_new_tokens > 0 ? std::min(options_.max_new_tokens, quarter) : quarter;
+}
+
+// Half of the context, not just enough: what is left has to be computed again from where the gap is.
+void Frontend::forget_oldest(Conversation& c) {
+  const std::size_t first = c.messages.front().role == "system" ? 1 : 0;
+  while (c.messages.size() > first + 1 && std::ssize(c.tokens) > context_tokens_ / 2) {
+    const auto oldest = c.messages.begin() + static_cast<std::ptrdiff_t>(first);
+    c.messages.erase(oldest, oldest + 2);  // a question and its answer
+    c.tokens = encode_segments(tokenizer_, template_->render(c.messages, true));
+    has_forgotten_ = true;
+  }
+}
+
 void Frontend::add_user_turn(const std::string& text) {
   if (text.empty()) throw UsageError("prompt: expected a text, found nothing");
-  std::vector<TokenId> added;
-  if (options_.raw) {
-    added = encode_segments(tokenizer_, {{text, true}});
-  } else {
-    messages_.push_back({"user", text});
-    added =
-        tokens_.empty()
-            ? encode_segments(tokenizer_, template_->render(messages_, true))
-            : encode_segments(tokenizer_, template_->render_turn(messages_, messages_.size() - 1, reply_ended_), false);
+  Conversation c = with_turn(text);
+  if (options_.chat && std::ssize(c.tokens) + answer_room() > context_tokens_) forget_oldest(c);
+  if (std::ssize(c.tokens) > context_tokens_) {
+    throw UsageError(fmt::format("prompt: expected at most {} tokens (the context, -c), found {}", context_tokens_,
+                                 c.tokens.size()));
   }
-  tokens_.insert(tokens_.end(), added.begin(), added.end());
-  if (static_cast<std::int64_t>(tokens_.size()) > context_tokens_) {
-    throw UsageError(
-        fmt::format("prompt: expected at most {} tokens (the context, -c), found {}", context_tokens_, tokens_.size()));
-  }
+  messages_ = std::move(c.messages);
+  tokens_ = std::move(c.tokens);
 }
 
 void Frontend::add_reply(const Generated& reply, const std::string& text) {

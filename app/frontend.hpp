@@ -41,11 +41,23 @@ class Frontend {
   const std::vector<TokenId>& tokens() const { return tokens_; }
   const std::string& last_turn() const { return messages_.back().content; }
 
-  // The tokens of the conversation with this turn; UsageError where it is empty or too long.
+  // Adds a turn. A conversation that leaves less than a quarter of the context for the answer (or less than -n, where
+  // that is smaller) loses its oldest questions and answers until it takes half of the context at most; the system
+  // message stays. UsageError, and nothing changed, where the text is empty or by itself longer than the context.
   void add_user_turn(const std::string& text);
   void add_reply(const Generated& reply, const std::string& text);
+  // Whether any turn was left out so far.
+  bool has_forgotten() const { return has_forgotten_; }
 
  private:
+  // A conversation that ends with a user's turn, all of it as tokens.
+  struct Conversation {
+    std::vector<ChatMessage> messages;
+    std::vector<TokenId> tokens;
+  };
+  Conversation with_turn(const std::string& text) const;
+  void forget_oldest(Conversation& c);
+  std::int64_t answer_room() const;
   const RunOptions& options_;
   Tokenizer tokenizer_;
   std::int64_t context_tokens_;
@@ -53,6 +65,7 @@ class Frontend {
   std::vector<ChatMessage> messages_;
   std::vector<TokenId> tokens_;
   bool reply_ended_ = true;
+  bool has_forgotten_ = false;
 };
 
 }  // namespace jupiter

@@ -136,8 +136,8 @@ Answer outlined_answer(const RunOptions& o, const Frontend& front, Scheduler& sc
   return a;
 }
 
-// Streams one answer to standard output. kept: the sequence of the turn before; the new one's, in a conversation.
-Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler, SequenceId& kept) {
+// Streams one answer to standard output. In a conversation the next turn begins with what this one computed.
+Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler) {
   StreamDecoder decoder(front.tokenizer());
   StopStrings stops(o.stops);
   Answer a;
@@ -146,16 +146,12 @@ Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler, 
     if (!text.empty()) print(text);
   };
   Request r = request_of(o, front);
-  r.keep = o.chat;
-  r.parent = kept;
-  r.shared_tokens = scheduler.shareable(kept, r.prompt);
+  r.keep_tokens = o.chat ? kKeepAll : 0;
   r.on_token = [&](TokenId token) {
     show(stops.push(decoder.push(token)));
     return !stops.found();
   };
   a.generated = scheduler.complete(std::move(r));
-  scheduler.release(kept);
-  kept = a.generated.kept;
   if (!stops.found()) show(stops.push(decoder.finish()));
   if (!stops.found()) show(stops.finish());
   a.stop_string = stops.found();
@@ -198,11 +194,12 @@ nlohmann::ordered_json outline_json(const Answer& a) {
   return j;
 }
 
-// Reads turns from standard input until it ends; returns the last answer's place in the exit code.
+// Reads turns from standard input until it ends. A turn that cannot be answered (too long, not UTF-8) is said so and
+// left out; the run has then failed in the end.
 ExitCode chat(const RunOptions& o, Frontend& front, Scheduler& scheduler) {
-  SequenceId kept = 0;
   const bool terminal = is_terminal(Stream::in) && is_terminal(Stream::out);
-  bool first = o.prompt.has_value();
+  bool first = o.prompt.has_value(), told = false;
+  ExitCode code = ExitCode::ok;
   for (std::string line; interrupted_by() == ExitCode::ok;) {
     if (!first) {
       if (terminal) print("> ");
@@ -212,17 +209,21 @@ ExitCode chat(const RunOptions& o, Frontend& front, Scheduler& scheduler) {
         check_utf8(line, "standard input", ExitCode::usage);
         front.add_user_turn(line);
       } catch (const Error& e) {
-        std::cerr << "jupiter: " << e.what() << std::endl;
-        return e.code();
+        std::cerr << "jupiter: turn left out: " << e.what() << std::endl;
+        code = ExitCode::failed;
+        continue;
       }
     }
     first = false;
-    const Answer a = answer(o, front, scheduler, kept);
+    if (front.has_forgotten() && !std::exchange(told, true)) {
+      std::cerr << "jupiter: the conversation is longer than the context (" << scheduler.context_tokens()
+                << " tokens): from here on its oldest turns are left out" << std::endl;
+    }
+    const Answer a = answer(o, front, scheduler);
     front.add_reply(a.generated, a.text);
     print("\n");
   }
-  scheduler.release(kept);
-  return ExitCode::ok;
+  return code;
 }
 
 // Where mpirun's rank 0 is not the first stage, the prompt goes from the one (whose files and input are the user's) to
@@ -284,9 +285,8 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
     code = chat(o, front, scheduler);
   } else {
     const double suits = o.outline != OutlineUse::never ? outline_suits(front.last_turn()) : 0;
-    SequenceId none = 0;
     const bool outlined = o.outline == OutlineUse::always || (o.outline == OutlineUse::when_it_suits && suits > 0.5);
-    a = outlined ? outlined_answer(o, front, scheduler) : answer(o, front, scheduler, none);
+    a = outlined ? outlined_answer(o, front, scheduler) : answer(o, front, scheduler);
     a.router = suits;
     print("\n");
   }

@@ -154,12 +154,40 @@ void KvCache::reserve(Sequence& sequence, std::int64_t first, std::int64_t end) 
   const auto kept = sequence.blocks.size();
   while (sequence.blocks.size() < wanted) sequence.blocks.push_back(take());
   for (auto b = static_cast<std::size_t>(first / kKvBlock); b < std::min(kept, wanted); ++b) {
-    if (users_[static_cast<std::size_t>(sequence.blocks[b])] == 1) continue;
+    if (!is_shared(sequence.blocks[b])) continue;
     const BlockId own = take();
     copy_block(sequence.blocks[b], own);
     release(sequence.blocks[b]);
     sequence.blocks[b] = own;
   }
+}
+
+std::int64_t KvCache::blocks_to_reserve(const Sequence& s, std::int64_t first, std::int64_t end) const {
+  const std::int64_t wanted = (end + kKvBlock - 1) / kKvBlock, held = std::ssize(s.blocks);
+  std::int64_t taken = std::max<std::int64_t>(0, wanted - held);
+  for (std::int64_t b = first / kKvBlock; b < std::min(held, wanted); ++b) {
+    if (is_shared(s.blocks[static_cast<std::size_t>(b)])) ++taken;
+  }
+  return taken;
+}
+
+std::int64_t KvCache::blocks_of_its_own(const Sequence& s) const {
+  return std::ssize(s.spare) +
+         std::count_if(s.blocks.begin(), s.blocks.end(), [&](BlockId b) { return !is_shared(b); });
+}
+
+std::int64_t KvCache::blocks_held(std::span<const Sequence* const> sequences) const {
+  std::vector<bool> seen(static_cast<std::size_t>(n_blocks_));
+  std::int64_t held = 0;
+  const auto count = [&](BlockId b) {
+    if (!seen[static_cast<std::size_t>(b)]) ++held;
+    seen[static_cast<std::size_t>(b)] = true;
+  };
+  for (const Sequence* s : sequences) {
+    std::for_each(s->blocks.begin(), s->blocks.end(), count);
+    std::for_each(s->spare.begin(), s->spare.end(), count);
+  }
+  return held;
 }
 
 void KvCache::truncate(Sequence& sequence, std::int64_t length) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -78,6 +79,13 @@ class KvCache {
   BlockId take();
   void release(BlockId block);
   std::int64_t free_blocks() const { return static_cast<std::int64_t>(free_.size()); }
+  std::int64_t total_blocks() const { return n_blocks_; }
+  // How many blocks reserve() would take from the pool.
+  std::int64_t blocks_to_reserve(const Sequence& sequence, std::int64_t first, std::int64_t end) const;
+  // Blocks that go back to the pool when this sequence is truncated to nothing: those that no other one uses.
+  std::int64_t blocks_of_its_own(const Sequence& sequence) const;
+  // Different blocks that these sequences hold together.
+  std::int64_t blocks_held(std::span<const Sequence* const> sequences) const;
   std::int64_t used_bytes() const;  // of all blocks that were ever in use
 
   // Stores one position's keys and values, [n_kv_heads][head_dim] each. false: a value does not fit the type.
@@ -98,6 +106,7 @@ class KvCache {
 
  private:
   void copy_block(BlockId from, BlockId to);
+  bool is_shared(BlockId block) const { return users_[static_cast<std::size_t>(block)] > 1; }
   std::byte* key_block(std::int64_t layer, BlockId block, std::int64_t head) const;
   std::byte* value_block(std::int64_t layer, BlockId block, std::int64_t head) const;
   KvShape shape_;

@@ -29,9 +29,8 @@ Decoder::State& Decoder::state(SequenceId sequence) {
 void Decoder::open(SequenceId sequence, const SequenceOptions& options) {
   std::vector<TokenId> shared;
   if (options.parent != 0) {
-    const State& parent = state(options.parent);
-    const std::vector<TokenId>& history = parent.speculation ? parent.speculation->history() : parent.history;
-    const auto n = std::min<std::int64_t>(options.shared_tokens, static_cast<std::int64_t>(history.size()));
+    const std::vector<TokenId>& history = state(options.parent).history;
+    const auto n = std::min<std::int64_t>(options.shared_tokens, std::ssize(history));
     shared.assign(history.begin(), history.begin() + n);
   }
   State& s = states_[sequence];
@@ -44,13 +43,20 @@ void Decoder::open(SequenceId sequence, const SequenceOptions& options) {
   }
 }
 
-SequenceEnd Decoder::close(SequenceId sequence, std::int64_t tokens) {
-  const State& s = state(sequence);
+SequenceEnd Decoder::close(SequenceId sequence, const SequenceClose& close) {
+  State& s = state(sequence);
   SequenceEnd end;
-  const auto n = std::min<std::size_t>(static_cast<std::size_t>(std::max<std::int64_t>(tokens, 0)), s.digests.size());
-  end.logits_digest = n > 0 ? s.digests[n - 1] : Hasher().digest();
+  const auto n = std::clamp<std::int64_t>(close.new_tokens, 0, std::ssize(s.digests));
+  end.logits_digest = n > 0 ? s.digests[static_cast<std::size_t>(n - 1)] : Hasher().digest();
   if (s.speculation) end.draft = s.speculation->stats();
-  states_.erase(sequence);
+  if (close.kept_tokens == 0) {
+    states_.erase(sequence);
+    return end;
+  }
+  State kept;
+  kept.history = s.speculation ? s.speculation->history() : std::move(s.history);
+  kept.history.resize(std::min<std::size_t>(kept.history.size(), static_cast<std::size_t>(close.kept_tokens)));
+  s = std::move(kept);
   return end;
 }
 
@@ -64,7 +70,7 @@ void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
   std::int64_t row = 0;
   std::size_t link = 0;
   for (const FrameRun& run : frame.runs) {
-    Walk w{&run, &state(run.sequence), row, {}, false};
+    Walk w{&run, &state(run.sequence), row, {}, 0, false};
     State& s = *w.state;
     const auto n = static_cast<std::size_t>(run.rows);
     s.seen = frames_;
@@ -94,16 +100,24 @@ std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) con
     for (const std::size_t i : w.state->speculation->wanted_rows(limit, head_cost_.least_probability())) {
       rows.push_back(w.first_row + static_cast<std::int64_t>(i));
     }
+  } else if (has(*w.run, FrameRun::digest)) {
+    const std::int64_t room = std::max<std::int64_t>(1, static_cast<std::int64_t>(limit));
+    const std::int64_t end = std::min<std::int64_t>(w.run->rows, w.digested + room);
+    for (std::int64_t i = w.digested; i < end; ++i) rows.push_back(w.first_row + i);
   } else if (has(*w.run, FrameRun::sample)) {
     rows.push_back(w.first_row + w.run->rows - 1);
   }
   return rows;
 }
 
-TokenId Decoder::draw(State& s, std::span<const float> logits) {
-  const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
+void Decoder::digest(State& s, std::span<const float> logits) {
   s.logits.update(logits.data(), logits.size_bytes());
   s.digests.push_back(s.logits.digest());
+}
+
+TokenId Decoder::draw(State& s, std::span<const float> logits) {
+  const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
+  digest(s, logits);
   const auto position = static_cast<std::int64_t>(history.size());
   if (s.speculation && s.options.decode.typical) {
     const TypicalAcceptance typical(kernels_, logits);
@@ -113,20 +127,28 @@ TokenId Decoder::draw(State& s, std::span<const float> logits) {
   return sample(kernels_, logits, s.options.sampling, history, position);
 }
 
+// Rows of consecutive positions: those of known tokens are only digested, the last one may say what comes next.
+void Decoder::advance_linear(Walk& w, std::size_t rows, const HeadRows& passed, std::int64_t first) {
+  State& s = *w.state;
+  const std::int64_t last = first + static_cast<std::int64_t>(rows) - 1;
+  w.digested = has(*w.run, FrameRun::digest) ? w.digested + static_cast<std::int64_t>(rows) : w.run->rows;
+  w.done = w.digested == w.run->rows;
+  const bool draws = w.done && has(*w.run, FrameRun::sample);
+  for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) digest(s, row_of(passed.logits, row));
+  if (!draws) return;
+  const TokenId token = draw(s, row_of(passed.logits, last));
+  if (s.speculation && has(*w.run, FrameRun::draft)) {
+    s.speculation->see(row_of(passed.hidden, last));
+    s.speculation->start(token, ends(s, token));
+  } else {
+    w.tokens.push_back(token);
+  }
+}
+
 // Takes as many steps as the rows at hand allow. Row first + i of those passed belongs to rows[i].
 void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first) {
   State& s = *w.state;
-  if (!has(*w.run, FrameRun::tree)) {
-    const TokenId token = draw(s, row_of(passed.logits, first));
-    w.done = true;
-    if (s.speculation && has(*w.run, FrameRun::draft)) {
-      s.speculation->see(row_of(passed.hidden, first));
-      s.speculation->start(token, ends(s, token));
-    } else {
-      w.tokens.push_back(token);
-    }
-    return;
-  }
+  if (!has(*w.run, FrameRun::tree)) return advance_linear(w, rows.size(), passed, first);
   for (;;) {
     const auto wanted = s.speculation->wanted();
     if (!wanted) break;

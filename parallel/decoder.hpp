@@ -15,10 +15,16 @@ namespace jupiter {
 struct SequenceOptions {
   SamplingOptions sampling;
   DecodeOptions decode;
-  SequenceId parent = 0;            // shares its first positions; 0: none
+  SequenceId parent = 0;            // a kept sequence whose first positions it shares; 0: none
   std::int64_t shared_tokens = 0;   // how many
-  Verdict parent_verdict;           // the newest about the parent, so that every stage has committed them
   std::vector<TokenId> end_tokens;  // a tree does not go past them
+};
+
+// How a sequence ends.
+struct SequenceClose {
+  std::int64_t new_tokens = 0;   // how many count; those behind were never shown to anyone
+  std::int64_t kept_tokens = 0;  // so many first positions stay for later sequences to share, until it is closed again
+  Verdict verdict;               // the newest that rank 0 knew: kept positions of a tree are committed by it
 };
 
 // What a sequence leaves behind.
@@ -48,8 +54,7 @@ class Decoder {
   Decoder(const KernelTable& kernels, int stages) : kernels_(kernels), cost_(stages) {}
 
   void open(SequenceId sequence, const SequenceOptions& options);
-  // tokens: how many of the sequence's new tokens count; those behind were never shown to anyone.
-  SequenceEnd close(SequenceId sequence, std::int64_t tokens);
+  SequenceEnd close(SequenceId sequence, const SequenceClose& close);
   // A frame after the last layer, without the rows that some stage found rejected. spent_s: this stage's time so far.
   FrameResult decode(const Frame& frame, double spent_s, const HeadPass& head);
 
@@ -83,6 +88,7 @@ class Decoder {
     State* state = nullptr;
     std::int64_t first_row = 0;
     std::vector<TokenId> tokens;  // of linear runs
+    std::int64_t digested = 0;    // of linear runs: rows behind which the head is wanted next
     bool done = false;
   };
   State& state(SequenceId sequence);
@@ -90,6 +96,8 @@ class Decoder {
   void take_rows(const Frame& frame, std::vector<Walk>& walks);
   std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit) const;
   void advance(Walk& walk, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first);
+  void advance_linear(Walk& walk, std::size_t rows, const HeadRows& passed, std::int64_t first);
+  static void digest(State& state, std::span<const float> logits);
   void show_rows(const Walk& walk, const HeadPass& head) const;
   void show_hidden(const Walk& walk, const HeadPass& head) const;
   TokenId draw(State& state, std::span<const float> logits);

@@ -83,6 +83,11 @@ struct DraftWorth {
 struct HeadUse {
   std::int64_t asked = 0;
   double seconds = 0;
+  HeadUse& operator+=(const HeadUse& other) {
+    asked += other.asked;
+    seconds += other.seconds;
+    return *this;
+  }
 };
 
 class HeadDrafter;  // draft_head.hpp

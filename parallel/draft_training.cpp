@@ -137,7 +137,7 @@ void sweep_single_tokens(Pipeline& pipeline, const std::vector<TokenId>& prefix,
   }
   while (pipeline.pending_results() > 0) pipeline.next_result();
   places.push_back(parent);
-  for (const SequenceId s : places) pipeline.close(s, 0);
+  for (const SequenceId s : places) pipeline.close(s, {});
   for (const SequenceId s : places) pipeline.closed(s);
 }
 

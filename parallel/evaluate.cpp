@@ -177,7 +177,7 @@ void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, cons
     progress(w + 1);
   }
   while (pipeline.pending_results() > 0) pipeline.next_result();
-  pipeline.close(sequence, 0);
+  pipeline.close(sequence, {});
   pipeline.closed(sequence);
 }
 

@@ -26,6 +26,7 @@ struct FrameRun {
     tree = 4,       // rows are tree nodes (Frame::links); the last rank verifies them. Rows may be gone: rejected
     draft = 8,      // with sample: the last rank goes on with a tree of drafted tokens
     hidden = 16,    // all rows, after the final norm, go to the last stage's other sink; no logits are computed
+    digest = 32,    // all rows pass the head and count in the sequence's digest: an answer's tokens, computed again
   };
   SequenceId sequence = 0;
   std::int32_t first_position = 0;

@@ -129,7 +129,6 @@ class OutlineRun {
       scheduler_.run();  // the outline, and its points as they come
     }
     if (interrupted_by() == ExitCode::ok && answer_.points.empty()) write_plain();
-    scheduler_.release(prefix_);
     answer_.total_s = elapsed();
     return std::move(answer_);
   }
@@ -198,7 +197,8 @@ class OutlineRun {
     const auto decoder = std::make_shared<StreamDecoder>(tokenizer_);
     r.on_token = [this, decoder](TokenId token) {
       // While the first token of the outline goes round, every stage has time for what all points begin with.
-      if (prefix_ == 0) prefix_ = scheduler_.keep_prefix(common_prompt());
+      if (!prefix_sent_) scheduler_.compute_prefix(common_prompt());
+      prefix_sent_ = true;
       answer_.outline += decoder->push(token);
       take_points(answer_.outline.substr(0, answer_.outline.rfind('\n') + 1));
       return !is_over(answer_.outline, options_.points_max);
@@ -226,8 +226,6 @@ class OutlineRun {
     Request r = request_.request;
     r.prompt = point_prompt(index, point);
     r.max_new_tokens = options_.point_tokens;
-    r.parent = prefix_;
-    r.shared_tokens = scheduler_.shareable(prefix_, r.prompt);
     // A point ends with a sentence once half of its tokens are used: all wait for the longest one.
     r.on_token = [this, i, left = options_.point_tokens / 2](TokenId token) mutable {
       return assembly_.push(i, token, --left <= 0);
@@ -243,8 +241,6 @@ class OutlineRun {
 
   void write_plain() {
     Request r = request_.request;
-    r.parent = prefix_;
-    r.shared_tokens = scheduler_.shareable(prefix_, r.prompt);
     StreamDecoder decoder(tokenizer_);
     r.on_token = [&](TokenId token) {
       show(decoder.push(token));
@@ -262,7 +258,7 @@ class OutlineRun {
   const std::function<void(const std::string&)>& show_;
   Assembly assembly_;
   OutlineAnswer answer_;
-  SequenceId prefix_ = 0;
+  bool prefix_sent_ = false;
   Clock::time_point start_ = Clock::now();
 };
 

@@ -14,11 +14,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// close and stop: a sequence and its tokens, or an exit code.
-struct ControlBody {
-  std::uint32_t value = 0;
+struct CloseBody {
+  SequenceId sequence = 0;
   std::uint32_t reserved = 0;
-  std::int64_t tokens = 0;
+  SequenceClose close;
+};
+
+struct StopBody {
+  std::uint32_t exit_code = 0;
 };
 
 template <typename T>
@@ -29,7 +32,8 @@ T read_body(const Message& message) {
   return body;
 }
 
-Message control(MessageKind kind, std::uint64_t id, const ControlBody& body) {
+template <typename T>
+Message message_of(MessageKind kind, std::uint64_t id, const T& body) {
   Message m{kind, id, {}};
   PayloadWriter(m.payload).value(body);
   return m;
@@ -45,7 +49,6 @@ Message open_message(std::uint64_t id, SequenceId sequence, const SequenceOption
   w.value(o.decode);
   w.value(o.parent);
   w.value(o.shared_tokens);
-  w.value(o.parent_verdict);
   w.array(std::span<const TokenId>(o.end_tokens));
   return m;
 }
@@ -58,7 +61,6 @@ std::pair<SequenceId, SequenceOptions> read_open(const Message& message) {
   o.decode = r.value<DecodeOptions>();
   o.parent = r.value<SequenceId>();
   o.shared_tokens = r.value<std::int64_t>();
-  o.parent_verdict = r.value<Verdict>();
   o.end_tokens = r.array<TokenId>(kMaxEndTokens);
   r.end();
   if (o.shared_tokens < 0 || o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
@@ -133,16 +135,14 @@ void StageRunner::process(Message&& message, const std::function<void()>& newer)
       compute(std::move(message), newer);
       return;
     case MessageKind::close: {
-      const auto body = read_body<ControlBody>(message);
-      const SequenceEnd end = stage_.close(body.value, body.tokens);
-      if (last_) {
-        message = Message{MessageKind::closed, message.id, {}};
-        PayloadWriter(message.payload).value(ClosedBody{body.value, 0, end});
-      }
+      const auto body = read_body<CloseBody>(message);
+      const SequenceEnd end = stage_.close(body.sequence, body.close);
+      if (last_) message = message_of(MessageKind::closed, message.id, ClosedBody{body.sequence, 0, end});
       pass_on(std::move(message));
       return;
     }
     case MessageKind::stop:
+      stage_.close_all();
       if (!last_) pass_on(std::move(message));
       return;
     default:
@@ -180,7 +180,7 @@ void Pipeline::take_answers() {
       }
     } else if (m.kind == MessageKind::closed) {
       const auto body = read_body<ClosedBody>(m);
-      closed_[body.sequence] = body.end;
+      closed_.emplace(body.sequence, body.end);
     } else {
       throw PeerError("answer of the last rank: expected a result, found kind " +
                       std::to_string(static_cast<int>(m.kind)));
@@ -231,18 +231,20 @@ FrameResult Pipeline::next_result() {
   return result;
 }
 
-void Pipeline::close(SequenceId sequence, std::int64_t tokens) {
-  runner_.process(control(MessageKind::close, next_id_++, {sequence, 0, tokens}));
+void Pipeline::close(SequenceId sequence, const SequenceClose& close) {
+  runner_.process(message_of(MessageKind::close, next_id_++, CloseBody{sequence, 0, close}));
 }
 
 SequenceEnd Pipeline::closed(SequenceId sequence) {
   if (!closed_.contains(sequence)) wait_for([&] { return closed_.contains(sequence); });
-  const auto node = closed_.extract(sequence);
-  return node.mapped();
+  const auto oldest = closed_.lower_bound(sequence);
+  const SequenceEnd end = oldest->second;
+  closed_.erase(oldest);
+  return end;
 }
 
 void Pipeline::stop(ExitCode code) {
-  runner_.process(control(MessageKind::stop, next_id_++, {static_cast<std::uint32_t>(code), 0, 0}));
+  runner_.process(message_of(MessageKind::stop, next_id_++, StopBody{static_cast<std::uint32_t>(code)}));
   wait_for([&] { return runner_.idle(); });
 }
 
@@ -288,7 +290,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
     wait_s += seconds_since(start);
     trace.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
     if (message->kind == MessageKind::stop) {
-      code = static_cast<ExitCode>(read_body<ControlBody>(*message).value);
+      code = static_cast<ExitCode>(read_body<StopBody>(*message).exit_code);
       running = false;
     }
     if (verdicts) newer();

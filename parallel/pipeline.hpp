@@ -83,8 +83,8 @@ class Pipeline {
   bool has_result() const { return !results_.empty(); }
   std::int64_t in_flight() const { return submitted_ - answered_; }
   std::int64_t pending_results() const { return submitted_ - taken_; }
-  // Ends a sequence; frames of it that are on their way end before it. tokens: as in Decoder::close.
-  void close(SequenceId sequence, std::int64_t tokens);
+  // Ends a sequence; frames of it that are on their way end before it.
+  void close(SequenceId sequence, const SequenceClose& close);
   bool is_closed(SequenceId sequence) const { return closed_.contains(sequence); }
   // What a closed sequence left behind; waits for it.
   SequenceEnd closed(SequenceId sequence);
@@ -93,6 +93,7 @@ class Pipeline {
   double wait_s() const { return wait_s_ - (options_.idle != nullptr ? options_.idle->spent_s() : 0); }
   std::uint64_t sent_bytes() const { return runner_.sent_bytes(); }
   FrameLimits limits() const { return stage_.limits(); }
+  const Stage& stage() const { return stage_; }  // this rank's
 
  private:
   void poll();
@@ -107,7 +108,7 @@ class Pipeline {
   StageRunner runner_;
   std::optional<ReceiveChannel> ring_;
   std::deque<FrameResult> results_;
-  std::map<SequenceId, SequenceEnd> closed_;
+  std::multimap<SequenceId, SequenceEnd> closed_;  // a kept sequence ends twice; equal keys stay in order
   SequenceId next_sequence_ = 1;
   std::uint64_t next_id_ = 1;
   std::int64_t submitted_ = 0, answered_ = 0, taken_ = 0;

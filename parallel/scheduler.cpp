@@ -1,4 +1,4 @@
-// One frame at a time: what is ready, in groups that leave work for every stage.
+// The life of a request: taken, started, its tokens, its end.
 #include "parallel/scheduler.hpp"
 
 #include <algorithm>
@@ -13,37 +13,37 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-constexpr std::int64_t kRowsBesideDecoding = 32;  // of prompts, in a frame in which others decode
-
 }  // namespace
 
 Scheduler::Scheduler(Pipeline& pipeline, int stages, Options options)
-    : pipeline_(pipeline),
-      stages_(stages),
-      options_(std::move(options)),
-      free_blocks_(options_.cache_tokens / kKvBlock) {}
+    : pipeline_(pipeline), stages_(stages), options_(std::move(options)), account_(pipeline.stage()) {}
 
-// Tokens at this position and later are not computed.
-std::int64_t Scheduler::end_position(const Request& r) const {
-  const auto prompt = static_cast<std::int64_t>(r.prompt.size());
-  return r.max_new_tokens > 0 ? std::min(options_.context_tokens, prompt + r.max_new_tokens - 1)
-                              : options_.context_tokens;
+std::int64_t Scheduler::tree_blocks(const Request& r) const {
+  return is_plain(r) ? 0 : spare_tree_blocks(stages_, r.decode.draft_max);
 }
 
-std::int64_t Scheduler::blocks_of(const Request& r) const {
-  const std::int64_t end = std::max(end_position(r), static_cast<std::int64_t>(r.prompt.size()));
-  const std::int64_t tree = r.decode.mode == DecodeMode::plain ? 0 : spare_tree_blocks(stages_, r.decode.draft_max);
-  return (end + kKvBlock - 1) / kKvBlock - r.shared_tokens / kKvBlock + tree;
+// Positions that a sequence of this request can have when it is alone.
+std::int64_t Scheduler::longest_sequence(const Request& r) const {
+  return std::min(options_.context_tokens, (account_.total() - tree_blocks(r)) * kKvBlock);
 }
 
 void Scheduler::add(Request&& request) {
-  const std::int64_t most = options_.cache_tokens / kKvBlock;
-  if (blocks_of(request) > most) {
-    throw UsageError("request: expected at most " + std::to_string(most * kKvBlock) +
-                     " tokens in the KV cache, found " + std::to_string(blocks_of(request) * kKvBlock));
+  const auto prompt = std::ssize(request.prompt);
+  const std::int64_t longest = longest_sequence(request);
+  if (prompt > longest) {
+    throw UsageError("prompt: expected at most " + std::to_string(longest) +
+                     (longest < options_.context_tokens ? " tokens (the KV cache)" : " tokens (the context, -c)") +
+                     ", found " + std::to_string(prompt));
   }
-  waiting_.push_back(std::move(request));
-  added_.push_back(Clock::now());
+  auto job = std::make_shared<Job>();
+  job->number = next_number_++;
+  // The last token is drawn, but not computed.
+  const std::int64_t left = longest - prompt, wanted = request.max_new_tokens;
+  job->end_position = wanted > 0 && wanted <= left ? prompt + wanted - 1 : longest;
+  job->request = std::move(request);
+  job->start = Clock::now();
+  if (waiting_.empty()) no_room_ = false;
+  waiting_.push_back(std::move(job));
 }
 
 Generated Scheduler::complete(Request&& request) {
@@ -54,11 +54,10 @@ Generated Scheduler::complete(Request&& request) {
   return made;
 }
 
-SequenceId Scheduler::keep_prefix(std::vector<TokenId> prefix) {
-  const auto tokens = static_cast<std::int64_t>(prefix.size());
+void Scheduler::compute_prefix(std::vector<TokenId> prefix) {
+  const auto tokens = std::ssize(prefix);
   const std::int64_t blocks = (tokens + kKvBlock - 1) / kKvBlock;
-  if (tokens == 0 || blocks > free_blocks_) return 0;
-  free_blocks_ -= blocks;
+  if (tokens > options_.context_tokens || !kept_.is_worth_keeping(prefix) || !make_room(blocks, 0)) return;
   const SequenceId sequence = pipeline_.open({});
   std::int64_t at = 0;
   for (const std::int64_t rows : options_.chunks(tokens)) {
@@ -69,142 +68,46 @@ SequenceId Scheduler::keep_prefix(std::vector<TokenId> prefix) {
     decode_frames_.push_back(false);
     pipeline_.submit(std::move(f));
   }
-  kept_.emplace(sequence, Kept{std::move(prefix), blocks, {}});
-  return sequence;
+  for (const SequenceId old : kept_.add(sequence, std::move(prefix))) close(old, {}, nullptr, false);
 }
 
-// Starts requests in their order as far as the cache reaches.
-void Scheduler::admit() {
-  const auto room = [&] {
-    const auto running = static_cast<std::int64_t>(active_.size() + closing_.size());
-    return options_.most_at_once == 0 || running < options_.most_at_once;
-  };
-  while (!waiting_.empty() && room() && blocks_of(waiting_.front()) <= free_blocks_) {
-    Active a;
-    a.request = std::move(waiting_.front());
-    a.start = added_.front();
-    waiting_.pop_front();
-    added_.pop_front();
-    Request& r = a.request;
-    a.blocks = blocks_of(r);
-    free_blocks_ -= a.blocks;
-    r.decode.end_position = end_position(r);
-    SequenceOptions o{r.sampling, r.decode, r.parent, r.shared_tokens, {}, r.end_tokens};
-    if (r.parent != 0) o.parent_verdict = kept_.at(r.parent).verdict;
-    a.sequence = pipeline_.open(o);
-    a.sent = r.shared_tokens;
-    a.out.prefilled_tokens = static_cast<std::int64_t>(r.prompt.size()) - r.shared_tokens;
-    const auto lengths = options_.chunks(a.out.prefilled_tokens);
-    a.chunks.assign(lengths.begin(), lengths.end());
-    active_.push_back(std::move(a));
-  }
-}
-
-void Scheduler::add_segment(Frame& f, Active& a) {
-  const Segment s = std::move(a.segments.front());
-  a.segments.pop_front();
-  f.runs.push_back({a.sequence, 0, static_cast<std::int32_t>(s.tokens.size()), FrameRun::tree, s.epoch, a.verdict});
-  f.tokens.insert(f.tokens.end(), s.tokens.begin(), s.tokens.end());
-  f.links.insert(f.links.end(), s.links.begin(), s.links.end());
-}
-
-// Rows of sequences that decode: a group's share of them, those that waited longest first.
-std::int64_t Scheduler::add_decodes(Frame& f) {
-  if (decodes_in_flight_ >= 2 * stages_ + 1) return 0;
-  const auto decoding = std::count_if(active_.begin(), active_.end(), [](const Active& a) { return a.decoding; });
-  if (decoding > 1 && decodes_in_flight_ >= stages_) return 0;
-  std::int64_t room = std::max<std::int64_t>(1, (decoding + stages_ - 1) / stages_);
-  const std::int64_t max_rows = pipeline_.limits().max_rows;
-  // Whoever had a turn goes to the end, where it must not get another one: a frame has one run of a sequence at most.
-  Place a = active_.begin();
-  for (std::size_t left = active_.size(); left > 0 && room > 0; --left) {
-    const Place here = a++;
-    if (!has_work(*here)) continue;
-    const auto rows = here->next ? 1 : static_cast<std::int64_t>(here->segments.front().tokens.size());
-    if (f.rows() + rows > max_rows) break;
-    if (here->next) {
-      const auto position = here->request.prompt.size() + here->out.tokens.size() - 1;
-      f.runs.push_back({here->sequence, static_cast<std::int32_t>(position), 1, FrameRun::sample, 0, {}});
-      f.tokens.push_back(*here->next);
-      here->next.reset();
-      ++here->out.steps;
-    } else {
-      add_segment(f, *here);
-    }
-    --room;
-    active_.splice(active_.end(), active_, here);
-  }
-  return f.rows();
-}
-
-void Scheduler::add_chunk(Frame& f, Active& a, std::int64_t rows) {
-  const auto first = a.request.prompt.begin() + a.sent;
-  const bool last = a.sent + rows == static_cast<std::int64_t>(a.request.prompt.size());
-  std::uint32_t flags = last ? std::uint32_t{FrameRun::sample} : 0;
-  if (last && a.request.decode.mode != DecodeMode::plain) flags |= FrameRun::draft;
-  f.runs.push_back({a.sequence, static_cast<std::int32_t>(a.sent), static_cast<std::int32_t>(rows), flags, 0, {}});
-  f.tokens.insert(f.tokens.end(), first, first + rows);
-  a.sent += rows;
-  a.decoding = last;
-}
-
-// Chunks of prompts, of several requests where they are short.
-void Scheduler::add_prompts(Frame& f, std::int64_t decoding_rows) {
-  const bool others = decodes_in_flight_ > 0 || decoding_rows > 0;
-  const std::int64_t max_rows = pipeline_.limits().max_rows;
-  std::int64_t longest = others ? kRowsBesideDecoding : max_rows;
-  for (Active& a : active_) {
-    if (a.chunks.empty()) continue;
-    const std::int64_t room = std::min(longest, max_rows - f.rows());
-    if (room < 1) return;
-    const std::int64_t rows = std::min(a.chunks.front(), room);
-    // The first chunk sets the length of the frame; a prompt is not cut to fill it up.
-    if (rows < a.chunks.front() && !f.tokens.empty() && !others) return;
-    if (!others && f.tokens.empty()) longest = std::max<std::int64_t>(rows, kRowsBesideDecoding);
-    a.chunks.front() -= rows;
-    if (a.chunks.front() == 0) a.chunks.pop_front();
-    add_chunk(f, a, rows);
-    longest -= rows;
-  }
-}
-
-std::optional<Frame> Scheduler::next_frame() {
-  Frame f;
-  const std::int64_t decoding_rows = add_decodes(f);
-  const bool full = decodes_in_flight_ > 0 && pipeline_.in_flight() > stages_;
-  if (!full) add_prompts(f, decoding_rows);
-  if (f.tokens.empty()) return std::nullopt;
-  decode_frames_.push_back(decoding_rows > 0);
-  if (decoding_rows > 0) ++decodes_in_flight_;
-  return f;
+bool Scheduler::submit_next() {
+  if (pipeline_.in_flight() >= 2 * stages_ + 2) return false;
+  auto frame = next_frame();
+  if (frame) pipeline_.submit(std::move(*frame));
+  return frame.has_value();
 }
 
 void Scheduler::run() {
   while (!active_.empty() || !waiting_.empty() || !closing_.empty()) {
-    if (interrupted_by() != ExitCode::ok) {
-      waiting_.clear();
-      added_.clear();
-      while (!active_.empty()) finish(active_.begin());
-    }
+    if (interrupted_by() != ExitCode::ok) end_all();
     while (pipeline_.has_result()) take(pipeline_.next_result());
     end_closed(false);
     admit();
-    if (pipeline_.in_flight() < 2 * stages_ + 2) {
-      if (auto frame = next_frame()) {
-        pipeline_.submit(std::move(*frame));
-        continue;
-      }
-    }
+    if (submit_next()) continue;
     if (pipeline_.pending_results() > 0) {
       take(pipeline_.next_result());
     } else if (!closing_.empty()) {
       end_closed(true);
-    } else if (active_.empty() && !waiting_.empty()) {
-      throw MemoryError("request: expected room for " + std::to_string(blocks_of(waiting_.front()) * kKvBlock) +
-                        " tokens in the KV cache beside kept sequences, found " +
-                        std::to_string(free_blocks_ * kKvBlock));
+    } else {
+      check_progress();
     }
   }
+}
+
+// Nothing is on its way, so nothing can come that would change what cannot go on now.
+void Scheduler::check_progress() const {
+  if (active_.empty() && waiting_.empty()) return;
+  throw RunError("scheduler: expected a request that can go on, found " + std::to_string(active_.size()) +
+                 " running and " + std::to_string(waiting_.size()) + " waiting with " +
+                 std::to_string(account_.free()) + " of " + std::to_string(account_.total()) +
+                 " blocks of the KV cache free and nothing on its way (a defect of this program)");
+}
+
+// After a signal: answers end where they are.
+void Scheduler::end_all() {
+  waiting_.clear();
+  while (!active_.empty()) finish(active_.begin());
 }
 
 void Scheduler::take(FrameResult&& result) {
@@ -215,26 +118,26 @@ void Scheduler::take(FrameResult&& result) {
   for (SequenceResult& r : result.sequences) {
     const auto a =
         std::find_if(active_.begin(), active_.end(), [&](const Active& x) { return x.sequence == r.sequence; });
-    if (a != active_.end()) take(a, std::move(r));  // otherwise its answer has ended
+    if (a != active_.end()) take(a, std::move(r));  // otherwise its answer has ended, or it was set back
   }
 }
 
 // Counts one token. false: the answer ends with it.
-bool Scheduler::take_token(Active& a, TokenId token) {
-  const auto& ends = a.request.end_tokens;
-  a.out.tokens.push_back(token);
-  if (a.out.tokens.size() == 1) a.out.ttft_s = seconds_since(a.start);
-  if (std::find(ends.begin(), ends.end(), token) != ends.end() || (a.request.on_token && !a.request.on_token(token))) {
-    a.out.stopped = true;
+bool Scheduler::take_token(Job& job, TokenId token) {
+  const Request& r = job.request;
+  const auto& ends = r.end_tokens;
+  job.out.tokens.push_back(token);
+  if (job.out.tokens.size() == 1) job.out.ttft_s = seconds_since(job.start);
+  if (std::find(ends.begin(), ends.end(), token) != ends.end() || (r.on_token && !r.on_token(token))) {
+    job.out.stopped = true;
     return false;
   }
-  const auto n = static_cast<std::int64_t>(a.out.tokens.size());
-  if (n == a.request.max_new_tokens) return false;
-  return static_cast<std::int64_t>(a.request.prompt.size()) + n - 1 < options_.context_tokens;
+  const auto n = std::ssize(job.out.tokens);
+  return n != r.max_new_tokens && std::ssize(r.prompt) + n - 1 < job.end_position;
 }
 
 void Scheduler::take(Place a, SequenceResult&& r) {
-  if (a->request.decode.mode != DecodeMode::plain) {
+  if (!is_plain(a->job->request)) {
     if (r.verdict.node != 0) a->verdict = r.verdict;
     while (!a->segments.empty() && a->segments.front().epoch < r.epoch) a->segments.pop_front();
     for (Segment& s : r.segments) a->segments.push_back(std::move(s));
@@ -242,57 +145,49 @@ void Scheduler::take(Place a, SequenceResult&& r) {
     a->next = r.tokens.back();
   }
   for (const TokenId token : r.tokens) {
-    if (!take_token(*a, token)) return finish(a);
+    if (!take_token(*a->job, token)) return finish(a);
   }
 }
 
 void Scheduler::finish(Place a) {
-  a->out.total_s = seconds_since(a->start);
-  if (a->request.keep) {
-    Kept k{a->request.prompt, a->blocks, a->verdict};
-    k.tokens.insert(k.tokens.end(), a->out.tokens.begin(), a->out.tokens.end());
-    if (!a->out.tokens.empty()) k.tokens.pop_back();  // the last one was not computed
-    a->out.kept = a->sequence;
-    kept_.emplace(a->sequence, std::move(k));
-    Active done = std::move(*a);
-    active_.erase(a);
-    if (done.request.on_done) done.request.on_done(std::move(done.out));
-    return;
-  }
-  pipeline_.close(a->sequence, static_cast<std::int64_t>(a->out.tokens.size()));
-  closing_.splice(closing_.end(), active_, a);
+  const Active done = std::move(*a);
+  active_.erase(a);
+  Generated& out = done.job->out;
+  out.total_s = seconds_since(done.job->start);
+  SequenceClose how{std::ssize(out.tokens), 0, done.verdict};
+  std::vector<TokenId> tokens = done.job->request.prompt;
+  tokens.insert(tokens.end(), out.tokens.begin(), out.tokens.end());
+  if (!out.tokens.empty()) tokens.pop_back();  // the last one was not computed
+  const std::int64_t keep = std::min({done.job->request.keep_tokens, std::ssize(tokens), done.decoding ? kKeepAll : 0});
+  tokens.resize(static_cast<std::size_t>(keep));
+  if (kept_.is_worth_keeping(tokens)) how.kept_tokens = keep;
+  close(done.sequence, how, done.job, true);
+  if (how.kept_tokens == 0) return;
+  for (const SequenceId old : kept_.add(done.sequence, std::move(tokens))) close(old, {}, nullptr, false);
+}
+
+void Scheduler::close(SequenceId sequence, const SequenceClose& how, JobPtr job, bool done) {
+  account_.close(sequence);
+  pipeline_.close(sequence, how);
+  closing_.push_back({sequence, std::move(job), done});
+  no_room_ = false;
 }
 
 // Answers end in the order in which their sequences were closed.
 void Scheduler::end_closed(bool wait) {
   while (!closing_.empty() && (wait || pipeline_.is_closed(closing_.front().sequence))) {
     wait = false;
-    Active a = std::move(closing_.front());
+    const Closing c = std::move(closing_.front());
     closing_.pop_front();
-    const SequenceEnd end = pipeline_.closed(a.sequence);
-    free_blocks_ += a.blocks;
-    a.out.logits_digest = end.logits_digest;
-    a.out.draft = end.draft;
-    if (a.request.decode.mode != DecodeMode::plain) a.out.steps = end.draft.steps;
-    if (a.request.on_done) a.request.on_done(std::move(a.out));
+    const SequenceEnd end = pipeline_.closed(c.sequence);
+    if (!c.job) continue;
+    Generated& out = c.job->out;
+    out.draft += end.draft;
+    if (!c.done) continue;
+    out.logits_digest = end.logits_digest;
+    if (!is_plain(c.job->request)) out.steps = out.draft.steps;
+    if (c.job->request.on_done) c.job->request.on_done(std::move(out));
   }
-}
-
-void Scheduler::release(SequenceId kept) {
-  const auto it = kept_.find(kept);
-  if (it == kept_.end()) return;
-  free_blocks_ += it->second.blocks;
-  kept_.erase(it);
-  pipeline_.close(kept, 0);
-  pipeline_.closed(kept);
-}
-
-std::int64_t Scheduler::shareable(SequenceId kept, const std::vector<TokenId>& prompt) const {
-  const auto it = kept_.find(kept);
-  if (it == kept_.end()) return 0;
-  const std::vector<TokenId>& tokens = it->second.tokens;
-  const auto end = std::mismatch(tokens.begin(), tokens.end(), prompt.begin(), prompt.end()).first;
-  return std::min<std::int64_t>(end - tokens.begin(), static_cast<std::int64_t>(prompt.size()) - 1);
 }
 
 }  // namespace jupiter

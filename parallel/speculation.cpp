@@ -44,6 +44,24 @@ struct Speculation::Growth {
   }
 };
 
+DraftStats& DraftStats::operator+=(const DraftStats& other) {
+  steps += other.steps;
+  rows += other.rows;
+  accepted += other.accepted;
+  misses += other.misses;
+  for (std::size_t i = 0; i < kDraftSources; ++i) {
+    sent_by[i] += other.sent_by[i];
+    accepted_by[i] += other.accepted_by[i];
+  }
+  for (std::size_t i = 0; i < kDepths; ++i) {
+    reached[i] += other.reached[i];
+    right[i] += other.right[i];
+  }
+  draft_s += other.draft_s;
+  head += other.head;
+  return *this;
+}
+
 void Speculation::read(std::span<const TokenId> prompt) {
   for (const TokenId t : prompt) {
     drafters_.observe(history_, t);

@@ -42,6 +42,7 @@ struct DraftStats {
   std::array<std::int64_t, kDepths> reached{}, right{};  // by depth since the last miss
   double draft_s = 0;
   HeadUse head;
+  DraftStats& operator+=(const DraftStats& other);
 };
 
 // Others on the pipeline: a row then competes with theirs.

@@ -20,6 +20,13 @@ void drop_rows(Frame& frame) {
   for (FrameRun& run : frame.runs) run.rows = 0;
 }
 
+template <typename Sequences>
+auto& open_sequence(Sequences& sequences, SequenceId id) {
+  const auto it = sequences.find(id);
+  if (it == sequences.end()) throw PeerError("frame of sequence " + std::to_string(id) + ", which is not open");
+  return it->second;
+}
+
 KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
   return {part.last_layer - part.first_layer, c.n_kv_heads, c.head_dim, o.keys, o.values};
 }
@@ -52,23 +59,39 @@ FrameLimits Stage::limits() const {
 }
 
 Sequence& Stage::sequence(SequenceId id) {
-  const auto it = sequences_.find(id);
-  if (it == sequences_.end()) throw PeerError("frame of sequence " + std::to_string(id) + ", which is not open");
-  return it->second;
+  return open_sequence(sequences_, id);
+}
+
+const Sequence& Stage::sequence(SequenceId id) const {
+  return open_sequence(sequences_, id);
 }
 
 void Stage::open(SequenceId id, const SequenceOptions& options) {
   if (sequences_.contains(id)) throw PeerError("sequence " + std::to_string(id) + " is open already");
   apply_verdicts();
-  if (options.parent_verdict.node != 0) jupiter::settle(cache_, sequence(options.parent), options.parent_verdict);
   sequences_[id] = options.parent != 0 ? cache_.fork(sequence(options.parent), options.shared_tokens) : Sequence{};
   if (part().head) decoder_.open(id, options);
 }
 
-SequenceEnd Stage::close(SequenceId id, std::int64_t tokens) {
-  cache_.truncate(sequence(id), 0);
-  sequences_.erase(id);
-  return part().head ? decoder_.close(id, tokens) : SequenceEnd{};
+SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
+  Sequence& s = sequence(id);
+  if (close.kept_tokens > 0) {
+    apply_verdicts();
+    if (close.verdict.node != 0) jupiter::settle(cache_, s, close.verdict);
+    if (s.length < close.kept_tokens) {
+      throw PeerError("kept sequence " + std::to_string(id) + ": expected at least " +
+                      std::to_string(close.kept_tokens) + " positions, found " + std::to_string(s.length));
+    }
+    cache_.truncate(s, close.kept_tokens);
+  } else {
+    cache_.truncate(s, 0);
+    sequences_.erase(id);
+  }
+  return part().head ? decoder_.close(id, close) : SequenceEnd{};
+}
+
+void Stage::close_all() {
+  while (!sequences_.empty()) close(sequences_.begin()->first, {});
 }
 
 // Makes room in the cache and says where each row's keys lie.

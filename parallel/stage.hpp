@@ -29,8 +29,10 @@ class Stage {
   Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages);
 
   void open(SequenceId sequence, const SequenceOptions& options);
-  // Frees the sequence; on the last stage, what it leaves behind. tokens: new ones that count (Decoder::close).
-  SequenceEnd close(SequenceId sequence, std::int64_t tokens);
+  // Frees the sequence, or all of it but the positions that are kept; on the last stage, what it leaves behind.
+  SequenceEnd close(SequenceId sequence, const SequenceClose& close);
+  // Frees every sequence: the run is over.
+  void close_all();
   // Computes the frame in place: residual in, residual out; rows of trees that are rejected by now are taken out of it.
   // On the last stage the residual is dropped, and the answer is returned. `newer` runs between layers and may call
   // settle(): a frame of which nothing is left then is given up.
@@ -56,6 +58,8 @@ class Stage {
   const Runtime& runtime() const { return rt_; }
   std::uint64_t weight_bytes() const { return files_.weight_bytes(); }
   std::int64_t kv_bytes() const { return cache_.used_bytes(); }
+  const KvCache& cache() const { return cache_; }
+  const Sequence& sequence(SequenceId id) const;  // PeerError where it is not open
   double compute_s() const { return compute_s_; }
   // Memory that a stage takes besides its mapped weights, bytes: cache and work space.
   static std::int64_t private_bytes(const ModelConfig& config, const ModelPart& part, const StageOptions& options);

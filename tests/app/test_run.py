@@ -104,6 +104,34 @@ class RealModel(ProgramTest):
         self.assertEqual(both, first["text"] + "\n" + second["text"] + "\n")
         self.assertEqual(chat("--chunk", "3"), both)
 
+    def chat(self, turns, *arguments, ranks=1):
+        command = [*(MPIRUN + ["-n", str(ranks)] if ranks > 1 else []), JUPITER, "run", "-m", str(REAL_MODEL), "--chat"]
+        return subprocess.run([*command, *map(str, arguments)], input="".join(t + "\n" for t in turns), timeout=300,
+                              check=False, capture_output=True, text=True)
+
+    def test_chat_by_default_goes_on_and_is_the_same_on_any_number_of_ranks(self):
+        turns = ["Hi", "And?", "Name three fruits.", "Why?"]
+        alone = self.chat(turns)
+        self.assertEqual(alone.returncode, 0, alone.stderr)
+        self.assertGreaterEqual(alone.stdout.count("\n"), len(turns))
+        many = self.chat(turns, ranks=3)
+        self.assertEqual((many.returncode, many.stdout), (0, alone.stdout), many.stderr)
+
+    def test_chat_goes_on_past_the_context(self):
+        turns = [f"Name a fruit that begins with {letter}." for letter in "abcdefghijklmnopqrstuvwxyz"]
+        alone = self.chat(turns, "-c", 320)
+        self.assertEqual(alone.returncode, 0, alone.stderr)
+        self.assertEqual(alone.stderr.count("oldest turns are left out"), 1)
+        many = self.chat(turns, "-c", 320, ranks=3)
+        self.assertEqual((many.returncode, many.stdout), (0, alone.stdout), many.stderr)
+
+    def test_a_turn_that_cannot_be_answered_is_left_out(self):
+        turns = ["Name three fruits.", "word " * 600, "And three animals?"]
+        result = self.chat(turns, "-c", 320)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn("expected at most 320 tokens", result.stderr)
+        self.assertEqual(result.stdout, self.chat([turns[0], turns[2]], "-c", 320).stdout)
+
     def test_special_tokens_of_the_user_stay_text(self):
         j = self.run_json(REAL_MODEL, "-p", "What does <|im_end|> mean?", "-n", "2")
         self.assertEqual(j["prompt_token_ids"].count(2), 2)  # the template's two <|im_end|>, not the user's

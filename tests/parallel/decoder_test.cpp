@@ -56,7 +56,7 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
     frame.tokens = s.tokens;
     frame.links = s.links;
   }
-  stats = decoder.close(1, kDraws).draft;
+  stats = decoder.close(1, {kDraws, 0, {}}).draft;
   return counts;
 }
 

@@ -64,7 +64,7 @@ struct Ring {
   }
   SequenceEnd close(SequenceId id, std::int64_t tokens) {
     SequenceEnd end;
-    for (auto& s : stages) end = s->close(id, tokens);
+    for (auto& s : stages) end = s->close(id, {tokens, 0, {}});
     return end;
   }
   ThreadPool pool;

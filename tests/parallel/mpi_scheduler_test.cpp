@@ -1,0 +1,232 @@
+// Requests of all kinds on a KV cache that is too small for them: each has the bits that it has alone, on any number of
+// ranks, whoever was set back or dropped for it; and no block is lost.
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <random>
+
+#include "io/convert.hpp"
+#include "io/synth.hpp"
+#include "parallel/scheduler.hpp"
+
+namespace jupiter {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kContext = 352;
+constexpr std::int32_t kDraftMax = 6;
+
+int failures = 0;
+
+void expect(bool ok, const std::string& what) {
+  if (ok) return;
+  std::fprintf(stderr, "expected %s\n", what.c_str());
+  ++failures;
+}
+
+// One set of stages; the ranks but 0 serve until `drive` is done.
+class Cluster {
+ public:
+  Cluster(const MpiSession& mpi, const fs::path& model) : mpi_(mpi), model_(model), manifest_(read_manifest(model)) {}
+
+  void run(std::int64_t blocks, const std::function<void(Scheduler&)>& drive, std::int64_t most_at_once = 0) {
+    const std::int64_t layers = manifest_.config.n_layers, n = mpi_.stages(), r = mpi_.rank();
+    const ModelPart part{layers * r / n, layers * (r + 1) / n, r == 0, r + 1 == n};
+    ThreadPool pool({.threads = 1, .share_cores = true});
+    Stage stage(manifest_.config, ModelFiles(model_, manifest_, part, false),
+                {.context_tokens = kContext, .cache_tokens = blocks * kKvBlock, .max_rows = 64}, pool, mpi_.stages());
+    stage.set_drafters([] {
+      DraftMixer m;
+      m.add(std::make_shared<LookupDrafter>());
+      return m;
+    });
+    Trace trace(false);
+    if (mpi_.rank() == 0) {
+      Pipeline pipeline(mpi_, stage, pool, trace, {.deadline = std::chrono::seconds(60)});
+      Scheduler scheduler(pipeline, mpi_.stages(), {kContext, chunks, most_at_once});
+      drive(scheduler);
+      pipeline.stop(ExitCode::ok);
+    } else {
+      RankReport report;
+      serve(mpi_, stage, pool, trace, report, nullptr);
+    }
+    expect(stage.cache().free_blocks() == blocks, "all blocks back, rank " + std::to_string(mpi_.rank()));
+    gather_text(mpi_, "");  // nobody begins the next run before all have ended this one
+    broadcast_text(mpi_, "");
+  }
+
+ private:
+  static std::vector<std::int64_t> chunks(std::int64_t n) {
+    std::vector<std::int64_t> lengths(static_cast<std::size_t>(n / 24), 24);
+    if (n % 24 != 0) lengths.push_back(n % 24);
+    return lengths;
+  }
+  const MpiSession& mpi_;
+  fs::path model_;
+  Manifest manifest_;
+};
+
+struct Answer {
+  std::vector<TokenId> tokens;
+  std::uint64_t digest = 0;
+  bool operator==(const Answer&) const = default;
+};
+
+// Prompts of which many begin alike, answers with and without a limit.
+std::vector<Request> random_requests(std::uint64_t seed, std::size_t count) {
+  std::mt19937_64 random(seed);
+  const auto below = [&](std::int64_t n) {
+    return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(n));
+  };
+  std::vector<std::vector<TokenId>> beginnings(3);
+  for (auto& b : beginnings) {
+    for (std::int64_t i = below(70); i >= 0; --i) b.push_back(static_cast<TokenId>(below(250)));
+  }
+  std::vector<Request> requests;
+  for (std::size_t i = 0; i < count; ++i) {
+    Request r;
+    if (below(2) == 0) r.prompt = beginnings[static_cast<std::size_t>(below(3))];
+    for (std::int64_t n = 1 + below(50); n > 0; --n) r.prompt.push_back(static_cast<TokenId>(below(250)));
+    r.max_new_tokens = below(3) == 0 ? 0 : 1 + below(200);
+    r.decode = {static_cast<DecodeMode>(below(3)), false, kDraftMax, 0, 0};
+    if (below(3) == 0) r.sampling = {.temperature = 0.9f, .repeat_penalty = 1.2f, .seed = random()};
+    const std::int64_t keep = below(4);
+    r.keep_tokens = keep == 0 ? kKeepAll : keep == 1 ? 20 : 0;
+    requests.push_back(std::move(r));
+  }
+  return requests;
+}
+
+std::vector<Answer> answers_of(Scheduler& scheduler, const std::vector<Request>& requests, std::int64_t& set_back) {
+  std::vector<Answer> answers(requests.size());
+  std::size_t done = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    Request r = requests[i];
+    r.on_done = [&, i](Generated&& g) {
+      answers[i] = {std::move(g.tokens), g.logits_digest};
+      set_back += g.set_back;
+      ++done;
+    };
+    scheduler.add(std::move(r));
+  }
+  scheduler.run();
+  expect(done == requests.size(), "an answer to every request");
+  expect(scheduler.running() == 0 && scheduler.waiting() == 0, "nobody left");
+  return answers;
+}
+
+void compare(Cluster& cluster, std::uint64_t seed, std::int64_t& set_back) {
+  const std::vector<Request> requests = random_requests(seed, 16);
+  std::vector<Answer> alone;
+  cluster.run(120, [&](Scheduler& s) {
+    for (Request r : requests) {
+      r.decode = {};
+      r.keep_tokens = 0;
+      const Generated g = s.complete(std::move(r));
+      alone.push_back({g.tokens, g.logits_digest});
+    }
+    expect(s.kept().empty(), "nothing kept that nobody asked for");
+  });
+  // The smallest just holds one request that fills the context, with the tree that it may have on four ranks.
+  static_assert(kContext / kKvBlock + spare_tree_blocks(4, kDraftMax) == 15);
+  for (const std::int64_t blocks : {15, 20, 40, 120}) {
+    cluster.run(blocks, [&](Scheduler& s) {
+      if (seed % 2 == 0) s.compute_prefix(std::vector<TokenId>(requests[0].prompt.begin(), requests[0].prompt.end()));
+      const std::vector<Answer> got = answers_of(s, requests, set_back);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        expect(got[i] == alone[i], "the bits of request " + std::to_string(i) + " alone, seed " + std::to_string(seed) +
+                                       ", " + std::to_string(blocks) + " blocks");
+      }
+    });
+  }
+}
+
+// What is kept serves the next turn, and goes when someone needs its room.
+void check_kept(Cluster& cluster) {
+  cluster.run(8, [&](Scheduler& s) {
+    Request first;
+    for (TokenId t = 1; t <= 50; ++t) first.prompt.push_back(t);
+    first.max_new_tokens = 30;
+    first.keep_tokens = kKeepAll;
+    first.decode = {DecodeMode::continuous, false, 1, 0, 0};
+    const Generated one = s.complete(Request(first));
+    expect(one.prefilled_tokens == 50 && s.kept().size() == 1, "a kept sequence");
+    Request second = first;
+    second.prompt.insert(second.prompt.end(), one.tokens.begin(), one.tokens.end());
+    second.prompt.push_back(7);
+    const Generated two = s.complete(Request(second));
+    expect(two.prefilled_tokens == 2, "only the last answer's last token and the new one computed");
+    expect(s.kept().size() == 1, "the turn before inside the new one");
+    Request other;
+    for (TokenId t = 100; t < 230; ++t) other.prompt.push_back(t);
+    other.max_new_tokens = 31;
+    const Generated three = s.complete(Request(other));
+    expect(std::ssize(three.tokens) == 31, "a whole answer");
+    expect(s.kept().empty(), "room made for it");
+    const Generated again = s.complete(Request(second));
+    expect(again.prefilled_tokens == std::ssize(second.prompt) && again.tokens == two.tokens &&
+               again.logits_digest == two.logits_digest,
+           "the same bits computed anew");
+  });
+}
+
+// Lengths at their extremes; what never fits is refused, and the rest goes on.
+void check_limits(Cluster& cluster) {
+  cluster.run(4, [&](Scheduler& s) {
+    Request r;
+    r.prompt = {1, 2, 3};
+    for (const std::int64_t n : {std::numeric_limits<std::int64_t>::max(), std::int64_t{0}}) {
+      r.max_new_tokens = n;
+      expect(std::ssize(s.complete(Request(r)).tokens) == 4 * kKvBlock - 3 + 1, "an answer as long as the cache");
+    }
+    Request longer;
+    longer.prompt.assign(4 * kKvBlock + 1, 5);
+    bool refused = false;
+    try {
+      s.add(std::move(longer));
+    } catch (const UsageError&) {
+      refused = true;
+    }
+    expect(refused, "a prompt that no cache holds refused");
+    s.compute_prefix(std::vector<TokenId>(4 * kKvBlock + 1, 5));
+    expect(s.kept().empty(), "no prefix that is longer than the cache");
+    s.compute_prefix(std::vector<TokenId>(kContext + 1, 5));
+    expect(s.kept().empty(), "no prefix that is longer than the context");
+  });
+}
+
+int test(int seeds) {
+  MpiSession mpi;
+  fs::path model;
+  if (mpi.rank() == 0) {
+    std::string pattern = (fs::temp_directory_path() / "jupiter-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) return 1;
+    model = pattern;
+    ModelConfig config = *synth_shape("tiny");
+    config.n_layers = 4;
+    convert_model(*synth_source(config, GgufType::q4_0, 3), model, {});
+  }
+  model = broadcast_text(mpi, model.string());
+  Cluster cluster(mpi, model);
+  std::int64_t set_back = 0;
+  for (int seed = 0; seed < seeds; ++seed) compare(cluster, static_cast<std::uint64_t>(seed), set_back);
+  if (mpi.rank() == 0) expect(set_back > 0, "requests set back in so small a cache");
+  check_kept(cluster);
+  check_limits(cluster);
+  gather_text(mpi, "");
+  if (mpi.rank() == 0) {
+    fs::remove_all(model);
+    std::printf("%lld times set back, %d failures\n", static_cast<long long>(set_back), failures);
+  }
+  return failures;
+}
+
+}  // namespace
+}  // namespace jupiter
+
+int main(int argc, char** argv) {
+  return jupiter::test(argc > 1 ? std::atoi(argv[1]) : 6) == 0 ? 0 : 1;
+}
