@@ -27,14 +27,6 @@ struct PartHeader {
 };
 static_assert(sizeof(PartHeader) == 32);
 
-void check_mpi(int code, const char* what) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  throw PeerError(std::string(what) + ": " + text);
-}
-
 // A request and the memory that MPI reads or writes meanwhile.
 struct Pending {
   MPI_Request request = MPI_REQUEST_NULL;

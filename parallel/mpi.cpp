@@ -55,14 +55,29 @@ void sleep_us(long us) {
 
 }  // namespace
 
+void check_mpi(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw PeerError(std::string(call) + ": " + text);
+}
+
 MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), host_(host_name()) {
   ::prctl(PR_SET_TIMERSLACK, 1000UL);  // ns: the default 50 us would lengthen every short sleep
   if (launched_by_mpi()) {
     int provided = 0;
-    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
     initialised_ = true;
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
-    MPI_Comm_size(MPI_COMM_WORLD, &size_);
+    // By default MPI ends the job before anybody can say what went wrong.
+    check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
+    if (provided < MPI_THREAD_FUNNELED) {
+      throw RunError("MPI: expected thread level " + std::to_string(MPI_THREAD_FUNNELED) +
+                     " (MPI_THREAD_FUNNELED: threads beside the one that calls MPI), found " +
+                     std::to_string(provided));
+    }
   }
   if (size_ == 1 && slurm_tasks() > 1) {
     if (initialised_) MPI_Finalize();
@@ -209,7 +224,7 @@ struct Collective {
     wait_politely(
         [&] {
           int done = 0;
-          MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+          check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
           return done != 0;
         },
         "the other ranks of a collective", deadline);
@@ -226,7 +241,9 @@ struct Collective {
 void broadcast_piece(int world_root, std::span<std::byte> piece, std::chrono::seconds deadline) {
   Collective c(piece.size());
   std::copy(piece.begin(), piece.end(), c.data->begin());
-  MPI_Ibcast(c.data->data(), static_cast<int>(piece.size()), MPI_BYTE, world_root, MPI_COMM_WORLD, &c.request);
+  check_mpi(
+      MPI_Ibcast(c.data->data(), static_cast<int>(piece.size()), MPI_BYTE, world_root, MPI_COMM_WORLD, &c.request),
+      "MPI_Ibcast");
   c.wait(deadline);
   std::copy(c.data->begin(), c.data->end(), piece.begin());
 }
@@ -234,8 +251,9 @@ void broadcast_piece(int world_root, std::span<std::byte> piece, std::chrono::se
 void reduce_piece(int world_root, std::span<float> piece, std::chrono::seconds deadline) {
   Collective mine(piece.size_bytes()), sum(piece.size_bytes());
   std::memcpy(mine.data->data(), piece.data(), piece.size_bytes());
-  MPI_Ireduce(mine.data->data(), sum.data->data(), static_cast<int>(piece.size()), MPI_FLOAT, MPI_SUM, world_root,
-              MPI_COMM_WORLD, &sum.request);
+  check_mpi(MPI_Ireduce(mine.data->data(), sum.data->data(), static_cast<int>(piece.size()), MPI_FLOAT, MPI_SUM,
+                        world_root, MPI_COMM_WORLD, &sum.request),
+            "MPI_Ireduce");
   sum.wait(deadline);
   mine.finished = true;
   std::memcpy(piece.data(), sum.data->data(), piece.size_bytes());

@@ -55,6 +55,9 @@ class MpiSession {
   std::string host_;
 };
 
+// PeerError that names the call, where MPI returned an error code.
+void check_mpi(int code, const char* call);
+
 // The exit code that a signal asks for: ok, interrupted (SIGINT, or SIGUSR1 from jobs/jupiter-run, which mpirun passes
 // on) or terminated (SIGTERM, SIGUSR2).
 ExitCode interrupted_by();

@@ -279,19 +279,23 @@ std::size_t Speculation::segments_in_flight(const StepCost& cost, const Company&
 }
 
 SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, const Company& company) {
-  const auto start = std::chrono::steady_clock::now();
   SequenceResult r{sequence, std::move(fresh_), verdict_, epoch_, {}};
   fresh_.clear();
-  extend(r, cost, company, false);
-  stats_.draft_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  timed_extend(r, cost, company, false);
   return r;
+}
+
+void Speculation::timed_extend(SequenceResult& r, const StepCost& cost, const Company& company, bool late) {
+  const auto start = std::chrono::steady_clock::now();
+  extend(r, cost, company, late);
+  stats_.draft_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::optional<SequenceResult> Speculation::late_result(SequenceId sequence, const StepCost& cost,
                                                        const Company& company) {
   if (verdict_.node == 0 || ended_ || !drafters_.has_news()) return std::nullopt;
   SequenceResult r{sequence, {}, verdict_, epoch_, {}};
-  extend(r, cost, company, true);
+  timed_extend(r, cost, company, true);
   if (r.segments.empty()) return std::nullopt;
   return r;
 }

@@ -105,6 +105,7 @@ class Speculation {
   struct Growth;
   std::vector<Candidate> grow(std::size_t count);
   void expand(Growth& growth, std::int32_t index);
+  void timed_extend(SequenceResult& result, const StepCost& cost, const Company& company, bool late);
   void extend(SequenceResult& result, const StepCost& cost, const Company& company, bool late);
   std::size_t segments_in_flight(const StepCost& cost, const Company& company) const;
   std::size_t best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const Company& company,
