@@ -2,6 +2,7 @@
 """Runs llama-bench and jupiter bench in turn on one model: medians, best runs and ratios (jupiter / llama.cpp)."""
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -48,8 +49,9 @@ def measure(args, threads):
     common = ["-p", str(prompt), "-n", str(generated), "-r", "1", "-t", str(threads), "-o", "json"]
     programs = {"llama.cpp": [args.llama_bench, "-m", args.gguf], "jupiter": [args.jupiter, "bench", "-m", args.model]}
     found = {}
-    for _ in range(args.rounds):
-        for program, command in programs.items():
+    for i in range(args.rounds):
+        # Whoever comes first may find the machine cooler, or busier: they take turns at that, too.
+        for program, command in sorted(programs.items(), reverse=i % 2 == 1):
             wait_idle(args.wait_idle)
             for row in rows_of(command + common):
                 test = f"tg{row['n_gen']}" if row["n_gen"] else f"pp{row['n_prompt']}"
@@ -67,7 +69,7 @@ def describe(rows):
 
 def main():
     args = parse_arguments()
-    print(f"{args.gguf}: tokens/s, median (best) of {args.rounds} rounds in turn")
+    print(f"{args.gguf}: tokens/s, median (best) of {args.rounds} rounds in turn; load before: {os.getloadavg()[0]:.2f}")
     for threads in args.threads:
         for test, programs in measure(args, threads).items():
             speed = {name: [row["avg_ts"] for row in rows] for name, rows in programs.items()}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # jupiter beside llama.cpp on the same weights and threads, in turn: medians, best runs and their ratios.
-#   bash jobs/compare-llama.sh [MODEL...]     of smollm2, q4_0, q4_k_m (1.1B, random weights); default: all
+#   bash jobs/compare-llama.sh [MODEL...]     of smollm2, q4_0, q4_1, q4_k_m (1.1B, random weights); default: all
 #   ROUNDS (default 10)   THREADS (default "1 2")   TESTS (default "512 128": prompt and generated tokens)
 #   WAIT_IDLE (default 0): seconds to wait at most before a run until nobody else uses the machine
 # llama.cpp is the one that llama-cpp-python carries, built here for this processor.
@@ -41,7 +41,7 @@ gguf_of() {
 
 build_jupiter -DBUILD_TESTING=OFF
 build_llama_bench
-[ $# -gt 0 ] || set -- smollm2 q4_0 q4_k_m
+[ $# -gt 0 ] || set -- smollm2 q4_0 q4_1 q4_k_m
 for model in "$@"; do
   gguf=$(gguf_of "$model")
   folder=$root/models/compare-$(basename "$gguf" .gguf)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes random weights in the shape of TinyLlama 1.1B as a GGUF file that llama.cpp and jupiter both read.
 
-make-gguf.py q4_0|q4_k_m FILE    needs PyPI's gguf and numpy; speed does not depend on the weights' values
+make-gguf.py q4_0|q4_1|q4_k_m FILE    needs PyPI's gguf and numpy; speed does not depend on the weights' values
 """
 import sys
 
@@ -12,13 +12,18 @@ DIM, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCABULARY, CONTEXT = 2048, 5632, 22, 32, 
 KV_DIM = DIM // HEADS * KV_HEADS
 Type = gguf.GGMLQuantizationType
 
+FileType = gguf.LlamaFileType
+# The type of most matrices, and what the file is called.
+KINDS = {"q4_0": (Type.Q4_0, FileType.MOSTLY_Q4_0), "q4_1": (Type.Q4_1, FileType.MOSTLY_Q4_1),
+         "q4_k_m": (Type.Q4_K, FileType.MOSTLY_Q4_K_M)}
+
 
 def f16(value):
     return np.frombuffer(np.float16(value).tobytes(), np.uint8)
 
 
 # Scales at fixed places of a block, so that weights have a standard deviation of about 0.02: (offset, f16 value).
-SCALES = {Type.Q4_0: [(0, 0.035 / 8)], Type.Q4_K: [(0, 7.6e-5), (2, 6.1e-4)], Type.Q6_K: [(208, 1.46e-5)]}
+SCALES = {Type.Q4_0: [(0, 0.035 / 8)], Type.Q4_1: [(0, 0.035 / 8), (2, -0.035 * 7.5 / 8)], Type.Q4_K: [(0, 7.6e-5), (2, 6.1e-4)], Type.Q6_K: [(208, 1.46e-5)]}
 
 
 def random_blocks(rng, kind, rows, cols):
@@ -37,11 +42,12 @@ def use_more_bits(layer):
 
 def tensors(kind):
     """(name, type, rows, cols) of every matrix."""
-    base = Type.Q4_0 if kind == "q4_0" else Type.Q4_K
+    base, _ = KINDS[kind]
+    mixed = kind == "q4_k_m"
     yield "token_embd", base, VOCABULARY, DIM
-    yield "output", base if kind == "q4_0" else Type.Q6_K, VOCABULARY, DIM
+    yield "output", Type.Q6_K if mixed else base, VOCABULARY, DIM
     for layer in range(LAYERS):
-        best = Type.Q6_K if kind == "q4_k_m" and use_more_bits(layer) else base
+        best = Type.Q6_K if mixed and use_more_bits(layer) else base
         for name, chosen, rows, cols in (("attn_q", base, DIM, DIM), ("attn_k", base, KV_DIM, DIM),
                                          ("attn_v", best, KV_DIM, DIM), ("attn_output", base, DIM, DIM),
                                          ("ffn_gate", base, HIDDEN, DIM), ("ffn_up", base, HIDDEN, DIM),
@@ -66,12 +72,12 @@ def add_tokenizer(writer):
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("q4_0", "q4_k_m"):
+    if len(sys.argv) != 3 or sys.argv[1] not in KINDS:
         sys.exit(__doc__)
     kind, path = sys.argv[1:]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("random 1.1B")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0 if kind == "q4_0" else gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    writer.add_file_type(KINDS[kind][1])
     writer.add_block_count(LAYERS)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(DIM)
