@@ -79,6 +79,7 @@ class KvCache {
   void release(BlockId block);
   std::int64_t free_blocks() const { return static_cast<std::int64_t>(free_.size()); }
   std::int64_t used_bytes() const;  // of all blocks that were ever in use
+  std::size_t allocated_bytes() const { return storage_bytes_; }
 
   // Stores one position's keys and values, [n_kv_heads][head_dim] each. false: a value does not fit the type.
   [[nodiscard]] bool write(std::int64_t layer, Slot slot, const float* keys, const float* values);
