@@ -14,16 +14,13 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::int64_t kDefaultCacheTokens = 32768;  // of all requests together
-constexpr std::int64_t kDefaultSequences = 16;       // that the cache has room for trees of
-constexpr std::size_t kWaiting = 64;                 // requests that are tokenized ahead
+constexpr std::size_t kWaiting = 64;  // requests that are tokenized ahead
 
 struct BatchOptions {
   EngineOptions engine;
   BatchRequest defaults;
   std::string input, output, template_name;
   std::string trace_file;
-  std::int64_t parallel = 0;
   bool stats = false;
   bool resume = false;
   bool ignore_eos = false;
@@ -39,8 +36,8 @@ cxxopts::Options batch_usage() {
     ("i,input", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop", cxxopts::value<std::string>(), "FILE")
     ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, ttft_s, total_s, steps, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
     ("resume", "Go on with an output file: what it holds is not done again")
-    ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: 32768, or the context)", cxxopts::value<std::int64_t>(), "N")
-    ("parallel", "Requests at a time at most (default: as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
+    ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: the plan's, else 32768 or the context, as far as memory reaches)", cxxopts::value<std::int64_t>(), "N")
+    ("parallel", "Requests at a time at most (default: the plan's, else as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
     ("stats", "Tokens and time of all answers, to standard error")
     ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("n,predict", "New tokens at most where a line has no max_tokens (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
@@ -72,15 +69,17 @@ BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
   if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
   if (args.count("predict") > 0) o.defaults.max_tokens = args["predict"].as<std::int64_t>();
   refuse(args.count("predict") > 0 && o.defaults.max_tokens < 1, "-n: expected a positive number of tokens");
-  o.engine.cache_tokens =
-      args.count("cache-tokens") > 0 ? args["cache-tokens"].as<std::int64_t>() : kDefaultCacheTokens;
-  refuse(o.engine.cache_tokens < 1, "--cache-tokens: expected a positive number");
-  o.parallel = args.count("parallel") > 0 ? args["parallel"].as<std::int64_t>() : 0;
-  refuse(args.count("parallel") > 0 && o.parallel < 1, "--parallel: expected a positive number");
+  EngineOptions& e = o.engine;
+  if (args.count("cache-tokens") > 0) e.cache_tokens = args["cache-tokens"].as<std::int64_t>();
+  refuse(args.count("cache-tokens") > 0 && e.cache_tokens < 1, "--cache-tokens: expected a positive number");
+  e.cache_wish = kBatchCacheTokens;
+  if (args.count("parallel") > 0) e.most_at_once = args["parallel"].as<std::int64_t>();
+  refuse(args.count("parallel") > 0 && e.most_at_once < 1, "--parallel: expected a positive number");
+  e.sequences = std::min(e.most_at_once, kBatchRequests);
+  e.default_sequences = kBatchRequests;
   o.stats = args.count("stats") > 0;
   if (args.count("trace") > 0) o.trace_file = args["trace"].as<std::string>();
   o.engine.trace = !o.trace_file.empty();
-  o.engine.sequences = o.parallel > 0 ? std::min<std::int64_t>(o.parallel, kDefaultSequences) : kDefaultSequences;
   return o;
 }
 
@@ -92,8 +91,6 @@ class Batch {
       : options_(options),
         model_hash_(hex(manifest.hash)),
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
-        context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens
-                                                          : manifest.config.max_seq_len),
         requests_(read_requests(text, options.input, options.defaults)),
         answers_(options.output, options.resume, model_hash_) {
     if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
@@ -181,11 +178,6 @@ class Batch {
   void start(Scheduler& scheduler, ProgressBar& bar, const BatchRequest& r, std::vector<TokenId> tokens) {
     Request request;
     request.prompt = std::move(tokens);
-    const auto prompt = static_cast<std::int64_t>(request.prompt.size());
-    if (prompt > context_tokens_) {
-      throw UsageError(fmt::format("{}: line {}: prompt: expected at most {} tokens (the context, -c), found {}",
-                                   options_.input, r.line, context_tokens_, prompt));
-    }
     request.sampling = r.sampling;
     request.decode = options_.engine.decoding.decode;
     request.max_new_tokens = r.max_tokens;
@@ -208,7 +200,11 @@ class Batch {
       bar.update(++done_, total_);
       feed(scheduler, bar);
     };
-    scheduler.add(std::move(request));
+    try {
+      scheduler.add(std::move(request));
+    } catch (const UsageError& e) {
+      throw UsageError(fmt::format("{}: line {}: {}", options_.input, r.line, e.what()));
+    }
   }
 
   void write(Growing& g, const Generated& made) {
@@ -241,7 +237,6 @@ class Batch {
   std::string model_hash_;
   Tokenizer tokenizer_;
   std::optional<ChatTemplate> template_;
-  std::int64_t context_tokens_;
   std::vector<BatchRequest> requests_;
   AnswerFile answers_;
   std::vector<std::vector<TokenId>> first_prompts_;  // of requests_ in order; empty: taken, or not to be had
@@ -253,9 +248,8 @@ class Batch {
 ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Batch& batch) {
   Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
                     {.deadline = o.engine.timeout, .idle = engine.idle_work()});
-  Scheduler::Options scheduling = engine.scheduling();
-  scheduling.most_at_once = o.parallel;
-  Scheduler scheduler(pipeline, mpi.stages(), std::move(scheduling));
+  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
+  if (o.stats) std::cerr << fmt::format("KV cache of {} positions\n", engine.stage().options().cache_tokens);
   const ExitCode code = batch.run(scheduler);
   pipeline.stop(code);
   return code;
@@ -282,7 +276,7 @@ ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = batch_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;
-  const BatchOptions options = read_batch_options(*args);
+  BatchOptions options = read_batch_options(*args);
   const std::string requests = share_requests(mpi, options);
   std::optional<Batch> batch;
   Engine engine(mpi, options.engine, [&](const Manifest& manifest) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
@@ -101,6 +102,8 @@ DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
     throw wrong(fmt::format("--draft-width: expected 0 to {} (--draft-max and the root), found {}",
                             o.decode.draft_max + 1, o.decode.fixed_width));
   }
+  o.mode_given = args.count("decode") + args.count("spec-mode") + args.count("draft") > 0;
+  o.draft_max_given = args.count("draft-max") + args.count("draft-width") > 0;
   const auto drafts = args["draft"].as<std::vector<std::string>>();
   o.auto_draft = drafts == std::vector<std::string>{"auto"};
   if (o.auto_draft) {
@@ -183,6 +186,23 @@ std::optional<std::string> model_folder(const DecodingOptions& o) {
   const auto it = std::find_if(o.drafts.begin(), o.drafts.end(),
                                [](const DraftChoice& c) { return c.source == DraftSource::model; });
   return it == o.drafts.end() ? std::nullopt : std::optional<std::string>(it->file);
+}
+
+std::uint64_t draft_file_bytes(const DecodingOptions& o, const std::filesystem::path& folder) {
+  if (o.decode.mode == DecodeMode::plain) return 0;
+  std::set<std::filesystem::path> files;
+  if (o.auto_draft) files.insert(folder / kDraftName);
+  for (const DraftChoice& c : o.drafts) {
+    if (c.source != DraftSource::table && c.source != DraftSource::heads) continue;
+    files.insert(c.file.empty() ? folder / kDraftName : std::filesystem::path(c.file));
+  }
+  std::uint64_t bytes = 0;
+  for (const std::filesystem::path& file : files) {
+    std::error_code missing;
+    const std::uintmax_t size = std::filesystem::file_size(file, missing);
+    if (!missing) bytes += size;
+  }
+  return bytes;
 }
 
 DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder,

@@ -23,6 +23,9 @@ struct DecodingOptions {
   std::vector<DraftChoice> drafts;
   bool auto_draft = false;  // besides them what the model folder's draft file has, the heads where they pay
   std::uint64_t oracle_seed = 1;
+  // Whether the command line says it, or the command has no such option; a plan decides otherwise.
+  bool mode_given = true;
+  bool draft_max_given = true;
 };
 
 void add_decoding_options(cxxopts::Options& options, const std::string& default_mode);
@@ -31,6 +34,9 @@ DecodingOptions read_decoding_options(const cxxopts::ParseResult& args);
 
 // Folder of the draft model that these options ask for.
 std::optional<std::string> model_folder(const DecodingOptions& options);
+
+// Bytes of the files that draft tables and heads come from; those that are not there count nothing.
+std::uint64_t draft_file_bytes(const DecodingOptions& options, const std::filesystem::path& folder);
 
 // Loads what the drafters need, on the last rank; its stage must outlive them. model: heads of the draft model, if
 // there is one. FormatError where a file is not for this model.

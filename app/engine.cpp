@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "app/workload.hpp"
 #include "io/hash.hpp"
 #include "io/memory.hpp"
+#include "parallel/memory_check.hpp"
 #include "parallel/placement.hpp"
 
 namespace jupiter {
@@ -23,57 +25,10 @@ constexpr std::int64_t kChunksAStage = 4;  // of a prompt without a plan, so tha
 constexpr double kLayerBytes = 1 << 20;
 constexpr std::int64_t kLeastChunk = 16;  // tokens; narrower frames read the weights too often
 
-// draft: bytes of a draft model on this rank.
-void check_memory(const MpiSession& mpi, const Manifest& m, const ModelPart& part, const StageOptions& options,
-                  std::uint64_t draft) {
-  const std::uint64_t available = available_memory();  // of the host, or of this process's control group
-  const std::uint64_t weights = weight_bytes(m, part);
-  const auto own = static_cast<std::uint64_t>(Stage::private_bytes(m.config, part, options));
-  if (available == 0 || weights + own + draft <= available) return;
-  throw MemoryError(
-      fmt::format("host {}: expected at most {} MiB (available memory), found {} MiB of weights and {} MiB "
-                  "of KV cache and work space for -c {}{}; use a smaller -c, or more boards",
-                  mpi.host(), available >> 20, weights >> 20, own >> 20, options.context_tokens,
-                  draft > 0 ? fmt::format(", {} MiB of draft model", draft >> 20) : ""));
-}
-
 void check_config(const ModelConfig& c, const MpiSession& mpi) {
   if (mpi.stages() > c.n_layers) {
     throw UsageError(fmt::format("expected at most {} ranks (the model's layers), found {}", c.n_layers, mpi.stages()));
   }
-}
-
-// Positions, and for each sequence the blocks of its tree; one more for the turn before in a conversation.
-std::int64_t cache_tokens(const EngineOptions& o, std::int64_t context_tokens, int stages) {
-  const DecodeOptions& d = o.decoding.decode;
-  const std::int64_t tree = d.mode == DecodeMode::plain ? 0 : spare_tree_blocks(stages, d.draft_max);
-  const std::int64_t context = (context_tokens + kKvBlock - 1) / kKvBlock;
-  return (std::max(o.cache_tokens / kKvBlock, context) + o.point_tokens / kKvBlock + (o.sequences + 1) * (tree + 1)) *
-         kKvBlock;
-}
-
-StageOptions stage_options(const MpiSession& mpi, const EngineOptions& o, const ModelConfig& c) {
-  if (o.context_tokens > c.max_seq_len) {
-    throw UsageError(
-        fmt::format("-c: expected at most {} (the model's context), found {}", c.max_seq_len, o.context_tokens));
-  }
-  const std::int64_t limit = o.context_tokens > 0 ? o.context_tokens : c.max_seq_len;
-  if (o.needed_tokens > limit) {
-    throw UsageError(fmt::format("prompt, depth and answer: expected at most {} tokens (the context, -c), found {}",
-                                 limit, o.needed_tokens));
-  }
-  StageOptions s;
-  s.context_tokens = std::max(o.needed_tokens, std::min(o.wished_tokens, limit));
-  if (s.context_tokens == 0) s.context_tokens = limit;
-  const std::int64_t chunk = o.chunk_tokens > 0 ? o.chunk_tokens : mpi.stages() == 1 ? 512 : 128;
-  s.max_rows = std::min(chunk, s.context_tokens);
-  s.cache_tokens = cache_tokens(o, s.context_tokens, mpi.stages());
-  const KvType fallback = c.residual == Precision::f32 ? KvType::f32 : KvType::f16;
-  s.keys = o.kv_given ? o.keys : fallback;
-  s.values = o.kv_given ? o.values : fallback;
-  s.wire = o.wire;
-  wire_row_bytes(s.wire, c);  // the model's width must suit it
-  return s;
 }
 
 }  // namespace
@@ -112,9 +67,9 @@ void add_engine_options(cxxopts::Options& options) {
   options.add_options("Model and machine")
     ("m,model", "Model folder that `convert` made", cxxopts::value<std::string>(), "DIR")
     ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<std::vector<int>>(), "N")
-    ("c,ctx-size", "Context, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
+    ("c,ctx-size", "Context, tokens (default: the plan's, else the model's)", cxxopts::value<std::int64_t>(), "N")
     ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)", cxxopts::value<std::int64_t>(), "N")
-    ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0", cxxopts::value<std::string>(), "TYPE")
+    ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0 (default: the plan's, else f16, or f32 with f32 weights)", cxxopts::value<std::string>(), "TYPE")
     ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
     ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted in layers by its bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
@@ -167,7 +122,7 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   return o;
 }
 
-Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare)
+Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void(const Manifest&)>& prepare)
     : trace_(options.trace) {
   RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
   try {
@@ -183,24 +138,65 @@ Engine::Engine(MpiSession& mpi, const EngineOptions& options, const std::functio
   try {
     if (!status.problem) {
       check_config(config(), mpi);
-      stage_options_ = stage_options(mpi, options, config());
-      if (plan_ && options.chunk_tokens == 0) {
-        fixed_chunks_ = false;
-        const std::int64_t rows = std::max(plan_->max_chunk(), options.least_rows);
-        stage_options_.max_rows = std::min(rows, stage_options_.context_tokens);
-      }
-      chunk_tokens_ = stage_options_.max_rows;
-      if (options.chunk_tokens == 0) stages_ = mpi.stages();
-      stage_options_.max_rows = std::max(stage_options_.max_rows, kMaxDraftNodes);  // a segment is one frame
+      choose(mpi, options);
       if (mpi.rank() == 0) prepare(manifest_);
-      load(mpi, options);
     }
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  agree(mpi, status);
+  claim(mpi, options);
+  try {
+    load(mpi, options);
   } catch (const Error& e) {
     status.problem = e;
   } catch (const std::bad_alloc&) {
     status.problem = MemoryError("out of memory while loading");
   }
   agree(mpi, status);
+}
+
+// What this rank will do, and how large: nothing is taken yet.
+void Engine::choose(const MpiSession& mpi, EngineOptions& options) {
+  if (plan_) take_from_plan(*plan_, config(), options);
+  workload_ = workload_of(options, config(), mpi.stages());
+  if (options.cache_tokens > 0) options.context_tokens = workload_.context_tokens;
+  if (plan_ && options.chunk_tokens == 0) {
+    fixed_chunks_ = false;
+    workload_.chunk_tokens = std::max(plan_->max_chunk(), options.least_rows);
+  }
+  chunk_tokens_ = std::min(workload_.chunk_tokens, workload_.context_tokens);
+  if (options.chunk_tokens == 0) stages_ = mpi.stages();
+  workload_.draft_file_bytes = draft_file_bytes(options.decoding, options.model);
+  stage_options_ = jupiter::stage_options(workload_, mpi.stages());
+  wire_row_bytes(workload_.wire, config());  // the model's width must suit it
+  if (!mpi.holds_layers()) return;
+  part_ = plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
+  threads_ = options.threads > 0 ? options.threads : default_threads(mpi);
+  const auto folder = model_folder(options.decoding);
+  if (folder && draft_rank(mpi) == mpi.rank()) draft_ = read_manifest(*folder);
+}
+
+// All ranks of a host together must fit into its memory; a cache that nobody asked for by size is what fits.
+void Engine::claim(const MpiSession& mpi, const EngineOptions& options) {
+  MemoryClaim mine;
+  if (mpi.holds_layers()) {
+    const std::uint64_t draft = draft_ ? draft_model_bytes(*draft_, workload_.context_tokens, threads_) : 0;
+    StageMemory m = stage_memory(manifest_, part_, workload_, {mpi.stages(), threads_}, draft);
+    m.process -= std::min(m.process, resident_memory());
+    mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi.stages())),
+            "", 0};
+    if (part_.embedding || (part_.head && config().tied_embeddings)) {
+      mine.file = file_identity((std::filesystem::path(options.model) / embed_file_name()).string());
+      mine.file_bytes = manifest_.file(embed_file_name()).mapped_bytes();
+    }
+  }
+  const std::int64_t most = pool_blocks(workload_, mpi.stages());
+  const CacheWish wish{options.cache_tokens > 0 ? most : least_blocks(workload_, mpi.stages()), most};
+  stage_options_.cache_tokens =
+      kKvBlock * claim_memory(mpi, mine, wish, [&](std::int64_t blocks) {
+        return memory_advice(workload_, config(), mpi.stages(), blocks, !options.plan.empty());
+      });
 }
 
 void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
@@ -214,7 +210,7 @@ void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
 }
 
 Scheduler::Options Engine::scheduling() const {
-  return {context_tokens(), [this](std::int64_t n) { return chunks(n); }, 0};
+  return {context_tokens(), [this](std::int64_t n) { return chunks(n); }, workload_.most_at_once};
 }
 
 std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
@@ -234,21 +230,13 @@ ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
 void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   if (!mpi.holds_layers()) return;
   const auto start = std::chrono::steady_clock::now();
-  const ModelPart part =
-      plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
-  std::optional<Manifest> draft;
-  const auto folder = model_folder(options.decoding);
-  if (folder && draft_rank(mpi) == mpi.rank()) draft = read_manifest(*folder);
-  check_memory(mpi, manifest_, part, stage_options_,
-               draft ? draft_model_bytes(*draft, stage_options_.context_tokens) : 0);
-  const int threads = options.threads > 0 ? options.threads : default_threads(mpi);
   const bool alone = mpi.ranks_on_host() == 1;
-  pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads,
-                                                           .pin = alone && threads > 1 && threads == allowed_cores(),
-                                                           .share_cores = !alone || threads > allowed_cores()});
-  stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part, options.verify), stage_options_,
-                                   *pool_, mpi.stages());
-  load_drafters(mpi, options, draft);
+  pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads_,
+                                                           .pin = alone && threads_ > 1 && threads_ == allowed_cores(),
+                                                           .share_cores = !alone || threads_ > allowed_cores()});
+  stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part_, options.verify),
+                                   stage_options_, *pool_, mpi.stages());
+  load_drafters(mpi, options);
   load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -257,18 +245,18 @@ int Engine::draft_rank(const MpiSession& mpi) const {
   return plan_ && plan_->draft ? static_cast<int>(plan_->draft_stage()) : mpi.stages() - 1;
 }
 
-void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options, const std::optional<Manifest>& draft) {
+void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) {
   if (options.decoding.decode.mode == DecodeMode::plain) return;
   const auto folder = model_folder(options.decoding);
   const int last = mpi.stages() - 1;
   std::unique_ptr<DraftModel> model;
-  if (draft) {
-    const std::string hash_found = hex(draft->hash);
+  if (draft_) {
+    const std::string hash_found = hex(draft_->hash);
     if (plan_ && plan_->draft && plan_->draft->model_hash != hash_found) {
       throw FormatError(options.plan, "draft_model", fmt::format("{} ({})", hash_found, *folder),
                         plan_->draft->model_hash);
     }
-    model = std::make_unique<DraftModel>(*folder, *draft, manifest_, *pool_, stage_options_.context_tokens);
+    model = std::make_unique<DraftModel>(*folder, *draft_, manifest_, *pool_, stage_options_.context_tokens);
   }
   if (mpi.rank() != last) {
     if (model)

@@ -16,7 +16,7 @@ namespace jupiter {
 struct EngineOptions {
   std::string model;
   int threads = 0;                  // 0: SLURM_CPUS_PER_TASK, else the allowed cores over the ranks on this host
-  std::int64_t context_tokens = 0;  // 0: the model's maximum
+  std::int64_t context_tokens = 0;  // 0: the plan's, else the model's maximum
   std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
   std::int64_t wished_tokens = 0;   // positions that it may use: fewer where the context is shorter
   std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, at most 128 on several
@@ -27,9 +27,12 @@ struct EngineOptions {
   std::string plan;       // file; empty: default_part()
   bool trace = false;     // keep a timeline
   DecodingOptions decoding;
-  std::int64_t cache_tokens = 0;  // of all sequences in the KV cache; 0: one context
-  std::int64_t point_tokens = 0;  // beside those: of an outline's points
-  std::int64_t sequences = 1;     // that may have trees at a time
+  std::int64_t cache_tokens = 0;       // of all sequences in the KV cache; 0: the plan's, else ...
+  std::int64_t cache_wish = 0;         // ... so many, as far as memory reaches; 0: one context
+  std::int64_t point_tokens = 0;       // beside those: of an outline's points
+  std::int64_t sequences = 0;          // that may have trees at a time; 0: the plan's, else ...
+  std::int64_t default_sequences = 1;  // ... so many
+  std::int64_t most_at_once = 0;       // requests; 0: the plan's, else as many as the cache holds
   Wire wire = Wire::exact;
   bool verify = true;
   std::chrono::seconds timeout{600};
@@ -47,8 +50,9 @@ KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& optio
 class Engine {
  public:
   // Loads this rank's part. `prepare` runs before loading on rank 0, with the manifest: what it throws ends all ranks
-  // in good order. Throws CollectiveError on all ranks where one of them cannot run.
-  Engine(MpiSession& mpi, const EngineOptions& options, const std::function<void(const Manifest&)>& prepare);
+  // in good order. Throws CollectiveError on all ranks where one of them cannot run. What the options leave open is
+  // filled in from the plan before `prepare` runs.
+  Engine(MpiSession& mpi, EngineOptions& options, const std::function<void(const Manifest&)>& prepare);
 
   const Manifest& manifest() const { return manifest_; }
   const ModelConfig& config() const { return manifest_.config; }
@@ -70,16 +74,21 @@ class Engine {
 
  private:
   void obey_plan(MpiSession& mpi, const EngineOptions& options);
+  void choose(const MpiSession& mpi, EngineOptions& options);
+  void claim(const MpiSession& mpi, const EngineOptions& options);
   void load(const MpiSession& mpi, const EngineOptions& options);
-  // draft: manifest of the draft model, where it works on this rank.
-  void load_drafters(const MpiSession& mpi, const EngineOptions& options, const std::optional<Manifest>& draft);
+  void load_drafters(const MpiSession& mpi, const EngineOptions& options);
   int draft_rank(const MpiSession& mpi) const;
   Manifest manifest_;
   std::optional<Plan> plan_;
   bool fixed_chunks_ = true;
   std::int64_t stages_ = 1;  // that prompts are cut for; 1: into chunks as long as may be
   std::int64_t chunk_tokens_ = 0;
+  Workload workload_;
   StageOptions stage_options_;
+  ModelPart part_;                 // of a rank that holds layers
+  int threads_ = 1;                // of this rank
+  std::optional<Manifest> draft_;  // of the draft model, where it works on this rank
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Stage> stage_;
   std::unique_ptr<DraftServer> draft_server_;

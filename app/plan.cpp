@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iostream>
 
 #include "app/command.hpp"
@@ -18,6 +19,9 @@ namespace jupiter {
 
 namespace {
 
+constexpr std::int64_t kMaxTokens = 1 << 28;
+constexpr std::int64_t kMaxRequests = 1 << 20;
+
 cxxopts::Options plan_usage() {
   cxxopts::Options options("jupiter plan", "Chooses boards, layers and chunks from a profile, and predicts the times.");
   options.set_width(110);
@@ -28,8 +32,7 @@ cxxopts::Options plan_usage() {
     ("o,output", "Plan to write", cxxopts::value<std::string>(), "FILE")
     ("p,n-prompt", "Prompt tokens of the workload", cxxopts::value<std::int64_t>()->default_value("512"), "N")
     ("n,n-gen", "New tokens of the workload", cxxopts::value<std::int64_t>()->default_value("128"), "N")
-    ("c,ctx-size", "Context that memory must hold, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
-    ("max-chunk", "Longest chunk, tokens", cxxopts::value<std::int64_t>()->default_value("512"), "N")
+    ("max-chunk", "Longest chunk, tokens (default: 512)", cxxopts::value<std::int64_t>(), "N")
     ("objective", "latency, prefill or throughput", cxxopts::value<std::string>()->default_value("latency"), "NAME")
     ("wire", "Residual between ranks that the runs will use: exact or q8", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("draft-model", "Also finds a board for this draft model (run --draft model=DIR), and counts its memory", cxxopts::value<std::string>(), "DIR")
@@ -38,6 +41,14 @@ cxxopts::Options plan_usage() {
     ("memory", "Budget of each board, MiB, instead of the profile's: one number, or one a board", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
     ("explain", "What other splits would have cost")
     ("simulate", "Draw the schedule of the prompt");
+  options.add_options("What memory must hold (runs obey it; defaults: those of run, with --objective throughput those of batch)")
+    ("c,ctx-size", "Context of a request, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
+    ("parallel", "Requests at a time at most", cxxopts::value<std::int64_t>(), "N")
+    ("cache-tokens", "Positions in the KV cache, of all requests together", cxxopts::value<std::int64_t>(), "N")
+    ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0 (default: f16, or f32 with f32 weights)", cxxopts::value<std::string>(), "TYPE")
+    ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
+    ("decode", "spec or plain", cxxopts::value<std::string>()->default_value("spec"), "MODE")
+    ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N");
   // clang-format on
   return options;
 }
@@ -51,16 +62,62 @@ PlanRequest read_request(const cxxopts::ParseResult& args) {
   };
   r.prompt_tokens = positive("n-prompt", 1);
   r.new_tokens = positive("n-gen", 0);
-  r.max_chunk = positive("max-chunk", 1);
-  if (args.count("ctx-size") > 0) r.context_tokens = positive("ctx-size", 1);
   const auto objective = args["objective"].as<std::string>();
   const auto known = objective_from_name(objective);
   if (!known)
     throw UsageError(fmt::format("--objective: expected latency, prefill or throughput, found '{}'", objective));
   r.objective = *known;
-  r.every_row = args.count("all-rows") > 0;
-  r.wire = wire_option(args);
   return r;
+}
+
+Workload read_workload(const cxxopts::ParseResult& args, Objective objective, const Manifest& manifest) {
+  const auto number = [&](const char* option, std::int64_t otherwise, std::int64_t most) {
+    if (args.count(option) == 0) return otherwise;
+    const auto n = args[option].as<std::int64_t>();
+    if (n < 1 || n > most) throw UsageError(fmt::format("--{}: expected 1 to {}, found {}", option, most, n));
+    return n;
+  };
+  const ModelConfig& c = manifest.config;
+  const bool many = objective == Objective::throughput;
+  Workload w;
+  w.context_tokens = args.count("ctx-size") > 0 ? args["ctx-size"].as<std::int64_t>() : c.max_seq_len;
+  if (w.context_tokens < 1 || w.context_tokens > c.max_seq_len) {
+    throw UsageError(
+        fmt::format("-c: expected 1 to {} (the model's context), found {}", c.max_seq_len, w.context_tokens));
+  }
+  w.most_at_once = number("parallel", 0, kMaxRequests);
+  w.requests = w.most_at_once > 0 ? std::min(w.most_at_once, kBatchRequests) : many ? kBatchRequests : 1;
+  w.cache_tokens = number("cache-tokens", many ? kBatchCacheTokens : 0, kMaxTokens);
+  w.cache_tokens = std::max(w.cache_tokens, w.context_tokens);
+  w.chunk_tokens = number("max-chunk", w.chunk_tokens, kMaxTokens);
+  w.keys = args.count("cache-type-k") > 0 ? kv_type_option(args, "cache-type-k") : default_kv_type(c);
+  w.values = args.count("cache-type-v") > 0 ? kv_type_option(args, "cache-type-v") : default_kv_type(c);
+  const auto decode = args["decode"].as<std::string>();
+  if (decode != "spec" && decode != "plain") {
+    throw UsageError(fmt::format("--decode: expected spec or plain, found '{}'", decode));
+  }
+  w.drafts = decode == "spec";
+  w.draft_max = args["draft-max"].as<int>();
+  if (w.draft_max < 0 || w.draft_max >= kMaxDraftNodes) {
+    throw UsageError(fmt::format("--draft-max: expected 0 to {}, found {}", kMaxDraftNodes - 1, w.draft_max));
+  }
+  w.wire = wire_option(args);
+  w.every_row = args.count("all-rows") > 0;
+  DecodingOptions decoding;
+  decoding.decode.mode = w.drafts ? DecodeMode::continuous : DecodeMode::plain;
+  decoding.auto_draft = true;
+  w.draft_file_bytes = draft_file_bytes(decoding, args["model"].as<std::string>());
+  return w;
+}
+
+// Smaller caches to try where nothing fits and nobody asked for a size: a batch does with any that holds one request.
+std::optional<Workload> with_half_the_cache(const cxxopts::ParseResult& args, const Workload& w) {
+  if (args.count("cache-tokens") > 0) return std::nullopt;
+  Workload smaller = w;
+  smaller.cache_tokens = std::max(w.cache_tokens / 2, w.context_tokens);
+  smaller.requests = args.count("parallel") > 0 ? w.requests : std::max<std::int64_t>(w.requests / 2, 1);
+  if (smaller.cache_tokens == w.cache_tokens && smaller.requests == w.requests) return std::nullopt;
+  return smaller;
 }
 
 void leave_out_hosts(const cxxopts::ParseResult& args, Profile& profile) {
@@ -87,13 +144,17 @@ void apply_budgets(const cxxopts::ParseResult& args, Profile& profile) {
   }
 }
 
-void print_plan(const Plan& p, const PlanRequest& r, double interval_s) {
-  std::cout << fmt::format("{:<20}{:>10}{:>14}{:>14}{:>12}\n", "board", "layers", "weights MiB", "other MiB",
-                           "share of time");
-  for (const StagePlan& s : p.stages) {
-    std::cout << fmt::format("{:<20}{:>4} - {:>3}{:>14.1f}{:>14.1f}{:>10.0f} %\n", fmt::format("{}:{}", s.host, s.slot),
-                             s.first_layer, s.last_layer - 1, static_cast<double>(s.weight_bytes) / (1 << 20),
-                             static_cast<double>(s.private_bytes) / (1 << 20), s.time_share * 100);
+void print_plan(const Plan& p, const PlanRequest& r, const std::vector<StageMemory>& memory, double interval_s) {
+  const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  std::cout << fmt::format("{:<20}{:>10}{:>14}{:>11}{:>10}{:>11}{:>11}{:>16}\n", "board", "layers", "weights MiB",
+                           "cache MiB", "work MiB", "other MiB", "all MiB", "share of time");
+  for (std::size_t i = 0; i < p.stages.size(); ++i) {
+    const StagePlan& s = p.stages[i];
+    const StageMemory& m = memory[i];
+    std::cout << fmt::format("{:<20}{:>4} - {:>3}{:>14.1f}{:>11.1f}{:>10.1f}{:>11.1f}{:>11.1f}{:>14.0f} %\n",
+                             fmt::format("{}:{}", s.host, s.slot), s.first_layer, s.last_layer - 1, mib(m.weights),
+                             mib(m.cache), mib(m.work), mib(m.own() - m.cache - m.work), mib(m.total()),
+                             s.time_share * 100);
   }
   for (const std::string& b : p.left_out) std::cout << fmt::format("{:<20}{:>10}\n", b, "left out");
   if (p.draft) {
@@ -102,6 +163,10 @@ void print_plan(const Plan& p, const PlanRequest& r, double interval_s) {
                              static_cast<double>(p.draft->bytes) / (1 << 20),
                              last ? "the last stage: the answer waits for it" : "while this board waits for others");
   }
+  const Workload& w = *p.workload;
+  std::cout << fmt::format("memory for: contexts of {} tokens, {} cached tokens ({}/{}) and {} tree(s) of drafts\n",
+                           w.context_tokens, std::max(w.cache_tokens, w.context_tokens), name(w.keys), name(w.values),
+                           w.drafts ? w.requests : 0);
   std::cout << "prompt of " << r.prompt_tokens << " tokens in chunks of";
   for (const std::int64_t n : chunks_for(p, r.prompt_tokens)) std::cout << " " << n;
   std::cout << "\n";
@@ -129,13 +194,29 @@ void print_alternatives(const Planner& planner, const Plan& best) {
   }
 }
 
-DraftNeeds draft_needs(const std::string& folder, const Manifest& target, std::int64_t context_tokens) {
+DraftNeeds draft_needs(const std::string& folder, const Manifest& target, const Profile& profile, const Workload& w) {
   const Manifest draft = read_manifest(folder);
   check_vocabulary(folder, draft, target);
   const auto bytes = [](const Manifest& m) {
     return static_cast<double>(weight_bytes(m, {0, m.config.n_layers, true, true}));
   };
-  return {hex(draft.hash), draft_model_bytes(draft, context_tokens), bytes(draft) / bytes(target)};
+  int threads = 1;
+  for (const BoardProfile& b : profile.boards) threads = std::max(threads, b.threads);
+  return {hex(draft.hash), draft_model_bytes(draft, w.context_tokens, threads), bytes(draft) / bytes(target)};
+}
+
+// request: its workload becomes the one that fits.
+Plan plan_that_fits(const cxxopts::ParseResult& args, const Profile& profile, const Manifest& manifest,
+                    const std::optional<DraftNeeds>& draft, PlanRequest& request) {
+  for (;;) {
+    try {
+      return draft ? plan_with_draft(profile, manifest, request, *draft) : Planner(profile, manifest, request).best();
+    } catch (const MemoryError&) {
+      const auto smaller = with_half_the_cache(args, request.workload);
+      if (!smaller) throw;
+      request.workload = *smaller;
+    }
+  }
 }
 
 }  // namespace
@@ -146,8 +227,9 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   if (!args) return ExitCode::ok;
   expect_one_rank(mpi, "plan");
   if (args->count("model") == 0) throw UsageError("plan: expected -m DIR (see --help)");
-  const PlanRequest request = read_request(*args);
+  PlanRequest request = read_request(*args);
   const Manifest manifest = read_manifest((*args)["model"].as<std::string>());
+  request.workload = read_workload(*args, request.objective, manifest);
   const std::string cluster = (*args)["cluster"].as<std::string>();
   Profile profile = parse_profile(read_file(cluster, 64 << 20), cluster);
   if (profile.version != JUPITER_VERSION) {
@@ -155,18 +237,16 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   }
   leave_out_hosts(*args, profile);
   apply_budgets(*args, profile);
-  const std::int64_t context = request.context_tokens > 0 ? request.context_tokens : manifest.config.max_seq_len;
-  if (context > manifest.config.max_seq_len || request.prompt_tokens + request.new_tokens > context) {
+  if (request.prompt_tokens + request.new_tokens > request.workload.context_tokens) {
     throw UsageError(fmt::format("-p and -n: expected at most {} tokens together (the context), found {}",
-                                 std::min(context, manifest.config.max_seq_len),
-                                 request.prompt_tokens + request.new_tokens));
+                                 request.workload.context_tokens, request.prompt_tokens + request.new_tokens));
   }
+  const auto draft = args->count("draft-model") == 0
+                         ? std::optional<DraftNeeds>()
+                         : draft_needs((*args)["draft-model"].as<std::string>(), manifest, profile, request.workload);
+  const Plan plan = plan_that_fits(*args, profile, manifest, draft, request);
   const Planner planner(profile, manifest, request);
-  const Plan plan = args->count("draft-model") == 0
-                        ? planner.best()
-                        : plan_with_draft(profile, manifest, request,
-                                          draft_needs((*args)["draft-model"].as<std::string>(), manifest, context));
-  print_plan(plan, request, planner.interval_s(plan));
+  print_plan(plan, request, planner.memory_of(plan), planner.interval_s(plan));
   if (args->count("explain") > 0) print_alternatives(planner, plan);
   if (args->count("simulate") > 0)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);

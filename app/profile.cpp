@@ -19,6 +19,7 @@
 #include "io/progress.hpp"
 #include "parallel/json_value.hpp"
 #include "parallel/measure.hpp"
+#include "parallel/memory_check.hpp"
 
 namespace jupiter {
 
@@ -92,8 +93,9 @@ ModelPart shards_here(const fs::path& folder, const Manifest& m) {
   return best;
 }
 
-std::uint64_t memory_budget(const ProfileOptions& o, const MpiSession& mpi) {
-  if (o.memory_mib.empty()) return available_memory() / 10 * 9 / static_cast<std::uint64_t>(mpi.ranks_on_host());
+// share: of the memory that is free here.
+std::uint64_t memory_budget(const ProfileOptions& o, const MpiSession& mpi, std::uint64_t share) {
+  if (o.memory_mib.empty()) return share / 10 * 9;
   const std::size_t i = o.memory_mib.size() == 1 ? 0 : static_cast<std::size_t>(mpi.rank());
   return static_cast<std::uint64_t>(o.memory_mib[i]) << 20;
 }
@@ -226,7 +228,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   board.slot = mpi.rank_on_host();
   board.threads = threads;
   board.kernels = kernels().name;
-  board.memory_bytes = memory_budget(o, mpi);
+  board.memory_bytes = memory_budget(o, mpi, share_of_memory(mpi));
 
   const auto packed = gather_text(mpi, pack_board(board, hex(manifest.hash)));
   if (mpi.rank() == 0) {

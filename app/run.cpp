@@ -34,7 +34,7 @@ cxxopts::Options run_usage() {
     ("outline-prompt", "JSON file with outline_request, point_request and examples, in place of the built-in prompts", cxxopts::value<std::string>(), "FILE")
     ("points-max", "Points of an outline at most", cxxopts::value<std::int64_t>()->default_value("10"), "N")
     ("point-tokens", "New tokens of a point at most; it ends with a sentence once it has half of them", cxxopts::value<std::int64_t>()->default_value("96"), "N")
-    ("cache-tokens", "Positions in the KV cache, of an outline and its points together; more points wait (default: room for all)", cxxopts::value<std::int64_t>(), "N")
+    ("cache-tokens", "Positions in the KV cache, of an outline and its points together; more points wait (default: the plan's, else room for all)", cxxopts::value<std::int64_t>(), "N")
     ("stats", "A table of what every rank did, to standard error")
     ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
     ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");

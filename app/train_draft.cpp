@@ -14,7 +14,6 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::int64_t kCacheTokens = 32768;  // of all requests together
 constexpr std::array<std::int64_t, kDraftOrders> kLeastCount = {1, 1, 2};
 constexpr std::array<std::size_t, kDraftOrders> kMostContexts = {1u << 20, 400'000, 250'000};
 
@@ -63,7 +62,7 @@ TrainOptions read_train_options(const cxxopts::ParseResult& args) {
   if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
   refuse(o.self < 1, fmt::format("--self: expected a positive number, found {}", o.self));
   refuse(o.answer_tokens < 1, fmt::format("-n: expected a positive number, found {}", o.answer_tokens));
-  o.engine.cache_tokens = kCacheTokens;
+  o.engine.cache_wish = kBatchCacheTokens;
   o.engine.wished_tokens = std::max<std::int64_t>(1024, 2 * o.answer_tokens);
   return o;
 }
@@ -200,7 +199,7 @@ ExitCode train_draft_command(MpiSession& mpi, const Arguments& arguments) {
   cxxopts::Options usage = train_usage();
   const auto args = parse(mpi, usage, arguments);
   if (!args) return ExitCode::ok;
-  const TrainOptions options = read_train_options(*args);
+  TrainOptions options = read_train_options(*args);
   std::optional<Trainer> trainer;
   Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
     if (!mpi.is_launcher()) {

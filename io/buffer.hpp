@@ -24,10 +24,9 @@ class Buffer {
   explicit Buffer(std::size_t count) : size_(count) {
     if (count == 0) return;
     if (count > (SIZE_MAX - kCacheLine) / sizeof(T)) throw std::bad_alloc();
-    const std::size_t bytes = (count * sizeof(T) + kCacheLine - 1) / kCacheLine * kCacheLine;
-    data_ = static_cast<T*>(std::aligned_alloc(kCacheLine, bytes));
+    data_ = static_cast<T*>(std::aligned_alloc(kCacheLine, bytes()));
     if (data_ == nullptr) throw std::bad_alloc();
-    std::memset(static_cast<void*>(data_), 0, bytes);
+    std::memset(static_cast<void*>(data_), 0, bytes());
   }
   Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {
@@ -41,6 +40,10 @@ class Buffer {
   const T* data() const { return data_; }
   std::size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
+  std::size_t bytes() const { return bytes_of(size_); }  // allocated
+  static constexpr std::size_t bytes_of(std::size_t count) {
+    return (count * sizeof(T) + kCacheLine - 1) / kCacheLine * kCacheLine;
+  }
   T& operator[](std::size_t i) { return data_[i]; }
   const T& operator[](std::size_t i) const { return data_[i]; }
   T* begin() { return data_; }

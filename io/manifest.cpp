@@ -162,12 +162,29 @@ std::uint64_t FileInfo::bytes() const {
   return sum;
 }
 
+std::uint64_t FileInfo::mapped_bytes() const {
+  std::uint64_t sum = 0;
+  for (const DatasetInfo& d : datasets)
+    sum += (d.bytes + kDatasetAlignment - 1) / kDatasetAlignment * kDatasetAlignment;
+  return sum;
+}
+
+namespace {
+std::uint64_t sum_of(const Manifest& m, const ModelPart& part, std::uint64_t (FileInfo::*bytes)() const) {
+  std::uint64_t sum = 0;
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) sum += (m.file(layer_file_name(i)).*bytes)();
+  if (part.embedding || (part.head && m.config.tied_embeddings)) sum += (m.file(embed_file_name()).*bytes)();
+  if (part.head) sum += (m.file(output_file_name()).*bytes)();
+  return sum;
+}
+}  // namespace
+
 std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
-  std::uint64_t bytes = 0;
-  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) bytes += m.file(layer_file_name(i)).bytes();
-  if (part.embedding || (part.head && m.config.tied_embeddings)) bytes += m.file(embed_file_name()).bytes();
-  if (part.head) bytes += m.file(output_file_name()).bytes();
-  return bytes;
+  return sum_of(m, part, &FileInfo::bytes);
+}
+
+std::uint64_t mapped_bytes(const Manifest& m, const ModelPart& part) {
+  return sum_of(m, part, &FileInfo::mapped_bytes);
 }
 
 const FileInfo& Manifest::file(std::string_view file_name) const {

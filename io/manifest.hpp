@@ -14,6 +14,7 @@ namespace jupiter {
 
 inline constexpr int kFormatVersion = 1;
 inline constexpr const char* kManifestName = "manifest.json";
+inline constexpr std::uint64_t kDatasetAlignment = 64 << 10;  // bytes; pages are 16 KiB on some boards
 
 // A dataset of a shard file. Matrices have rows and cols; vectors are f32 with rows 1; other data (tokenizer) is u8
 // with rows 1.
@@ -32,7 +33,8 @@ struct FileInfo {
   std::string name;
   std::vector<DatasetInfo> datasets;
   const DatasetInfo* find(std::string_view dataset) const;
-  std::uint64_t bytes() const;  // of its datasets
+  std::uint64_t bytes() const;         // of its datasets
+  std::uint64_t mapped_bytes() const;  // with the gaps between them, which become resident with their neighbours
 };
 
 struct Manifest {
@@ -60,6 +62,8 @@ struct ModelPart {
 };
 // Of the part's matrices and vectors. Tied embeddings count once.
 std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
+// What they take once they are mapped and read.
+std::uint64_t mapped_bytes(const Manifest& manifest, const ModelPart& part);
 
 std::string to_json(const Manifest& manifest);
 Manifest parse_manifest(const std::string& text, const std::string& file_name);

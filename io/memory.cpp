@@ -1,7 +1,11 @@
 // Text files of the kernel: meminfo, mountinfo, and the control groups' limits.
 #include "io/memory.hpp"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -84,9 +88,9 @@ std::optional<fs::path> group_of(const fs::path& root, const Version& v) {
   return std::nullopt;
 }
 
-std::uint64_t room_in(const fs::path& group, const Version& v) {
+std::optional<std::uint64_t> room_in(const fs::path& group, const Version& v) {
   const auto limit = number(group / v.limit);
-  if (!limit) return kUnlimited;
+  if (!limit) return std::nullopt;
   const std::uint64_t usage = number(group / v.usage).value_or(0);
   const std::uint64_t cached =
       field(group / "memory.stat", v.inactive).value_or(0) + field(group / "memory.stat", v.active).value_or(0);
@@ -94,31 +98,64 @@ std::uint64_t room_in(const fs::path& group, const Version& v) {
   return *limit - std::min(taken, *limit);
 }
 
-std::uint64_t group_room(const fs::path& root, const Version& v) {
+// Whatever namespace shows it, a group is one folder.
+std::string id_of(const fs::path& group, const std::string& machine) {
+  struct stat info {};
+  if (::stat(group.c_str(), &info) != 0) return machine + ":" + group.string();
+  return machine + ":group " + std::to_string(info.st_dev) + ":" + std::to_string(info.st_ino);
+}
+
+void add_group_rooms(const fs::path& root, const Version& v, const std::string& machine,
+                     std::vector<MemoryRoom>& rooms) {
   const auto mount = mount_of(root, v);
   const auto group = group_of(root, v);
-  if (!mount || !group) return kUnlimited;
+  if (!mount || !group) return;
   fs::path inside = group->lexically_relative(mount->root);
   // A group outside of what is mounted (a container's namespace): its limits show at the mount itself.
   if (inside.empty() || *inside.begin() == "..") inside = ".";
-  const fs::path top = root / mount->place.relative_path();
-  std::uint64_t room = room_in(top, v);
-  fs::path at = top;
+  fs::path at = root / mount->place.relative_path();
+  const auto add = [&] {
+    if (const auto room = room_in(at, v)) rooms.push_back({id_of(at, machine), *room});
+  };
+  add();
   for (const fs::path& part : inside) {
     if (part == ".") continue;
     at /= part;
-    room = std::min(room, room_in(at, v));
+    add();
   }
-  return room;
+}
+
+// The same for all processes of a machine, whatever they call it; host names of emulated boards and containers differ.
+std::string machine_id(const fs::path& root) {
+  std::ifstream in(root / "proc/sys/kernel/random/boot_id");
+  std::string id;
+  if (in >> id) return id;
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  return host.data();
 }
 
 }  // namespace
 
+std::vector<MemoryRoom> memory_rooms(const fs::path& root) {
+  const std::string machine = machine_id(root);
+  std::vector<MemoryRoom> rooms;
+  if (const auto kib = field(root / "proc/meminfo", "MemAvailable:")) rooms.push_back({machine, *kib << 10});
+  for (const Version& v : kVersions) add_group_rooms(root, v, machine, rooms);
+  return rooms;
+}
+
 std::uint64_t available_memory(const fs::path& root) {
-  std::uint64_t room = kUnlimited;
-  if (const auto kib = field(root / "proc/meminfo", "MemAvailable:")) room = *kib << 10;
-  for (const Version& v : kVersions) room = std::min(room, group_room(root, v));
-  return room == kUnlimited ? 0 : room;
+  std::uint64_t least = kUnlimited;
+  for (const MemoryRoom& room : memory_rooms(root)) least = std::min(least, room.bytes);
+  return least == kUnlimited ? 0 : least;
+}
+
+std::uint64_t resident_memory() {
+  std::ifstream in("/proc/self/statm");
+  std::uint64_t size = 0, resident = 0;
+  if (!(in >> size >> resident)) return 0;
+  return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace jupiter

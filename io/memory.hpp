@@ -3,12 +3,26 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 namespace jupiter {
 
-// Bytes; 0: unknown. What can be taken back at once (cached files) counts as free. The smallest of the host's
-// MemAvailable and the room in this process's control group and the groups around it, of version 1 or 2.
+// A limit on memory and what is left of it. Processes with the same id share it.
+struct MemoryRoom {
+  std::string id;           // of the machine (until it starts anew) or of a control group
+  std::uint64_t bytes = 0;  // that may still be taken
+};
+
+// What limits this process: the machine's available memory, and its control group's and those around it, of version 1
+// or 2. What can be taken back at once (cached files) counts as free. Empty: unknown.
 // `root`: where proc and the mounted control groups are found, for tests.
+std::vector<MemoryRoom> memory_rooms(const std::filesystem::path& root = "/");
+
+// The smallest of them, bytes; 0: unknown.
 std::uint64_t available_memory(const std::filesystem::path& root = "/");
+
+// Bytes that this process has now.
+std::uint64_t resident_memory();
 
 }  // namespace jupiter

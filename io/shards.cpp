@@ -13,8 +13,7 @@ namespace jupiter {
 
 namespace {
 
-constexpr hsize_t kDatasetAlignment = 64 << 10;  // bytes; pages are 16 KiB on some boards
-constexpr hsize_t kSmallestMatrixBytes = 320;    // a panel of 4-bit weights with 32 columns
+constexpr hsize_t kSmallestMatrixBytes = 320;  // a panel of 4-bit weights with 32 columns
 constexpr const char* kCreatorVersion = JUPITER_VERSION;
 
 }  // namespace

@@ -184,6 +184,15 @@ AttentionScratch::AttentionScratch(const AttentionShape& shape, int threads) {
   }
 }
 
+std::size_t AttentionScratch::bytes() const {
+  std::size_t sum = 0;
+  for (const PerThread& t : threads_) {
+    sum += t.keys.bytes() + t.values.bytes() + t.own_keys.bytes() + t.own_values.bytes() + t.queries.bytes() +
+           t.outputs.bytes() + t.max.bytes() + t.sums.bytes() + t.first.bytes() + t.end.bytes();
+  }
+  return sum;
+}
+
 void attend(const Runtime& rt, const KvCache& cache, std::int64_t layer, const std::vector<RowRun>& runs,
             const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, AttentionScratch& scratch) {
   const std::vector<Tile> tiles = make_tiles(runs, shape);

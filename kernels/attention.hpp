@@ -48,6 +48,7 @@ class AttentionScratch {
     Buffer<std::int32_t> first, end;     // [tile rows]: visible lanes
   };
   PerThread& of(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
+  std::size_t bytes() const;
 
  private:
   std::vector<PerThread> threads_;

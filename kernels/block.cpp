@@ -97,6 +97,11 @@ BlockScratch::BlockScratch(const ModelConfig& c, std::int64_t max_rows, int thre
       attention({c.n_heads, c.n_kv_heads, c.head_dim, c.sliding_window}, threads),
       max_rows_(max_rows) {}
 
+std::size_t BlockScratch::bytes() const {
+  return normed.bytes() + q.bytes() + k.bytes() + v.bytes() + attended.bytes() + projected.bytes() + gate.bytes() +
+         up.bytes() + input.bytes() + attention.bytes();
+}
+
 void forward_block(const BlockContext& c, const LayerWeights& w, std::int64_t layer, const std::vector<RowRun>& runs,
                    MatrixView<float> x) {
   BlockScratch& s = c.scratch;

@@ -15,6 +15,7 @@ class BlockScratch {
  public:
   BlockScratch(const ModelConfig& config, std::int64_t max_rows, int threads);
   std::int64_t max_rows() const { return max_rows_; }
+  std::size_t bytes() const;
 
   MatrixView<float> view(Buffer<float>& buffer, std::int64_t rows, std::int64_t cols) const {
     return {buffer.data(), rows, cols};

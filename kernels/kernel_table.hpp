@@ -68,6 +68,9 @@ class QuantizedBuffer {
     assert(static_cast<std::size_t>(rows * cols) <= values_.size() && cols % kGroupCols == 0);
     return {rows, cols, values_.data(), scales_.data(), offsets_.data(), half_offsets_.data(), scaled_sums_.data()};
   }
+  std::size_t bytes() const {
+    return values_.bytes() + scales_.bytes() + offsets_.bytes() + half_offsets_.bytes() + scaled_sums_.bytes();
+  }
 
  private:
   Buffer<std::int8_t> values_;

@@ -87,6 +87,7 @@ class KvCache {
   // Different blocks that these sequences hold together.
   std::int64_t blocks_held(std::span<const Sequence* const> sequences) const;
   std::int64_t used_bytes() const;  // of all blocks that were ever in use
+  std::size_t allocated_bytes() const { return storage_bytes_; }
 
   // Stores one position's keys and values, [n_kv_heads][head_dim] each. false: a value does not fit the type.
   [[nodiscard]] bool write(std::int64_t layer, Slot slot, const float* keys, const float* values);

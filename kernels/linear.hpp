@@ -17,6 +17,7 @@ class LinearInput {
 
   MatrixView<const float> floats() const { return floats_; }
   const QuantizedRows& integers() const { return integers_; }
+  std::size_t bytes() const { return buffer_.bytes(); }
 
  private:
   MatrixView<const float> floats_;

@@ -89,7 +89,10 @@ double log_exact(double x) {
   return 2 * sum + static_cast<double>(exponent) * kLn2;
 }
 
-RopeTable::RopeTable(const ModelConfig& config) : half_(config.head_dim / 2) {
+RopeTable::RopeTable(const ModelConfig& config, std::int64_t positions) : half_(config.head_dim / 2) {
+  frequencies_.reserve(static_cast<std::size_t>(half_));
+  cos_.reserve(static_cast<std::size_t>(positions * half_));
+  sin_.reserve(static_cast<std::size_t>(positions * half_));
   const double log_theta = log_exact(static_cast<double>(config.rope_theta));
   for (std::int64_t i = 0; i < half_; ++i) {
     const double fraction = static_cast<double>(2 * i) / static_cast<double>(config.head_dim);

@@ -10,12 +10,16 @@ namespace jupiter {
 
 class RopeTable {
  public:
-  explicit RopeTable(const ModelConfig& config);
+  // positions: that room is made for at once; more may come.
+  explicit RopeTable(const ModelConfig& config, std::int64_t positions = 0);
 
   // Makes rows for positions below `end`; call before cos() and sin() of them.
   void extend(std::int64_t end);
   const float* cos(std::int64_t position) const { return &cos_[static_cast<std::size_t>(position * half_)]; }
   const float* sin(std::int64_t position) const { return &sin_[static_cast<std::size_t>(position * half_)]; }
+  std::size_t bytes() const {
+    return frequencies_.capacity() * sizeof(double) + (cos_.capacity() + sin_.capacity()) * sizeof(float);
+  }
 
  private:
   std::int64_t half_;                // head_dim / 2

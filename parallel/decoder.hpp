@@ -8,6 +8,7 @@
 #include "io/hash.hpp"
 #include "kernels/kernel_table.hpp"
 #include "parallel/speculation.hpp"
+#include "parallel/stage_memory.hpp"
 
 namespace jupiter {
 
@@ -46,8 +47,6 @@ using HeadPass = std::function<HeadRows(std::span<const std::int64_t> rows, bool
 using HiddenSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> hidden)>;
 // Drafters of a new sequence.
 using DrafterFactory = std::function<DraftMixer()>;
-
-constexpr std::int64_t kMaxDrawnRows = 16;  // logits kept at a time: 16 rows of a 150k vocabulary are 10 MB
 
 class Decoder {
  public:

@@ -12,17 +12,8 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::int64_t kRows = 128;  // of a frame: the prompt goes through in such pieces
 constexpr SequenceId kSequence = 1;
 constexpr int kMostGivenUp = 2;  // passes in a row: a rank that is never idle for long drafts nevertheless
-
-StageOptions stage_options(const ModelConfig& config, std::int64_t context_tokens) {
-  StageOptions o;
-  o.context_tokens = std::min(context_tokens, config.max_seq_len);
-  o.cache_tokens = (o.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
-  o.max_rows = kRows;
-  return o;
-}
 
 ModelPart whole(const Manifest& manifest) {
   return {0, manifest.config.n_layers, true, true};
@@ -64,12 +55,6 @@ class ModelMaker : public HeadMaker {
 
 }  // namespace
 
-std::uint64_t draft_model_bytes(const Manifest& draft, std::int64_t context_tokens) {
-  const StageOptions stage = stage_options(draft.config, context_tokens);
-  return weight_bytes(draft, whole(draft)) +
-         static_cast<std::uint64_t>(Stage::private_bytes(draft.config, whole(draft), stage));
-}
-
 void check_vocabulary(const std::filesystem::path& folder, const Manifest& draft, const Manifest& target) {
   if (draft.config.vocab_size != target.config.vocab_size) {
     throw FormatError(folder.string(), "vocab_size", fmt::format("{} (the model's)", target.config.vocab_size),
@@ -83,7 +68,7 @@ DraftModel::DraftModel(const std::filesystem::path& folder, const Manifest& draf
                        ThreadPool& pool, std::int64_t context_tokens) {
   check_vocabulary(folder, draft, target);
   stage_ = std::make_unique<Stage>(draft.config, ModelFiles(folder, draft, whole(draft), true),
-                                   stage_options(draft.config, context_tokens), pool, 1);
+                                   draft_model_options(draft.config, context_tokens), pool, 1);
   stage_->set_logits_sink(
       [this](SequenceId, std::int64_t, std::span<const float> row) { logits_.assign(row.begin(), row.end()); });
   stage_->open(kSequence, {});
@@ -91,7 +76,7 @@ DraftModel::DraftModel(const std::filesystem::path& folder, const Manifest& draf
 
 std::vector<HeadGuess> DraftModel::guess(DraftContext context) {
   for (;;) {
-    if (auto guesses = step(context, kRows, {})) return std::move(*guesses);
+    if (auto guesses = step(context, stage_->options().max_rows, {})) return std::move(*guesses);
   }
 }
 
@@ -103,7 +88,7 @@ std::optional<std::vector<HeadGuess>> DraftModel::step(DraftContext context, std
   const std::int64_t at = std::min<std::int64_t>(same.first - held_.begin(), n - 1);
   held_.resize(static_cast<std::size_t>(at));
   const bool last = at == n - 1;
-  const std::int64_t piece = last ? 1 : std::min({rows, kRows, n - 1 - at});
+  const std::int64_t piece = last ? 1 : std::min({rows, stage_->options().max_rows, n - 1 - at});
   if (!pass(context, at, piece, last ? std::uint32_t{FrameRun::every_row} : 0, wanted)) return std::nullopt;
   held_.insert(held_.end(), context.begin() + at, context.begin() + at + piece);
   if (!last) return std::nullopt;

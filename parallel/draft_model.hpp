@@ -13,8 +13,6 @@
 
 namespace jupiter {
 
-// Bytes of its weights, cache and work space where it drafts for a model with contexts of so many tokens.
-std::uint64_t draft_model_bytes(const Manifest& draft, std::int64_t context_tokens);
 // FormatError, naming `folder`, where vocabulary or tokenizer are not the target's.
 void check_vocabulary(const std::filesystem::path& folder, const Manifest& draft, const Manifest& target);
 

@@ -1,9 +1,12 @@
-// One plan for each board that may hold the draft model: the planner sees that board's budget without it.
+// One split for each board that may hold the draft model: the planner sees that board's budget without it.
 #include "parallel/draft_placement.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
+
+#include "io/error.hpp"
 
 namespace jupiter {
 
@@ -12,8 +15,8 @@ namespace {
 constexpr double kAsQuick = 1.02;  // plans this much slower than the quickest are as good
 
 struct Choice {
-  Plan plan;
-  double request_s = 0;
+  Planner::Candidate candidate;
+  std::size_t board = 0;
   double drafts = 0;  // passes of the draft model while a token is elsewhere; below 1: none in time
 };
 
@@ -28,48 +31,48 @@ double drafts_meanwhile(const std::vector<StageCost>& stages, std::size_t s, dou
 }
 
 // may_end: the board may be the last stage, too.
-std::optional<Choice> with_draft_on(Profile profile, std::size_t board, bool may_end, const Manifest& manifest,
-                                    PlanRequest request, const DraftNeeds& needs) {
-  BoardProfile& b = profile.boards[board];
-  if (b.memory_bytes < needs.bytes) return std::nullopt;
-  b.memory_bytes -= needs.bytes;
-  const CostCurve head = b.head;
-  if (!may_end) b.head = {};  // as on a board that does not have the head's shard
-  request.must_hold = static_cast<int>(board);
-  const Planner planner(profile, manifest, request);
-  try {
-    Choice c{planner.best(), 0, 0};
-    c.plan.draft = {needs.model_hash, b.host, b.slot, needs.bytes};
-    c.request_s = planner.request_s(c.plan);
-    const std::size_t stage = c.plan.draft_stage();
-    if (stage + 1 < c.plan.stages.size()) {
-      c.drafts = drafts_meanwhile(planner.costs_of(c.plan), stage, head.empty() ? 0 : head.at(1), request, needs);
-    }
-    return c;
-  } catch (const MemoryError&) {
-    return std::nullopt;
+std::optional<Choice> with_draft_on(const Planner& planner, const Profile& profile, std::size_t board, bool may_end,
+                                    const PlanRequest& request, const DraftNeeds& needs) {
+  const auto found = planner.best_candidate(false, {static_cast<int>(board), needs.bytes, may_end});
+  if (!found) return std::nullopt;
+  Choice c{*found, board, 0};
+  const std::vector<int>& boards = c.candidate.split.boards;
+  const auto stage =
+      static_cast<std::size_t>(std::find(boards.begin(), boards.end(), static_cast<int>(board)) - boards.begin());
+  if (stage + 1 < boards.size()) {
+    const CostCurve& head = profile.boards[board].head;
+    c.drafts =
+        drafts_meanwhile(planner.stage_costs(c.candidate.split), stage, head.empty() ? 0 : head.at(1), request, needs);
   }
+  return c;
 }
 
 }  // namespace
 
 Plan plan_with_draft(const Profile& profile, const Manifest& manifest, const PlanRequest& request,
                      const DraftNeeds& needs) {
+  const Planner planner(profile, manifest, request);
   std::vector<Choice> choices;
   double quickest = 0;
   for (std::size_t b = 0; b < profile.boards.size(); ++b) {
     for (const bool may_end : {false, true}) {
-      auto choice = with_draft_on(profile, b, may_end, manifest, request, needs);
+      const auto choice = with_draft_on(planner, profile, b, may_end, request, needs);
       if (!choice) continue;
-      quickest = choices.empty() ? choice->request_s : std::min(quickest, choice->request_s);
-      choices.push_back(std::move(*choice));
+      const double s = choice->candidate.request_s;
+      quickest = choices.empty() ? s : std::min(quickest, s);
+      choices.push_back(*choice);
     }
   }
   const Choice* best = nullptr;
   for (const Choice& c : choices) {
-    if (c.request_s <= kAsQuick * quickest && (best == nullptr || c.drafts > best->drafts)) best = &c;
+    if (c.candidate.request_s <= kAsQuick * quickest && (best == nullptr || c.drafts > best->drafts)) best = &c;
   }
-  if (best != nullptr) return best->plan;
+  if (best != nullptr) {
+    Plan plan = planner.plan_of(best->candidate);
+    const BoardProfile& b = profile.boards[best->board];
+    plan.draft = {needs.model_hash, b.host, b.slot, needs.bytes};
+    return plan;
+  }
   std::string budgets;
   for (const BoardProfile& b : profile.boards) {
     budgets += fmt::format("{}{}:{} has {} MiB", budgets.empty() ? "" : ", ", b.host, b.slot, b.memory_bytes >> 20);

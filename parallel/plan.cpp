@@ -5,6 +5,7 @@
 #include <numeric>
 #include <set>
 
+#include "parallel/frame.hpp"
 #include "parallel/json_value.hpp"
 
 namespace jupiter {
@@ -14,6 +15,7 @@ using nlohmann::ordered_json;
 namespace {
 constexpr std::int64_t kMaxTokens = 1 << 28;
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 50;
+constexpr std::int64_t kMaxRequests = 1 << 20;
 }  // namespace
 
 ModelPart Plan::part(std::size_t stage) const {
@@ -32,6 +34,52 @@ std::size_t Plan::draft_stage() const {
                                [&](const StagePlan& s) { return s.host == draft->host && s.slot == draft->slot; });
   return static_cast<std::size_t>(it - stages.begin());
 }
+
+namespace {
+
+ordered_json workload_json(const Workload& w) {
+  return {{"requests", w.requests},
+          {"most_at_once", w.most_at_once},
+          {"context_tokens", w.context_tokens},
+          {"cache_tokens", w.cache_tokens},
+          {"chunk_tokens", w.chunk_tokens},
+          {"type_k", name(w.keys)},
+          {"type_v", name(w.values)},
+          {"decode", w.drafts ? "spec" : "plain"},
+          {"draft_max", w.draft_max},
+          {"wire", name(w.wire)},
+          {"every_row", w.every_row},
+          {"draft_file_bytes", w.draft_file_bytes}};
+}
+
+KvType read_kv_type(const CheckedJson& j, const char* key) {
+  const auto type = kv_type_from_name(j.string(key));
+  if (!type) j.fail(key, "f16, f32 or q8_0", j.string(key));
+  return *type;
+}
+
+Workload read_workload(const CheckedJson& j) {
+  Workload w;
+  w.requests = j.within<std::int64_t>("requests", 1, kMaxRequests);
+  w.most_at_once = j.within<std::int64_t>("most_at_once", 0, kMaxRequests);
+  w.context_tokens = j.within<std::int64_t>("context_tokens", 1, kMaxTokens);
+  w.cache_tokens = j.within<std::int64_t>("cache_tokens", 0, kMaxTokens);
+  w.chunk_tokens = j.within<std::int64_t>("chunk_tokens", 1, kMaxTokens);
+  w.keys = read_kv_type(j, "type_k");
+  w.values = read_kv_type(j, "type_v");
+  const std::string decode = j.string("decode");
+  if (decode != "spec" && decode != "plain") j.fail("decode", "spec or plain", decode);
+  w.drafts = decode == "spec";
+  w.draft_max = j.within<std::int64_t>("draft_max", 0, kMaxDraftNodes - 1);
+  const auto wire = wire_from_name(j.string("wire"));
+  if (!wire) j.fail("wire", "exact or q8", j.string("wire"));
+  w.wire = *wire;
+  w.every_row = j.find_bool("every_row").value_or(false);
+  w.draft_file_bytes = j.within<std::uint64_t>("draft_file_bytes", 0, kMaxBytes);
+  return w;
+}
+
+}  // namespace
 
 std::string to_json(const Plan& p) {
   ordered_json stages = ordered_json::array(), chunks = ordered_json::array();
@@ -57,6 +105,7 @@ std::string to_json(const Plan& p) {
                       {"stages", stages},
                       {"left_out", p.left_out},
                       {"chunks", chunks}};
+  if (p.workload) all["workload"] = workload_json(*p.workload);
   if (p.draft) {
     all["draft_model"] = {{"model_hash", p.draft->model_hash},
                           {"host", p.draft->host},
@@ -88,6 +137,10 @@ Plan parse_plan(const std::string& text, const std::string& file) {
   }
   for (const CheckedJson& c : j.list("chunks")) {
     p.chunks.push_back({c.within<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.values<std::int64_t>("lengths")});
+  }
+  if (j.has("workload")) {
+    p.workload = read_workload(j.object("workload"));
+    p.context_tokens = p.workload->context_tokens;
   }
   if (j.has("draft_model")) {
     const CheckedJson d = j.object("draft_model");

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "io/model_files.hpp"
+#include "parallel/stage_memory.hpp"
 
 namespace jupiter {
 
@@ -14,9 +14,9 @@ struct StagePlan {
   std::string host;
   int slot = 0;  // which of that host's ranks
   std::int64_t first_layer = 0;
-  std::int64_t last_layer = 0;  // one past the end
-  std::uint64_t weight_bytes = 0;
-  std::uint64_t private_bytes = 0;  // KV cache at the plan's context, work space, program
+  std::int64_t last_layer = 0;      // one past the end
+  std::uint64_t weight_bytes = 0;   // mapped
+  std::uint64_t private_bytes = 0;  // KV cache for the plan's workload, work space, program
   double time_share = 0;            // of the prompt's computing that this stage does
 };
 
@@ -39,6 +39,7 @@ struct Plan {
   std::int64_t prompt_tokens = 0;  // the workload it was made for
   std::int64_t new_tokens = 0;
   std::int64_t context_tokens = 0;
+  std::optional<Workload> workload;  // that memory was planned for; none in plans of older programs
   double predicted_ttft_s = 0;
   double predicted_decode_tokens_per_s = 0;
   std::vector<StagePlan> stages;      // in the order of the pipeline

@@ -1,4 +1,4 @@
-// Split search, memory accounting, and plans from splits.
+// What boards cost in each place of a split, and plans from splits.
 #include "parallel/planner.hpp"
 
 #include <fmt/format.h>
@@ -10,18 +10,17 @@
 #include <set>
 
 #include "io/enum_names.hpp"
+#include "io/error.hpp"
 #include "io/hash.hpp"
+#include "io/tokenizer_data.hpp"
 
 namespace jupiter {
 
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t kMostSubsets = 12;           // boards whose orders are searched exhaustively
-constexpr std::uint64_t kProcessBytes = 32 << 20;  // program, libraries, MPI's buffers (measured, parallel/README.md)
-constexpr std::uint64_t kTokenizerFactor = 5;      // of its file: strings and look-up tables in memory, measured
-constexpr std::int64_t kGroupRows = 4;             // of a decode frame while many requests are under way
-constexpr double kRequestsOfARun = 16;             // the pipeline fills once for so many
+constexpr std::int64_t kGroupRows = 4;  // of a decode frame while many requests are under way
+constexpr double kRequestsOfARun = 16;  // the pipeline fills once for so many
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
 
 std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
@@ -48,144 +47,6 @@ std::optional<Objective> objective_from_name(std::string_view text) {
 struct Planner::Piece {
   double sum = 0;  // u
   double max = 0;  // v
-  bool fits = false;
-};
-
-// Dynamic programming over (boards used, layers done) under a cap on the slowest stage, for every cap that matters.
-class SplitSearch {
- public:
-  SplitSearch(const Planner& planner, std::vector<int> boards, std::int64_t n_layers, std::int64_t chunk, double weight,
-              bool use_all, int must_hold)
-      : boards_(std::move(boards)), n_layers_(n_layers), weight_(weight) {
-    for (const int b : boards_) needed_.push_back(use_all || b == must_hold);
-
-    for (const int b : boards_) {
-      for (std::int64_t k = 1; k <= n_layers; ++k) {
-        for (const bool first : {false, true}) {
-          for (const bool last : {false, true}) pieces_.push_back(planner.piece(b, k, first, last, chunk));
-        }
-      }
-    }
-  }
-
-  // Ascending caps: f(cap) + weight * cap can only improve on the best while f(infinity) + weight * cap is below it.
-  std::optional<Split> run() {
-    const double unlimited = solve(kInfinity);
-    if (unlimited == kInfinity) return std::nullopt;
-    double best = kInfinity;
-    Split split;
-    for (const double cap : caps()) {
-      if (unlimited + weight_ * cap >= best) break;
-      const double sum = solve(cap);
-      if (sum + weight_ * cap < best) {
-        best = sum + weight_ * cap;
-        split = trace_back();
-      }
-    }
-    return split;
-  }
-
- private:
-  const Planner::Piece& piece(std::size_t board, std::int64_t done, std::int64_t k) const {
-    const std::size_t first = done == 0, last = done + k == n_layers_;
-    return pieces_[((board * static_cast<std::size_t>(n_layers_) + static_cast<std::size_t>(k - 1)) * 2 + first) * 2 +
-                   last];
-  }
-
-  std::vector<double> caps() const {
-    std::vector<double> values;
-    for (const Planner::Piece& p : pieces_) {
-      if (p.fits) values.push_back(p.max);
-    }
-    std::sort(values.begin(), values.end());
-    values.erase(std::unique(values.begin(), values.end()), values.end());
-    return values;
-  }
-
-  struct Step {
-    double cost = kInfinity;
-    std::size_t board = 0;
-    std::int64_t layers = 0;  // that this board took; 0: the board was passed over (many boards only)
-  };
-  bool all_subsets() const { return boards_.size() <= kMostSubsets; }
-  std::size_t states() const { return all_subsets() ? std::size_t{1} << boards_.size() : boards_.size() + 1; }
-  Step& at(std::size_t state, std::int64_t done) {
-    return table_[state * static_cast<std::size_t>(n_layers_ + 1) + static_cast<std::size_t>(done)];
-  }
-
-  // Of many boards none that is needed is ever passed over.
-  bool holds_needed(std::size_t state) const {
-    if (!all_subsets())
-      return state == boards_.size() ||
-             std::find(needed_.begin() + static_cast<std::ptrdiff_t>(state), needed_.end(), true) == needed_.end();
-    for (std::size_t b = 0; b < needed_.size(); ++b) {
-      if (needed_[b] && (state >> b & 1) == 0) return false;
-    }
-    return true;
-  }
-
-  void extend(std::size_t state, std::size_t next, std::size_t board, double cap) {
-    for (std::int64_t done = 0; done < n_layers_; ++done) {
-      const double cost = at(state, done).cost;
-      if (cost == kInfinity) continue;
-      for (std::int64_t k = 1; done + k <= n_layers_; ++k) {
-        const Planner::Piece& p = piece(board, done, k);
-        if (!p.fits || p.max > cap || cost + p.sum >= at(next, done + k).cost) continue;
-        at(next, done + k) = {cost + p.sum, board, k};
-      }
-    }
-  }
-
-  // Least sum with no stage over the cap.
-  double solve(double cap) {
-    table_.assign(states() * static_cast<std::size_t>(n_layers_ + 1), Step{});
-    at(0, 0).cost = 0;
-    double best = kInfinity;
-    for (std::size_t s = 0; s < states(); ++s) {
-      if (at(s, n_layers_).cost < best && holds_needed(s)) {
-        best = at(s, n_layers_).cost;
-        best_state_ = s;
-      }
-      if (all_subsets()) {
-        for (std::size_t b = 0; b < boards_.size(); ++b) {
-          if ((s >> b & 1) == 0) extend(s, s | std::size_t{1} << b, b, cap);
-        }
-      } else if (s < boards_.size()) {
-        if (!needed_[s]) pass_over(s);
-        extend(s, s + 1, s, cap);
-      }
-    }
-    return best;
-  }
-
-  void pass_over(std::size_t s) {
-    for (std::int64_t done = 0; done <= n_layers_; ++done) {
-      if (at(s, done).cost < at(s + 1, done).cost) at(s + 1, done) = {at(s, done).cost, s, 0};
-    }
-  }
-
-  Split trace_back() {
-    Split split;
-    std::int64_t done = n_layers_;
-    for (std::size_t s = best_state_; done > 0;) {
-      const Step step = at(s, done);
-      if (step.layers > 0) {
-        split.boards.insert(split.boards.begin(), boards_[step.board]);
-        split.layers.insert(split.layers.begin(), step.layers);
-      }
-      done -= step.layers;
-      s = all_subsets() ? s & ~(std::size_t{1} << step.board) : s - 1;
-    }
-    return split;
-  }
-
-  std::vector<int> boards_;
-  std::int64_t n_layers_;
-  double weight_;
-  std::vector<bool> needed_;  // by place in boards_: must hold layers
-  std::vector<Planner::Piece> pieces_;
-  std::vector<Step> table_;
-  std::size_t best_state_ = 0;
 };
 
 Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanRequest& request)
@@ -193,47 +54,64 @@ Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanReq
   if (profile.model_hash != hex(manifest.hash)) {
     throw FormatError("profile", "model_hash", hex(manifest.hash) + " (this model)", profile.model_hash);
   }
-  if (request_.context_tokens == 0) request_.context_tokens = manifest.config.max_seq_len;
-  request_.max_chunk = std::min(request_.max_chunk, request_.context_tokens);
-  for (std::int64_t i = 0; i < manifest.config.n_layers; ++i) {
-    layer_bytes_.push_back(weight_bytes(manifest, {i, i + 1, false, false}));
-  }
-  for (const FileInfo& f : manifest.files) {
-    if (f.name == tokenizer_file_name()) tokenizer_bytes_ = f.bytes();
+  Workload& w = request_.workload;
+  if (w.context_tokens == 0) w.context_tokens = manifest.config.max_seq_len;
+  w.chunk_tokens = std::min(w.chunk_tokens, w.context_tokens);
+  const std::int64_t n = manifest.config.n_layers;
+  std::vector<std::uint64_t> sums{0};
+  for (std::int64_t i = 0; i < n; ++i) sums.push_back(sums.back() + mapped_bytes(manifest, {i, i + 1, false, false}));
+  for (std::int64_t k = 0; k <= n; ++k) {
+    std::uint64_t most = 0;
+    for (std::int64_t i = 0; i + k <= n; ++i) most = std::max(most, sums[i + k] - sums[i]);
+    heaviest_.push_back(most);
   }
 }
 
-StageOptions Planner::stage_options() const {
-  StageOptions o;
-  o.context_tokens = request_.context_tokens;
-  o.cache_tokens = (request_.context_tokens + kKvBlock - 1) / kKvBlock * kKvBlock;
-  o.max_rows = request_.max_chunk;
-  o.keys = request_.keys;
-  o.values = request_.values;
-  o.wire = request_.wire;
-  return o;
+int Planner::longest_pipeline() const {
+  return static_cast<int>(std::min<std::int64_t>(std::ssize(profile_.boards), manifest_.config.n_layers));
 }
 
-std::uint64_t Planner::own_bytes(const ModelPart& part, const StageOptions& options) const {
-  const std::uint64_t tokenizer = part.embedding ? kTokenizerFactor * tokenizer_bytes_ : 0;
-  return kProcessBytes + tokenizer + static_cast<std::uint64_t>(Stage::private_bytes(manifest_.config, part, options));
+std::uint64_t Planner::memory_bytes(int board, std::int64_t layers, bool first, bool last) const {
+  // How many stages the plan will have, and which layers these will be, is not known yet.
+  const int stages = first && last ? 1 : longest_pipeline();
+  const StageSetting setting{stages, profile_.boards[static_cast<std::size_t>(board)].threads};
+  return heaviest_[static_cast<std::size_t>(layers)] + mapped_bytes(manifest_, {0, 0, first, last}) +
+         own_memory(manifest_, {0, layers, first, last}, request_.workload, setting).total();
 }
 
-std::uint64_t Planner::memory_bytes(std::int64_t layers, bool first, bool last) const {
-  // Which layers they will be is not known yet: the heaviest run of so many.
-  std::uint64_t heaviest = 0, window = 0;
-  for (std::size_t i = 0; i < layer_bytes_.size(); ++i) {
-    window += layer_bytes_[i];
-    if (i >= static_cast<std::size_t>(layers)) window -= layer_bytes_[i - static_cast<std::size_t>(layers)];
-    heaviest = std::max(heaviest, window);
+// Memory grows with layers.
+std::int64_t Planner::most_layers(int board, Role role, std::uint64_t budget) const {
+  const bool first = role == Role::first || role == Role::alone, last = role == Role::last || role == Role::alone;
+  const BoardProfile& b = profile_.boards[static_cast<std::size_t>(board)];
+  if ((first && b.embedding.empty()) || (last && b.head.empty())) return 0;
+  std::int64_t low = 0, high = manifest_.config.n_layers;
+  while (low < high) {
+    const std::int64_t k = (low + high + 1) / 2;
+    if (memory_bytes(board, k, first, last) <= budget) {
+      low = k;
+    } else {
+      high = k - 1;
+    }
   }
-  return heaviest + weight_bytes(manifest_, {0, 0, first, last}) + own_bytes({0, layers, first, last}, stage_options());
+  return low;
 }
 
 bool Planner::fits(int board, std::int64_t layers, bool first, bool last) const {
-  const BoardProfile& b = profile_.boards[static_cast<std::size_t>(board)];
-  if ((first && b.embedding.empty()) || (last && b.head.empty())) return false;
-  return memory_bytes(layers, first, last) <= b.memory_bytes;
+  const std::uint64_t budget = profile_.boards[static_cast<std::size_t>(board)].memory_bytes;
+  return layers <= most_layers(board, role_of(first, last), budget);
+}
+
+std::vector<StageMemory> Planner::memory_of(const Plan& plan) const {
+  Workload w = request_.workload;
+  w.chunk_tokens = plan.max_chunk();
+  std::vector<StageMemory> all;
+  for (std::size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost cost = costs_of(plan)[s];
+    const std::uint64_t draft = plan.draft && plan.draft_stage() == s ? plan.draft->bytes : 0;
+    const StageSetting setting{static_cast<int>(plan.stages.size()), cost.board->threads};
+    all.push_back(stage_memory(manifest_, plan.part(s), w, setting, draft));
+  }
+  return all;
 }
 
 std::vector<StageCost> Planner::stage_costs(const Split& split) const {
@@ -244,9 +122,9 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
     c.layers = split.layers[s];
     c.embedding = s == 0;
     c.head = s + 1 == split.boards.size();
-    c.scores = request_.every_row;
+    c.scores = request_.workload.every_row;
     c.hop = profile_.hop_into(split.boards[s]);
-    c.row_bytes = static_cast<double>(wire_row_bytes(request_.wire, manifest_.config)) + sizeof(TokenId);
+    c.row_bytes = static_cast<double>(wire_row_bytes(request_.workload.wire, manifest_.config)) + sizeof(TokenId);
     stages.push_back(c);
   }
   return stages;
@@ -266,15 +144,15 @@ std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
   return stage_costs(split);
 }
 
-Planner::Piece Planner::piece(int board, std::int64_t layers, bool first, bool last, std::int64_t chunk) const {
+Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk) const {
   Piece p;
-  p.fits = fits(board, layers, first, last);
+  const bool first = role == Role::first || role == Role::alone;
   StageCost c = stage_costs({{board}, {layers}})[0];
   c.embedding = first;
-  c.head = last;
+  c.head = role == Role::last || role == Role::alone;
   const std::int64_t n_chunks = (request_.prompt_tokens + chunk - 1) / chunk;
   for (std::int64_t i = 0; i < n_chunks; ++i) {
-    const std::int64_t head_rows = request_.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
+    const std::int64_t head_rows = request_.workload.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
     p.max += c.compute_s(chunk, i * chunk, head_rows) / static_cast<double>(n_chunks);
   }
   const double working = p.max;
@@ -303,7 +181,7 @@ double Planner::busy_s(const StageCost& c, std::span<const std::int64_t> chunks)
   double s = 0;
   std::int64_t context = 0;
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    const std::int64_t head_rows = request_.every_row ? chunks[i] : i + 1 == chunks.size() ? 1 : 0;
+    const std::int64_t head_rows = request_.workload.every_row ? chunks[i] : i + 1 == chunks.size() ? 1 : 0;
     s += c.compute_s(chunks[i], context, head_rows) + c.receive_s(chunks[i]) + c.send_s(chunks[i]);
     context += chunks[i];
   }
@@ -320,24 +198,50 @@ double Planner::interval_s(const Plan& plan) const {
   return slowest;
 }
 
-std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all) const {
-  std::vector<int> boards(profile_.boards.size());
-  std::iota(boards.begin(), boards.end(), 0);
-  std::stable_sort(boards.begin(), boards.end(), [&](int a, int b) {
-    return profile_.boards[static_cast<std::size_t>(a)].layer.at(chunk, 0) <
-           profile_.boards[static_cast<std::size_t>(b)].layer.at(chunk, 0);
-  });
-  if (use_all && static_cast<std::int64_t>(boards.size()) > manifest_.config.n_layers) return std::nullopt;
-  return SplitSearch(*this, boards, manifest_.config.n_layers, chunk, weight_of_max(request_, chunk), use_all,
-                     request_.must_hold)
-      .run();
+// By board of the profile; memory as without a draft model. Every term of a piece is a constant or grows with the
+// number of layers in a straight line, so that two points tell it.
+const std::vector<BoardCost>& Planner::costs(std::int64_t chunk) const {
+  std::vector<BoardCost>& boards = costs_[chunk];
+  if (!boards.empty()) return boards;
+  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
+    BoardCost cost;
+    for (std::size_t r = 0; r < kRoles; ++r) {
+      const auto role = static_cast<Role>(r);
+      const Piece none = piece(b, 0, role, chunk), one = piece(b, 1, role, chunk);
+      cost.roles[r].sum = {none.sum, one.sum - none.sum};
+      cost.roles[r].max = {none.max, one.max - none.max};
+      cost.roles[r].most_layers = most_layers(b, role, profile_.boards[static_cast<std::size_t>(b)].memory_bytes);
+    }
+    boards.push_back(cost);
+  }
+  return boards;
+}
+
+std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat) const {
+  std::vector<BoardCost> boards = costs(chunk);
+  for (BoardCost& b : boards) b.needed = use_all;
+  if (seat.board >= 0) {
+    const std::uint64_t budget = profile_.boards[static_cast<std::size_t>(seat.board)].memory_bytes;
+    if (budget < seat.bytes) return std::nullopt;
+    BoardCost& b = boards[static_cast<std::size_t>(seat.board)];
+    b.needed = true;
+    for (const Role role : {Role::between, Role::last, Role::first, Role::alone}) {
+      const bool refused = !seat.may_end && (role == Role::last || role == Role::alone);
+      b.roles[static_cast<std::size_t>(role)].most_layers =
+          refused ? 0 : most_layers(seat.board, role, budget - seat.bytes);
+    }
+  }
+  auto found = search_split(boards, manifest_.config.n_layers, weight_of_max(request_, chunk));
+  if (!found) return std::nullopt;
+  return std::move(found->split);
 }
 
 double Planner::split_cost(const Split& split, std::int64_t chunk) const {
   double sum = 0, slowest = 0;
   for (std::size_t s = 0; s < split.boards.size(); ++s) {
-    const Piece p = piece(split.boards[s], split.layers[s], s == 0, s + 1 == split.boards.size(), chunk);
-    if (!p.fits) return kInfinity;
+    const bool first = s == 0, last = s + 1 == split.boards.size();
+    if (!fits(split.boards[s], split.layers[s], first, last)) return kInfinity;
+    const Piece p = piece(split.boards[s], split.layers[s], role_of(first, last), chunk);
     sum += p.sum;
     slowest = std::max(slowest, p.max);
   }
@@ -345,59 +249,70 @@ double Planner::split_cost(const Split& split, std::int64_t chunk) const {
 }
 
 std::vector<std::int64_t> Planner::chunk_candidates() const {
-  const std::int64_t most = std::min(request_.prompt_tokens, request_.max_chunk);
+  const std::int64_t most = std::min(request_.prompt_tokens, request_.workload.chunk_tokens);
   std::vector<std::int64_t> candidates;
   for (std::int64_t m = 16; m < most; m *= 2) candidates.push_back(m);
   candidates.push_back(most);
   return candidates;
 }
 
-Plan Planner::plan_of(const Split& split) const {
-  return plan_of(split, 0);
+std::vector<std::int64_t> Planner::chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
+                                                 std::int64_t even_chunk) const {
+  if (even_chunk > 0) return even_pieces(tokens, even_chunk);
+  return best_chunks(costs, tokens, request_.workload.chunk_tokens, request_.workload.every_row);
 }
 
-// even_chunk: chunks are equal pieces of at most so many tokens; 0: those of the quickest lone prompt.
-Plan Planner::plan_of(const Split& split, std::int64_t even_chunk) const {
+Planner::Candidate Planner::candidate(const Split& split, std::int64_t even_chunk) const {
+  const auto [at, fresh] = candidates_.try_emplace({split.boards, split.layers, even_chunk});
+  Candidate& c = at->second;
+  if (!fresh) return c;
   const std::vector<StageCost> costs = stage_costs(split);
+  c.split = split;
+  c.even_chunk = even_chunk;
+  const auto chunks = chunk_lengths(costs, request_.prompt_tokens, even_chunk);
+  c.ttft_s = prefill_s(costs, chunks, request_.workload.every_row);
+  c.decode_step_s = jupiter::decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
+  c.request_s = c.ttft_s + static_cast<double>(request_.new_tokens) * c.decode_step_s;
+  return c;
+}
+
+Plan Planner::plan_of(const Split& split) const {
+  return plan_of(candidate(split, 0));
+}
+
+Plan Planner::plan_of(const Candidate& c) const {
+  const std::vector<StageCost> costs = stage_costs(c.split);
   Plan p;
   p.model_hash = profile_.model_hash;
   p.objective = name(request_.objective);
   p.prompt_tokens = request_.prompt_tokens;
   p.new_tokens = request_.new_tokens;
-  p.context_tokens = request_.context_tokens;
-  const auto add_chunks = [&](std::int64_t n) {
-    p.chunks.push_back({n, even_chunk > 0 ? even_pieces(n, even_chunk)
-                                          : best_chunks(costs, n, request_.max_chunk, request_.every_row)});
-  };
-  std::set<std::int64_t> lengths{request_.prompt_tokens, request_.context_tokens};
-  for (std::int64_t n = 32; n < request_.context_tokens; n *= 2) lengths.insert(n);
-  for (const std::int64_t n : lengths) add_chunks(n);
-  const auto chunks = chunks_for(p, request_.prompt_tokens);
-  p.predicted_ttft_s = prefill_s(costs, chunks, request_.every_row);
-  p.predicted_decode_tokens_per_s = 1 / decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
+  p.context_tokens = request_.workload.context_tokens;
+  p.predicted_ttft_s = c.ttft_s;
+  p.predicted_decode_tokens_per_s = 1 / c.decode_step_s;
+  std::set<std::int64_t> lengths{request_.prompt_tokens, p.context_tokens};
+  for (std::int64_t n = 32; n < p.context_tokens; n *= 2) lengths.insert(n);
+  for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, c.even_chunk)});
+  p.workload = request_.workload;
+  p.workload->chunk_tokens = p.max_chunk();
 
   double total = 0;
-  std::vector<double> work;
-  for (const StageCost& c : costs) {
-    work.push_back(c.compute_s(std::min(request_.max_chunk, request_.prompt_tokens), 0, 1));
-    total += work.back();
+  for (const StageCost& cost : costs) {
+    const double work = cost.compute_s(std::min(request_.workload.chunk_tokens, request_.prompt_tokens), 0, 1);
+    const std::int64_t first = p.stages.empty() ? 0 : p.stages.back().last_layer;
+    p.stages.push_back({cost.board->host, cost.board->slot, first, first + cost.layers, 0, 0, work});
+    total += work;
   }
-  StageOptions options = stage_options();
-  options.max_rows = p.max_chunk();
-  std::int64_t layer = 0;
-  for (std::size_t s = 0; s < split.boards.size(); ++s) {
-    const BoardProfile& b = profile_.boards[static_cast<std::size_t>(split.boards[s])];
-    StagePlan stage{b.host, b.slot, layer, layer + split.layers[s], 0, 0, work[s] / total};
-    layer = stage.last_layer;
-    p.stages.push_back(stage);
-    const ModelPart part{stage.first_layer, stage.last_layer, s == 0, costs[s].head};
-    p.stages[s].weight_bytes = weight_bytes(manifest_, part);
-    p.stages[s].private_bytes = own_bytes(part, options);
+  const std::vector<StageMemory> memory = memory_of(p);
+  for (std::size_t s = 0; s < p.stages.size(); ++s) {
+    p.stages[s].time_share /= total;
+    p.stages[s].weight_bytes = memory[s].weights;
+    p.stages[s].private_bytes = memory[s].own();
   }
-  for (std::size_t b = 0; b < profile_.boards.size(); ++b) {
-    if (std::find(split.boards.begin(), split.boards.end(), static_cast<int>(b)) == split.boards.end()) {
-      p.left_out.push_back(fmt::format("{}:{}", profile_.boards[b].host, profile_.boards[b].slot));
-    }
+  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
+    if (std::find(c.split.boards.begin(), c.split.boards.end(), b) != c.split.boards.end()) continue;
+    const BoardProfile& board = profile_.boards[static_cast<std::size_t>(b)];
+    p.left_out.push_back(fmt::format("{}:{}", board.host, board.slot));
   }
   return p;
 }
@@ -406,43 +321,39 @@ double Planner::request_s(const Plan& plan) const {
   return plan.predicted_ttft_s + static_cast<double>(request_.new_tokens) / plan.predicted_decode_tokens_per_s;
 }
 
-std::optional<Plan> Planner::best_plan(bool use_all) const {
-  std::optional<Plan> best;
+std::optional<Planner::Candidate> Planner::best_candidate(bool use_all, const DraftSeat& seat) const {
+  std::optional<Candidate> best;
   double best_cost = kInfinity;
-  std::vector<Split> seen;
   for (const std::int64_t chunk : chunk_candidates()) {
-    const auto split = best_split(chunk, use_all);
+    const auto split = best_split(chunk, use_all, seat);
     if (!split) continue;
     const bool steady = request_.objective == Objective::throughput;
-    const bool known = !steady && std::any_of(seen.begin(), seen.end(), [&](const Split& s) {
-      return s.boards == split->boards && s.layers == split->layers;
-    });
-    if (known) continue;
-    seen.push_back(*split);
-    const Plan plan = plan_of(*split, steady ? chunk : 0);
-    const double cost = request_.objective == Objective::latency   ? request_s(plan)
-                        : request_.objective == Objective::prefill ? plan.predicted_ttft_s
+    const Candidate c = candidate(*split, steady ? chunk : 0);
+    const double cost = request_.objective == Objective::latency   ? c.request_s
+                        : request_.objective == Objective::prefill ? c.ttft_s
                                                                    : split_cost(*split, chunk);
     if (cost >= best_cost) continue;
     best_cost = cost;
-    best = plan;
+    best = c;
   }
   return best;
 }
 
 Plan Planner::best() const {
-  if (const auto plan = best_plan(false)) return *plan;
-  const std::uint64_t whole = memory_bytes(manifest_.config.n_layers, true, true);
+  if (const auto candidate = best_candidate(false)) return plan_of(*candidate);
   std::string budgets;
-  for (const BoardProfile& b : profile_.boards) {
-    const bool one = b.memory_bytes >= memory_bytes(1, false, false);
-    budgets += fmt::format("{}{}:{} has {} MiB{}", budgets.empty() ? "" : ", ", b.host, b.slot, b.memory_bytes >> 20,
-                           one ? "" : " (not even one layer fits)");
+  std::uint64_t whole = 0;
+  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
+    const BoardProfile& board = profile_.boards[static_cast<std::size_t>(b)];
+    whole = std::max(whole, memory_bytes(b, manifest_.config.n_layers, true, true));
+    const bool one = fits(b, 1, false, false);
+    budgets += fmt::format("{}{}:{} has {} MiB{}", budgets.empty() ? "" : ", ", board.host, board.slot,
+                           board.memory_bytes >> 20, one ? "" : " (not even one layer fits)");
   }
   throw MemoryError(
       fmt::format("no plan fits: expected room for {} MiB in all (weights, cache and work space at -c {}, "
-                  "on one board), found {}; use a smaller -c or --quant, or more boards",
-                  whole >> 20, request_.context_tokens, budgets));
+                  "on one board), found {}; use a smaller -c, --cache-tokens, --parallel or --quant, or more boards",
+                  whole >> 20, request_.workload.context_tokens, budgets));
 }
 
 std::optional<Split> Planner::equal_split() const {
@@ -491,8 +402,11 @@ std::vector<Planner::Alternative> Planner::alternatives() const {
   };
   add("equal split", equal_split());
   add("proportional to speed", proportional_split());
-  Alternative every{"all boards", best_plan(true), 0};
-  if (every.plan) every.request_s = request_s(*every.plan);
+  Alternative every{"all boards", std::nullopt, 0};
+  if (const auto candidate = best_candidate(true)) {
+    every.plan = plan_of(*candidate);
+    every.request_s = candidate->request_s;
+  }
   all.push_back(std::move(every));
   for (std::size_t b = 0; b < profile_.boards.size(); ++b) {
     const BoardProfile& board = profile_.boards[b];

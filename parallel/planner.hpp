@@ -2,10 +2,14 @@
 // the alternatives would have cost.
 #pragma once
 
+#include <map>
+#include <tuple>
+
 #include "io/manifest.hpp"
 #include "parallel/plan.hpp"
 #include "parallel/schedule_cost.hpp"
-#include "parallel/stage.hpp"
+#include "parallel/split_search.hpp"
+#include "parallel/stage_memory.hpp"
 
 namespace jupiter {
 
@@ -20,20 +24,15 @@ std::optional<Objective> objective_from_name(std::string_view text);
 struct PlanRequest {
   std::int64_t prompt_tokens = 512;
   std::int64_t new_tokens = 128;
-  std::int64_t context_tokens = 0;  // 0: the model's maximum
-  std::int64_t max_chunk = 512;
   Objective objective = Objective::latency;
-  bool every_row = false;  // evaluation: all rows pass the head
-  int must_hold = -1;      // a board of the profile that must hold layers; none: -1
-  KvType keys = KvType::f16;
-  KvType values = KvType::f16;
-  Wire wire = Wire::exact;
+  Workload workload;  // context_tokens 0: the model's maximum; chunk_tokens: the longest chunk that is tried
 };
 
-// Boards in the order of the pipeline, and how many layers each holds.
-struct Split {
-  std::vector<int> boards;
-  std::vector<std::int64_t> layers;
+// A board that holds a draft model beside layers.
+struct DraftSeat {
+  int board = -1;           // of the profile; -1: no draft model
+  std::uint64_t bytes = 0;  // that it takes
+  bool may_end = true;      // the board may be the last stage
 };
 
 class Planner {
@@ -45,6 +44,17 @@ class Planner {
   Plan best() const;
   // The plan of a given split; its memory is not checked.
   Plan plan_of(const Split& split) const;
+  // A split and what to expect of it, without the chunks of other prompts than the request's.
+  struct Candidate {
+    Split split;
+    std::int64_t even_chunk = 0;  // chunks are equal pieces of at most so many tokens; 0: those of the quickest prompt
+    double ttft_s = 0;
+    double decode_step_s = 0;
+    double request_s = 0;  // prompt and answer, plainly decoded
+  };
+  // use_all: no board stays out. None where nothing fits.
+  std::optional<Candidate> best_candidate(bool use_all, const DraftSeat& seat = {}) const;
+  Plan plan_of(const Candidate& candidate) const;
   // Seconds between the ends of requests that follow each other without a gap: the slowest stage's work for one.
   double interval_s(const Plan& plan) const;
 
@@ -55,40 +65,46 @@ class Planner {
   };
   // Equal split, proportional to speed, all boards, one board.
   std::vector<Alternative> alternatives() const;
-  double request_s(const Plan& plan) const;  // prompt and answer, plainly decoded
+  double request_s(const Plan& plan) const;
 
   std::vector<StageCost> stage_costs(const Split& split) const;
   // Of a plan, whose boards must be in the profile (FormatError).
   std::vector<StageCost> costs_of(const Plan& plan) const;
-  std::uint64_t memory_bytes(std::int64_t layers, bool first, bool last) const;  // weights, cache, work space
+  // Weights, cache, work space and all else of a board with so many layers, the heaviest that it could be, in the
+  // longest pipeline of this profile (alone: by itself).
+  std::uint64_t memory_bytes(int board, std::int64_t layers, bool first, bool last) const;
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
+  // What each stage of a plan takes, the draft model where it is.
+  std::vector<StageMemory> memory_of(const Plan& plan) const;
 
-  // The split that minimises sum_r u_r + weight * max_r v_r exactly, where u_r = a chunk's mean computing + its arrival
-  // + new_tokens decode steps and v_r = that computing and what moving the chunk in and out takes from it (throughput:
-  // v_r = all work for one request, u_r = a share of the first chunk's, for the pipeline fills once); boards may
-  // stay out unless `use_all`. Empty: nothing fits. Exact over all orders of up to 12 boards; more are taken in the
-  // order of their speed.
-  std::optional<Split> best_split(std::int64_t chunk, bool use_all) const;
+  // The split that minimises sum_r u_r + weight * max_r v_r exactly, over all orders of boards, where u_r = a chunk's
+  // mean computing + its arrival + new_tokens decode steps and v_r = that computing and what moving the chunk in and
+  // out takes from it (throughput: v_r = all work for one request, u_r = a share of the first chunk's, for the pipeline
+  // fills once); boards may stay out unless `use_all`. Empty: nothing fits.
+  std::optional<Split> best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat = {}) const;
   double split_cost(const Split& split, std::int64_t chunk) const;  // its objective
 
  private:
   struct Piece;
-  Plan plan_of(const Split& split, std::int64_t even_chunk) const;
   double busy_s(const StageCost& stage, std::span<const std::int64_t> chunks) const;
-  Piece piece(int board, std::int64_t layers, bool first, bool last, std::int64_t chunk) const;
+  Piece piece(int board, std::int64_t layers, Role role, std::int64_t chunk) const;
+  const std::vector<BoardCost>& costs(std::int64_t chunk) const;
+  std::int64_t most_layers(int board, Role role, std::uint64_t budget) const;
+  Candidate candidate(const Split& split, std::int64_t even_chunk) const;
+  std::vector<std::int64_t> chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
+                                          std::int64_t even_chunk) const;
   std::optional<Split> equal_split() const;
   std::optional<Split> proportional_split() const;
   std::vector<std::int64_t> chunk_candidates() const;
-  std::optional<Plan> best_plan(bool use_all) const;
-  StageOptions stage_options() const;
-  std::uint64_t own_bytes(const ModelPart& part, const StageOptions& options) const;  // all but weights
+  int longest_pipeline() const;
 
-  friend class SplitSearch;
   const Profile& profile_;
   const Manifest& manifest_;
   PlanRequest request_;
-  std::vector<std::uint64_t> layer_bytes_;  // by layer
-  std::uint64_t tokenizer_bytes_ = 0;
+  std::vector<std::uint64_t> heaviest_;  // bytes of weights by number of layers: the heaviest run of so many
+  // Found once: costs by chunk, and candidates of splits, which many searches come to.
+  mutable std::map<std::int64_t, std::vector<BoardCost>> costs_;
+  mutable std::map<std::tuple<std::vector<int>, std::vector<std::int64_t>, std::int64_t>, Candidate> candidates_;
 };
 
 }  // namespace jupiter

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "parallel/decoder.hpp"
+#include "parallel/stage_memory.hpp"
 
 namespace jupiter {
 
@@ -41,15 +41,38 @@ double StageCost::arrive_s(std::int64_t n) const {
   return hop.seconds(static_cast<double>(n) * row_bytes + kAnswerBytes);
 }
 
+namespace {
+
+// What one chunk costs a stage, whatever happened before it.
+struct ChunkCost {
+  double receive_s, arrive_s, compute_s, send_s;
+};
+
+void cost_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
+                std::vector<ChunkCost>& costs) {
+  costs.clear();
+  for (const StageCost& s : stages) {
+    costs.push_back({s.receive_s(n), s.arrive_s(n), s.compute_s(n, context, head_rows), s.send_s(n)});
+  }
+}
+
+void pass(std::span<const ChunkCost> chunk, std::span<StageTimes> times) {
+  for (std::size_t r = 0; r < chunk.size(); ++r) {
+    StageTimes& t = times[r];
+    const double busy = t.busy_until_s > 0 ? t.busy_until_s + chunk[r].receive_s : 0;
+    t.start_s = std::max(busy, r > 0 ? times[r - 1].done_s + chunk[r].arrive_s : 0);
+    t.done_s = t.start_s + chunk[r].compute_s;
+    t.busy_until_s = t.done_s + chunk[r].send_s;
+  }
+}
+
+}  // namespace
+
 void pass_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
                 std::span<StageTimes> times) {
-  for (std::size_t r = 0; r < stages.size(); ++r) {
-    StageTimes& t = times[r];
-    const double busy = t.busy_until_s > 0 ? t.busy_until_s + stages[r].receive_s(n) : 0;
-    t.start_s = std::max(busy, r > 0 ? times[r - 1].done_s + stages[r].arrive_s(n) : 0);
-    t.done_s = t.start_s + stages[r].compute_s(n, context, head_rows);
-    t.busy_until_s = t.done_s + stages[r].send_s(n);
-  }
+  std::vector<ChunkCost> costs;
+  cost_chunk(stages, n, context, head_rows, costs);
+  pass(costs, times);
 }
 
 namespace {
@@ -74,12 +97,13 @@ double end(const Label& l) {
 }
 
 // Keeps labels that no other beats at every stage, at most `beam` of them, those that end first.
-void insert(std::vector<Label>& labels, Label&& fresh, std::size_t beam) {
+void insert(std::vector<Label>& labels, const Finish& finish, std::size_t from_boundary, std::size_t from_label,
+            std::size_t beam) {
   for (const Label& l : labels) {
-    if (dominates(l.finish, fresh.finish)) return;
+    if (dominates(l.finish, finish)) return;
   }
-  std::erase_if(labels, [&](const Label& l) { return dominates(fresh.finish, l.finish); });
-  labels.push_back(std::move(fresh));
+  std::erase_if(labels, [&](const Label& l) { return dominates(finish, l.finish); });
+  labels.push_back({finish, from_boundary, from_label});
   if (labels.size() <= beam) return;
   const auto worst =
       std::max_element(labels.begin(), labels.end(), [](const Label& a, const Label& b) { return end(a) < end(b); });
@@ -125,15 +149,18 @@ std::vector<std::int64_t> best_chunks(std::span<const StageCost> stages, std::in
   // ascending order, and every step goes forward.
   std::vector<std::vector<Label>> labels(boundaries.size());
   labels[0].push_back({Finish(stages.size()), 0, 0});
+  std::vector<ChunkCost> costs;
+  Finish times;
   for (std::size_t a = 0; a + 1 < boundaries.size(); ++a) {
     for (std::size_t b = a + 1; b < boundaries.size(); ++b) {
       const std::int64_t n = boundaries[b] - boundaries[a];
       if (n > max_chunk) break;
       const std::int64_t head_rows = every_row ? n : b + 1 == boundaries.size() ? 1 : 0;
+      cost_chunk(stages, n, boundaries[a], head_rows, costs);
       for (std::size_t l = 0; l < labels[a].size(); ++l) {
-        Finish times = labels[a][l].finish;
-        pass_chunk(stages, n, boundaries[a], head_rows, times);
-        insert(labels[b], {std::move(times), a, l}, beam);
+        times = labels[a][l].finish;
+        pass(costs, times);
+        insert(labels[b], times, a, l, beam);
       }
     }
   }

@@ -39,18 +39,14 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       options_(options),
       rt_{kernels(), pool},
       cache_(kv_shape(config, files_.part(), options), options.cache_tokens / kKvBlock),
-      rope_(config),
+      rope_(config, options.context_tokens),
       scratch_(config, options.max_rows, pool.size()),
       residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
       logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
       decoder_(rt_.kernels, stages) {}
 
-std::int64_t Stage::private_bytes(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
-  const std::int64_t kv = KvCache::bytes_per_block(kv_shape(c, part, o)) * (o.cache_tokens / kKvBlock);
-  const std::int64_t row_floats = 3 * c.dim + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.hidden_dim;
-  const std::int64_t widest = std::max({c.dim, c.q_dim(), c.hidden_dim});
-  const std::int64_t head = part.head ? kMaxDrawnRows * c.vocab_size * 4 : 0;
-  return kv + o.max_rows * (row_floats * 4 + widest * 2) + head;
+StageBuffers Stage::buffers() const {
+  return {cache_.allocated_bytes(), scratch_.bytes() + rope_.bytes() + residual_.bytes() + logits_.bytes()};
 }
 
 FrameLimits Stage::limits() const {

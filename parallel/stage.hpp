@@ -11,17 +11,9 @@
 #include "kernels/block.hpp"
 #include "kernels/wire.hpp"
 #include "parallel/decoder.hpp"
+#include "parallel/stage_memory.hpp"
 
 namespace jupiter {
-
-struct StageOptions {
-  std::int64_t context_tokens = 0;  // positions that a sequence may have
-  std::int64_t cache_tokens = 0;    // of all sequences together; multiple of 32
-  std::int64_t max_rows = 0;        // of a frame
-  KvType keys = KvType::f16;
-  KvType values = KvType::f16;
-  Wire wire = Wire::exact;
-};
 
 class Stage {
  public:
@@ -61,8 +53,8 @@ class Stage {
   const KvCache& cache() const { return cache_; }
   const Sequence& sequence(SequenceId id) const;  // PeerError where it is not open
   double compute_s() const { return compute_s_; }
-  // Memory that a stage takes besides its mapped weights, bytes: cache and work space.
-  static std::int64_t private_bytes(const ModelConfig& config, const ModelPart& part, const StageOptions& options);
+  // What cache and work space take, bytes; stage_buffers() says it beforehand.
+  StageBuffers buffers() const;
 
  private:
   std::vector<RowRun> place(Frame& frame);

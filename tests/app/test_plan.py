@@ -1,12 +1,14 @@
 """profile, plan, and runs that obey a plan: two ranks on one host stand for two boards."""
 import json
 import os
+import pathlib
 import signal
 import subprocess
+import tempfile
 import time
 import unittest
 
-from program import JUPITER, MPIRUN, ProgramTest, jupiter
+from program import JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
 
 
 class Plan(ProgramTest):
@@ -68,6 +70,59 @@ class Plan(ProgramTest):
         sent = [j["ranks"][0]["sent_bytes"] for j in (two, exact)]
         self.assertLess(sent[0], sent[1] * 0.75)
         self.assert_fails(jupiter("run", "-m", self.tiny, "-p", "x", "--wire", "q4"), 2, "--wire", "q4")
+
+    def obeying(self, path, *arguments, **options):
+        return self.run_json(self.tiny, "--raw", "--ignore-eos", "-n", "12", "--plan", path, *arguments, ranks=3, **options)
+
+    def test_runs_obey_the_plans_workload(self):
+        text = "hello " * 20
+        path, plan, _ = self.plan("-p", "64", "-c", "256", "--decode", "plain", "-ctk", "f32", "-ctv", "f32", "--parallel",
+                                  "3", "--cache-tokens", "300")
+        self.assertEqual({k: plan["workload"][k] for k in ("requests", "most_at_once", "context_tokens", "cache_tokens",
+                                                           "type_k", "type_v", "decode")},
+                         {"requests": 3, "most_at_once": 3, "context_tokens": 256, "cache_tokens": 300, "type_k": "f32",
+                          "type_v": "f32", "decode": "plain"})
+        j = self.obeying(path, "-p", text)
+        self.assertEqual(j["draft"]["rows"], 0)  # plain
+        self.assertEqual(j["logits_hash"], self.run_json(self.tiny, "--raw", "--ignore-eos", "-n", "12", "-p", text, "-ctk",
+                                                         "f32", "-ctv", "f32")["logits_hash"])
+        # What the command line says goes before it.
+        self.assertGreater(self.obeying(path, "-p", text, "--decode", "spec")["draft"]["rows"], 0)
+        f16 = self.obeying(path, "-p", text, "-ctk", "f16", "-ctv", "f16")
+        self.assertEqual(f16["logits_hash"],
+                         self.run_json(self.tiny, "--raw", "--ignore-eos", "-n", "12", "-p", text)["logits_hash"])
+        long = ("run", "-m", self.tiny, "--raw", "-n", "2", "-p", "x" * 300, "--plan", path)
+        self.assert_fails(jupiter(*long, ranks=3), 2, "256")
+        self.assertEqual(jupiter(*long, "-c", "512", ranks=3).returncode, 0)
+        # An older plan says the context alone.
+        del plan["workload"]
+        path.write_text(json.dumps({**plan, "context_tokens": 200}))
+        self.assertGreater(self.obeying(path, "-p", text)["draft"]["rows"], 0)
+        self.assert_fails(jupiter(*long, ranks=3), 2, "200")
+
+    def test_nonsense_workloads(self):
+        path, plan, _ = self.plan()
+        for key, value in (("requests", 0), ("context_tokens", 1 << 40), ("type_k", "f8"), ("decode", 7), ("draft_max", 64)):
+            path.write_text(json.dumps({**plan, "workload": {**plan["workload"], key: value}}))
+            with self.subTest(key):
+                self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--plan", path, ranks=3), 3, key)
+        plan_options = ("plan", "-m", self.tiny, "--cluster", self.cluster, "-p", "8", "-n", "8")
+        for option, value in (("--parallel", "0"), ("--cache-tokens", "-1"), ("-ctk", "f8"), ("--decode", "x"),
+                              ("--draft-max", "64"), ("-c", "9999")):
+            with self.subTest(option):
+                self.assert_fails(jupiter(*plan_options, option, value), 2, value)
+
+    def test_a_plan_for_many_requests_has_the_memory_of_a_batch(self):
+        _, one, _ = self.plan()
+        _, many, text = self.plan("--objective", "throughput")
+        self.assertEqual((many["workload"]["requests"], many["workload"]["cache_tokens"]), (16, 32768))
+        self.assertEqual((one["workload"]["requests"], one["workload"]["cache_tokens"]), (1, 512))
+        self.assertIn("32768 cached tokens", text)
+        # Where so much does not fit, a smaller cache is planned, unless it was asked for.
+        _, tight, _ = self.plan("--objective", "throughput", "--memory", "60")
+        self.assertLess(tight["workload"]["cache_tokens"], 32768)
+        self.assert_fails(jupiter("plan", "-m", self.tiny, "--cluster", self.cluster, "-p", "200", "-n", "16", "--objective",
+                                  "throughput", "--memory", "60", "--cache-tokens", "32768"), 4, "--cache-tokens")
 
     def one_left_out(self):
         """A plan whose first stage is not mpirun's first rank."""
@@ -187,6 +242,116 @@ class Plan(ProgramTest):
         result = jupiter("profile", "-m", self.tiny, "--check", ranks=2)
         self.assertEqual(result.returncode, 1, result.stderr)  # two ranks share this host
         self.assertIn("share this host", result.stdout)
+
+
+def memory_groups(count):
+    """Control groups (or none, where they cannot be made) that limit memory, one a rank: (folder, file of the limit)."""
+    parents = [(pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (pathlib.Path("/sys/fs/cgroup"), "memory.max")]
+    for parent, limit in parents:
+        made = []
+        try:
+            for _ in range(count):
+                made.append(pathlib.Path(tempfile.mkdtemp(prefix="jupiter-test-", dir=parent)))
+            if all((g / limit).exists() for g in made):
+                return made, limit
+        except OSError:
+            pass
+        for group in made:
+            group.rmdir()
+    return [], ""
+
+
+@unittest.skipUnless(REAL_MODEL.exists(), "needs models/smollm2-135m")
+class PlannedMemory(ProgramTest):
+    """What a plan says of memory, against what two ranks take that use all of it."""
+    context = 768
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.cluster = cls.folder / "cluster.json"
+        result = jupiter("profile", "-m", REAL_MODEL, "-o", cls.cluster, "--shared-host", "--context", "64", "-t", "1", ranks=2)
+        assert result.returncode == 0, result.stderr
+        cls.prompt = cls.folder / "prompt.txt"
+        cls.prompt.write_text("word " * (cls.context - 40))
+        cls.text = cls.folder / "text.txt"
+        cls.text.write_text("All work and no play makes Jack a dull boy. " * 200)
+        cls.requests = cls.folder / "in.jsonl"
+        cls.requests.write_text("".join(json.dumps({"id": i, "prompt": "word " * (60 * i + 20), "max_tokens": 30}) + "\n"
+                                        for i in range(12)))
+
+    def plan(self, mib, *arguments):
+        target = self.folder / "plan.json"
+        result = jupiter("plan", "-m", REAL_MODEL, "--cluster", self.cluster, "-p", "256", "-n", "32", "-c", self.context, "-o",
+                         target, "--memory", mib, *arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        plan = json.loads(target.read_text())
+        self.assertEqual(len(plan["stages"]), 2)
+        return target, [s["weight_bytes"] + s["private_bytes"] for s in plan["stages"]]
+
+    def fill(self, path):
+        """An answer that ends where the context does."""
+        return self.run_json(REAL_MODEL, "--raw", "-f", self.prompt, "--ignore-eos", "-t", "1", "--plan", path, ranks=2)
+
+    def test_no_rank_takes_more_than_planned_nor_much_less(self):
+        for mib, options in ((150, ()), (150, ("--decode", "plain")), (190, ("-ctk", "f32", "-ctv", "f32"))):
+            path, planned = self.plan(mib, *options)
+            j = self.fill(path)
+            self.assertEqual(len(j["prompt_token_ids"]) + len(j["generated_token_ids"]), self.context + 1)
+            for rank, bytes_planned in zip(j["ranks"], planned):
+                with self.subTest(options=options, rank=rank["rank"]):
+                    self.assertLessEqual(rank["peak_rss_bytes"], bytes_planned)
+                    self.assertLessEqual(bytes_planned, 1.15 * rank["peak_rss_bytes"] + (16 << 20))
+        target = self.folder / "eval.json"
+        result = jupiter("eval", "-m", REAL_MODEL, "--text", self.text, "--window", "512", "--plan", path, "-t", "1", "--json",
+                         target, ranks=2)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for rank, bytes_planned in zip(json.loads(target.read_text())["per_rank"], planned):
+            self.assertLessEqual(rank["peak_rss_bytes"], bytes_planned)
+
+    def limited(self, groups, *arguments):
+        """Rank i in groups[i % n]."""
+        wrapper = self.folder / "wrapper.sh"
+        choose = "\n".join(f"{i}) echo $$ > {groups[i % len(groups)]}/cgroup.procs;;" for i in range(2))
+        wrapper.write_text(f"case $OMPI_COMM_WORLD_RANK in\n{choose}\nesac\nexec \"$@\"\n")
+        command = [*MPIRUN, "-n", "2", "sh", wrapper, JUPITER, *map(str, arguments)]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+                                env=dict(os.environ, JUPITER_EXIT_NOTE="1"))
+        return result
+
+    def test_planned_work_fits_into_control_groups_of_the_budget(self):
+        mib = 150
+        groups, limit = memory_groups(2)
+        if not groups:
+            self.skipTest("no control groups with a memory limit can be made here; peak resident sets were compared above")
+        try:
+            for group in groups:
+                (group / limit).write_text(str(mib << 20))
+            path, _ = self.plan(mib, "--parallel", "4", "--cache-tokens", "1024")
+            common = ("-m", REAL_MODEL, "--plan", path, "-t", "1")
+            target = self.folder / "limited.json"
+            whole = self.fill(path)
+            for arguments in (("run", *common, "--raw", "-f", self.prompt, "--ignore-eos", "--json", target),
+                              ("batch", *common, "-i", self.requests, "-o", self.folder / "out.jsonl"),
+                              ("eval", *common, "--text", self.text, "--window", "512")):
+                with self.subTest(arguments[0]):
+                    result = self.limited(groups, *arguments)
+                    self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual(json.loads(target.read_text())["logits_hash"], whole["logits_hash"])
+            self.assertEqual(len((self.folder / "out.jsonl").read_text().splitlines()), 12)
+            # More than the plan's: the check before loading decides, and says what would do.
+            result = self.limited(groups, "run", *common, "--raw", "-p", "x", "-n", "4", "-c", "8192")
+            self.assertIn("\x1e4\x1e", result.stderr)
+            self.assertRegex(result.stderr, "MiB.*use -c [0-9]+ or less")
+            # Two ranks of one group share its limit.
+            result = self.limited(groups[:1], "run", *common, "--raw", "-p", "x", "-n", "4")
+            self.assertIn("\x1e4\x1e", result.stderr)
+            self.assertRegex(result.stderr, "ranks 0, 1 together: expected at most [0-9]+ MiB")
+            (groups[0] / limit).write_text(str((2 * mib) << 20))
+            self.assertEqual(self.limited(groups[:1], "run", *common, "--raw", "-p", "x", "-n", "4").returncode, 0)
+        finally:
+            for group in groups:
+                group.rmdir()
 
 
 if __name__ == "__main__":

@@ -47,6 +47,28 @@ TEST_F(Memory, OfVersion2TheTightestGroupCounts) {
   EXPECT_EQ(available(), 0u);
 }
 
+TEST_F(Memory, ProcessesOfOneMachineOrGroupShareARoom) {
+  put("proc/sys/kernel/random/boot_id", "machine-1\n");
+  put("proc/self/cgroup", "0::/boards/b1\n");
+  put("proc/self/mountinfo", "30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
+  put("sys/fs/cgroup/boards/memory.max", "3000000\n");
+  put("sys/fs/cgroup/boards/b1/memory.max", "700000\n");
+  put("sys/fs/cgroup/boards/b2/memory.max", "800000\n");
+  const auto first = memory_rooms(root_);
+  ASSERT_EQ(first.size(), 3u);
+  EXPECT_EQ(first[0].id, "machine-1");
+  EXPECT_EQ(first[0].bytes, 8000u << 10);
+  put("proc/self/cgroup", "0::/boards/b2\n");
+  const auto second = memory_rooms(root_);
+  ASSERT_EQ(second.size(), 3u);
+  EXPECT_EQ(second[0].id, first[0].id);
+  EXPECT_EQ(second[1].id, first[1].id);  // boards
+  EXPECT_NE(second[2].id, first[2].id);
+  EXPECT_EQ(second[2].bytes, 800000u);
+  put("proc/sys/kernel/random/boot_id", "machine-2\n");
+  EXPECT_NE(memory_rooms(root_)[1].id, first[1].id);
+}
+
 TEST_F(Memory, OfVersion1WhateverPartOfTheTreeIsMounted) {
   put("proc/self/cgroup", "5:cpu:/x\n4:hugetlb,memory:/outer/b1\n0::/\n");
   put("proc/self/mountinfo",

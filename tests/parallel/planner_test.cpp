@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <random>
 
+#include "io/error.hpp"
 #include "io/hash.hpp"
 #include "parallel/draft_placement.hpp"
 #include "parallel/simulator.hpp"
@@ -106,6 +108,81 @@ TEST_P(SplitSearchTest, EqualsExhaustiveSearch) {
   }
 }
 
+// What a split costs as the sum and maximum of lines, by hand.
+double cost_of(const std::vector<BoardCost>& boards, const Split& s, double weight) {
+  double sum = 0, slowest = 0;
+  for (std::size_t i = 0; i < s.boards.size(); ++i) {
+    const auto& as = boards[static_cast<std::size_t>(s.boards[i])].as(role_of(i == 0, i + 1 == s.boards.size()));
+    if (s.layers[i] > as.most_layers) return 1e300;
+    sum += as.sum.at(s.layers[i]);
+    slowest = std::max(slowest, as.max.at(s.layers[i]));
+  }
+  return sum + weight * slowest;
+}
+
+TEST(SplitSearch, EqualsExhaustiveSearchOfRandomBoards) {
+  std::mt19937_64 random(1);
+  const auto uniform = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  int infeasible = 0;
+  for (int i = 0; i < 400; ++i) {
+    const int n = 1 + static_cast<int>(random() % 4);
+    const auto n_layers = static_cast<std::int64_t>(1 + random() % 7);
+    std::vector<BoardCost> boards;
+    for (int b = 0; b < n; ++b) {
+      if (b > 0 && random() % 3 == 0) {  // one like the board before
+        boards.push_back(boards.back());
+        continue;
+      }
+      BoardCost cost;
+      for (BoardCost::Standing& s : cost.roles) {
+        s.sum = {uniform(0, 3), uniform(0, 2)};
+        s.max = {uniform(0, 1), uniform(0.1, 2)};
+        s.most_layers = static_cast<std::int64_t>(random() % 9);
+      }
+      cost.needed = random() % 8 == 0;
+      boards.push_back(cost);
+    }
+    const double weight = i % 5 == 0 ? 0 : uniform(0, 20);
+    double best = 1e300;
+    for_every_split(n, n_layers, [&](const Split& s) {
+      for (int b = 0; b < n; ++b) {
+        const bool used = std::find(s.boards.begin(), s.boards.end(), b) != s.boards.end();
+        if (boards[static_cast<std::size_t>(b)].needed && !used) return;
+      }
+      best = std::min(best, cost_of(boards, s, weight));
+    });
+    const auto found = search_split(boards, n_layers, weight);
+    ASSERT_EQ(found.has_value(), best < 1e300) << i;
+    if (!found) {
+      ++infeasible;
+      continue;
+    }
+    EXPECT_NEAR(found->cost, best, best * 1e-12) << i;
+    EXPECT_NEAR(cost_of(boards, found->split, weight), best, best * 1e-12) << i;
+    for (int b = 0; b < n; ++b) {
+      if (!boards[static_cast<std::size_t>(b)].needed) continue;
+      EXPECT_NE(std::find(found->split.boards.begin(), found->split.boards.end(), b), found->split.boards.end());
+    }
+  }
+  EXPECT_GT(infeasible, 10);
+  EXPECT_LT(infeasible, 300);
+}
+
+TEST(SplitSearch, SolvesFewOfItsCaps) {
+  std::vector<BoardCost> boards(16);
+  for (std::size_t b = 0; b < boards.size(); ++b) {
+    for (BoardCost::Standing& s : boards[b].roles) {
+      const double slow = 1 + 0.1 * static_cast<double>(b);
+      s = {{0.5, 0.3 * slow}, {0.1, slow}, 12};
+    }
+  }
+  const auto found = search_split(boards, 80, 31);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_LT(found->solved, 100u);  // of 192
+}
+
 class DraftPlacement : public testing::Test {
  protected:
   // Nothing is left out: one board alone would hold too few layers.
@@ -115,7 +192,7 @@ class DraftPlacement : public testing::Test {
     PlanRequest r;
     r.prompt_tokens = 64;
     r.new_tokens = 64;
-    r.context_tokens = 128;
+    r.workload.context_tokens = 128;
     return plan_with_draft(p, manifest_, r, {"abc", draft_mib << 20, 0.1});
   }
   std::uint64_t bytes_on(const Plan& p) const {
@@ -144,7 +221,7 @@ TEST_F(DraftPlacement, OfManyBoardsToo) {
   PlanRequest r;
   r.prompt_tokens = 64;
   r.new_tokens = 64;
-  r.context_tokens = 128;
+  r.workload.context_tokens = 128;
   const Plan plan = plan_with_draft(p, manifest_, r, {"abc", std::uint64_t{60} << 20, 0.1});
   EXPECT_EQ(plan.draft->host, "b9");
   EXPECT_LT(plan.stages.size(), 14u);
@@ -247,7 +324,7 @@ TEST(Planner, KnowsTheBytesOfTheWire) {
   const Manifest m = small_manifest(2);
   const Profile p = cluster({1, 1});
   EXPECT_EQ(Planner(p, m, {}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 * 2 + 4);
-  EXPECT_EQ(Planner(p, m, {.wire = Wire::q8}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 + 2 * 2 + 4);
+  EXPECT_EQ(Planner(p, m, {.workload = {.wire = Wire::q8}}).stage_costs({{0, 1}, {1, 1}})[1].row_bytes, 64 + 2 * 2 + 4);
 }
 
 TEST(ScheduleCost, ScoredRowsPassTheHeadSixteenAtATime) {
@@ -265,7 +342,8 @@ TEST(ScheduleCost, ScoredRowsPassTheHeadSixteenAtATime) {
 TEST(Planner, EvaluationGivesTheHeadItsShareOfLayers) {
   const Manifest m = small_manifest(8);
   Profile p = cluster({1, 1, 1, 1}, 1e-4, 1e8);
-  PlanRequest r{.new_tokens = 0, .context_tokens = 512, .objective = Objective::throughput, .every_row = true};
+  PlanRequest r{
+      .new_tokens = 0, .objective = Objective::throughput, .workload = {.context_tokens = 512, .every_row = true}};
   const Plan plan = Planner(p, m, r).best();
   const StagePlan& last = plan.stages.back();
   EXPECT_EQ(last.last_layer - last.first_layer, 1);
@@ -284,7 +362,7 @@ TEST(Planner, EvaluationGivesTheHeadItsShareOfLayers) {
 TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
-  const Plan plan = Planner(p, m, {.objective = Objective::prefill}).best();
+  const Plan plan = Planner(p, m, {.objective = Objective::prefill, .workload = {}}).best();
   EXPECT_EQ(plan.left_out, std::vector<std::string>{"b2:0"});
   check(plan, 8, "plan");
 }
@@ -292,10 +370,10 @@ TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
 TEST(Planner, UsesABoardThatMemoryNeeds) {
   const Manifest m = small_manifest(8);
   Profile p = cluster({1, 50});
-  const Planner free(p, m, {.context_tokens = 256});
+  const Planner free(p, m, {.workload = {.context_tokens = 256}});
   EXPECT_EQ(free.best().stages.size(), 1u);
-  p.boards[0].memory_bytes = free.memory_bytes(8, true, true) - 1;
-  const Plan plan = Planner(p, m, {.context_tokens = 256}).best();
+  p.boards[0].memory_bytes = free.memory_bytes(0, 8, true, true) - 1;
+  const Plan plan = Planner(p, m, {.workload = {.context_tokens = 256}}).best();
   EXPECT_EQ(plan.stages.size(), 2u);
 }
 
@@ -318,11 +396,11 @@ TEST(Planner, RefusesAProfileOfAnotherModel) {
   EXPECT_THROW(Planner(p, m, {}), FormatError);
 }
 
-TEST(Planner, MoreThanTwelveBoardsAreTakenInOrderOfSpeed) {
+TEST(Planner, UsesManyBoardsWhereThatPays) {
   const Manifest m = small_manifest(40);
   std::vector<double> slow(20, 1.0);
   slow[3] = 40;
-  const Plan plan = Planner(cluster(slow, 1e-5, 1e9), m, {.objective = Objective::prefill}).best();
+  const Plan plan = Planner(cluster(slow, 1e-5, 1e9), m, {.objective = Objective::prefill, .workload = {}}).best();
   check(plan, 40, "plan");
   EXPECT_GT(plan.stages.size(), 10u);
 }
@@ -330,7 +408,7 @@ TEST(Planner, MoreThanTwelveBoardsAreTakenInOrderOfSpeed) {
 TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 2});
-  const Plan plan = Planner(p, m, {.objective = Objective::prefill}).best();
+  const Plan plan = Planner(p, m, {.objective = Objective::prefill, .workload = {}}).best();
   ASSERT_EQ(plan.stages.size(), 2u);
   const Plan again = parse_plan(to_json(plan), "plan.json");
   EXPECT_EQ(to_json(again), to_json(plan));
@@ -352,11 +430,82 @@ TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
   EXPECT_THROW(parse_plan("not json", "plan.json"), FormatError);
 }
 
+TEST(Plan, ItsWorkloadComesBackAndNonsenseIsRefused) {
+  const Manifest m = small_manifest(8);
+  const Profile p = cluster({1, 2});
+  const Workload w{.requests = 3,
+                   .most_at_once = 4,
+                   .context_tokens = 500,
+                   .cache_tokens = 700,
+                   .chunk_tokens = 60,
+                   .keys = KvType::f32,
+                   .drafts = false,
+                   .draft_max = 7,
+                   .wire = Wire::q8,
+                   .every_row = true,
+                   .draft_file_bytes = 99};
+  const Plan plan = Planner(p, m, {.prompt_tokens = 100, .workload = w}).best();
+  const std::string text = to_json(plan);
+  const Plan again = parse_plan(text, "plan.json");
+  EXPECT_EQ(to_json(again), text);
+  ASSERT_TRUE(again.workload.has_value());
+  EXPECT_EQ(again.workload->requests, 3);
+  EXPECT_EQ(again.workload->most_at_once, 4);
+  EXPECT_EQ(again.workload->cache_tokens, 700);
+  EXPECT_EQ(again.workload->keys, KvType::f32);
+  EXPECT_FALSE(again.workload->drafts);
+  EXPECT_EQ(again.workload->draft_max, 7);
+  const auto refused = [&](const std::string& before, const std::string& after) {
+    std::string edited = text;
+    const std::size_t at = edited.find(before);
+    ASSERT_NE(at, std::string::npos) << before;
+    edited.replace(at, before.size(), after);
+    EXPECT_THROW(parse_plan(edited, "plan.json"), FormatError) << after;
+  };
+  refused("\"requests\": 3", "\"requests\": 0");
+  refused("\"requests\": 3", "\"requests\": 4000000");
+  refused("\"cache_tokens\": 700", "\"cache_tokens\": -1");
+  refused("\"cache_tokens\": 700", "\"cache_tokens\": 99999999999");
+  refused("\"draft_max\": 7", "\"draft_max\": 64");
+  refused("\"type_k\": \"f32\"", "\"type_k\": \"f8\"");
+  refused("\"decode\": \"plain\"", "\"decode\": \"fast\"");
+  refused("\"wire\": \"q8\"", "\"wire\": \"q1\"");
+  // Plans of older programs have none.
+  std::string old = text;
+  const std::size_t at = old.find("\"workload\"");
+  old.replace(at, 10, "\"workless\"");
+  EXPECT_FALSE(parse_plan(old, "plan.json").workload.has_value());
+  EXPECT_EQ(parse_plan(old, "plan.json").context_tokens, 500);
+}
+
+TEST(Planner, StaysWithinEveryBudgetAndCountsRequests) {
+  const Manifest m = small_manifest(24);
+  Profile p = cluster({1, 1, 1, 1});
+  for (BoardProfile& b : p.boards) b.memory_bytes = std::uint64_t{80} << 20;
+  for (const std::int64_t requests : {1, 16}) {
+    const PlanRequest r{.workload = {.requests = requests, .context_tokens = 1024}};
+    const Planner planner(p, m, r);
+    const Plan plan = planner.best();
+    const auto memory = planner.memory_of(plan);
+    for (std::size_t s = 0; s < plan.stages.size(); ++s) {
+      EXPECT_EQ(plan.stages[s].weight_bytes + plan.stages[s].private_bytes, memory[s].total());
+      EXPECT_LE(memory[s].total(), std::uint64_t{80} << 20);
+    }
+  }
+  const auto bytes = [&](std::int64_t requests, std::int64_t cache) {
+    return Planner(p, m, {.workload = {.requests = requests, .context_tokens = 1024, .cache_tokens = cache}})
+        .memory_bytes(0, 4, true, false);
+  };
+  EXPECT_GT(bytes(16, 0), bytes(1, 0));
+  EXPECT_GT(bytes(1, 32768), bytes(1, 1024));
+  EXPECT_EQ(bytes(1, 1024), bytes(1, 0));  // a context at least
+}
+
 TEST(Plan, HoldsTheChunksOfItsOwnWorkload) {
   const Manifest m = small_manifest(8);
   const Profile p = cluster({1, 1, 1});
   for (const std::int64_t n : {20, 300, 700}) {
-    const Plan plan = Planner(p, m, {.prompt_tokens = n, .new_tokens = 8, .context_tokens = 708}).best();
+    const Plan plan = Planner(p, m, {.prompt_tokens = n, .new_tokens = 8, .workload = {.context_tokens = 708}}).best();
     EXPECT_TRUE(std::any_of(plan.chunks.begin(), plan.chunks.end(), [&](const ChunkPlan& c) {
       return c.prompt_tokens == n;
     })) << n;
