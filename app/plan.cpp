@@ -44,15 +44,10 @@ cxxopts::Options plan_usage() {
 
 PlanRequest read_request(const cxxopts::ParseResult& args) {
   PlanRequest r;
-  const auto positive = [&](const char* option, std::int64_t least) {
-    const auto value = args[option].as<std::int64_t>();
-    if (value < least) throw UsageError(fmt::format("--{}: expected at least {}, found {}", option, least, value));
-    return value;
-  };
-  r.prompt_tokens = positive("n-prompt", 1);
-  r.new_tokens = positive("n-gen", 0);
-  r.max_chunk = positive("max-chunk", 1);
-  if (args.count("ctx-size") > 0) r.context_tokens = positive("ctx-size", 1);
+  r.prompt_tokens = whole_option(args, "n-prompt", 1, kMostTokens);
+  r.new_tokens = whole_option(args, "n-gen", 0, kMostTokens);
+  r.max_chunk = whole_option(args, "max-chunk", 1, kMostTokens);
+  if (args.count("ctx-size") > 0) r.context_tokens = whole_option(args, "ctx-size", 1, kMostTokens);
   const auto objective = args["objective"].as<std::string>();
   const auto known = objective_from_name(objective);
   if (!known)
@@ -82,7 +77,9 @@ void apply_budgets(const cxxopts::ParseResult& args, Profile& profile) {
   }
   for (std::size_t b = 0; b < profile.boards.size(); ++b) {
     const std::int64_t budget = mib[mib.size() == 1 ? 0 : b];
-    if (budget < 0) throw UsageError(fmt::format("--memory: expected MiB, found {}", budget));
+    if (budget < 0 || budget > kMostMib) {
+      throw UsageError(fmt::format("--memory: expected 0 to {} MiB, found {}", kMostMib, budget));
+    }
     profile.boards[b].memory_bytes = static_cast<std::uint64_t>(budget) << 20;
   }
 }
@@ -161,6 +158,8 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
                                  std::min(context, manifest.config.max_seq_len),
                                  request.prompt_tokens + request.new_tokens));
   }
+  const std::string output = args->count("output") > 0 ? (*args)["output"].as<std::string>() : "";
+  check_outputs({output}, {cluster});
   const Planner planner(profile, manifest, request);
   const Plan plan = args->count("draft-model") == 0
                         ? planner.best()
@@ -171,9 +170,7 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   if (args->count("simulate") > 0)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);
   std::cout << std::flush;
-  if (args->count("output") > 0) {
-    write_file_atomically((*args)["output"].as<std::string>(), with_result_info(to_json(plan), manifest, &plan));
-  }
+  if (!output.empty()) write_file_atomically(output, with_result_info(to_json(plan), manifest, &plan));
   return ExitCode::ok;
 }
 
