@@ -48,7 +48,7 @@ namespace {
 
 ordered_json fields(const CheckedJson& file, const char* key) {
   const JsonObject object = file.object(key);
-  return ordered_json::parse(object.value().dump());
+  return parse_json<ordered_json>(object.value().dump(), object.where());
 }
 
 void expect_equal(const std::string& file, const ordered_json& baseline, const ordered_json& now) {

@@ -8,6 +8,7 @@
 #include "app/stop_strings.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/json_fields.hpp"
 #include "io/progress.hpp"
 
 namespace jupiter {
@@ -23,6 +24,7 @@ struct BatchOptions {
   std::string trace_file;
   bool stats = false;
   bool resume = false;
+  bool skip_failed = false;
   bool ignore_eos = false;
   bool raw = false;
 };
@@ -35,7 +37,8 @@ cxxopts::Options batch_usage() {
   options.add_options("Requests")
     ("i,input", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop", cxxopts::value<std::string>(), "FILE")
     ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, ttft_s, total_s, steps, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
-    ("resume", "Go on with an output file: what it holds is not done again")
+    ("resume", "Go on with an output file: what it answers is not done again. Requests that ended with an error are tried again; the last line of an id counts")
+    ("skip-failed", "With --resume: requests that ended with an error are not tried again")
     ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: the plan's, else 32768 or the context, as far as memory reaches)", cxxopts::value<std::int64_t>(), "N")
     ("parallel", "Requests at a time at most (default: the plan's, else as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
     ("stats", "Tokens and time of all answers, to standard error")
@@ -62,19 +65,17 @@ BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
   refuse(args.count("input") == 0 || args.count("output") == 0, "batch: expected -i FILE and -o FILE (see --help)");
   o.input = args["input"].as<std::string>();
   o.output = args["output"].as<std::string>();
-  refuse(o.input == o.output, "batch: expected different files for -i and -o, found " + o.input);
   o.resume = args.count("resume") > 0;
+  o.skip_failed = args.count("skip-failed") > 0;
+  refuse(o.skip_failed && !o.resume, "--skip-failed: expected --resume with it");
   o.ignore_eos = args.count("ignore-eos") > 0;
   o.raw = args.count("raw") > 0;
   if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
-  if (args.count("predict") > 0) o.defaults.max_tokens = args["predict"].as<std::int64_t>();
-  refuse(args.count("predict") > 0 && o.defaults.max_tokens < 1, "-n: expected a positive number of tokens");
+  o.defaults.max_tokens = predict_option(args);
   EngineOptions& e = o.engine;
-  if (args.count("cache-tokens") > 0) e.cache_tokens = args["cache-tokens"].as<std::int64_t>();
-  refuse(args.count("cache-tokens") > 0 && e.cache_tokens < 1, "--cache-tokens: expected a positive number");
+  if (args.count("cache-tokens") > 0) e.cache_tokens = whole_option(args, "cache-tokens", 1, kMostTokens);
   e.cache_wish = kBatchCacheTokens;
-  if (args.count("parallel") > 0) e.most_at_once = args["parallel"].as<std::int64_t>();
-  refuse(args.count("parallel") > 0 && e.most_at_once < 1, "--parallel: expected a positive number");
+  if (args.count("parallel") > 0) e.most_at_once = whole_option(args, "parallel", 1, kMostTokens);
   e.sequences = std::min(e.most_at_once, kBatchRequests);
   e.default_sequences = kBatchRequests;
   o.stats = args.count("stats") > 0;
@@ -92,9 +93,12 @@ class Batch {
         model_hash_(hex(manifest.hash)),
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
         requests_(read_requests(text, options.input, options.defaults)),
-        answers_(options.output, options.resume, model_hash_) {
+        answers_(options.output, options.resume, model_hash_, options.input) {
     if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
     std::erase_if(requests_, [&](const BatchRequest& r) { return !r.id.empty() && answers_.done().contains(r.id); });
+    if (options.skip_failed) {
+      faults_ = std::erase_if(requests_, [&](const BatchRequest& r) { return answers_.failed().contains(r.id); });
+    }
     total_ = requests_.size();
   }
 
@@ -211,7 +215,7 @@ class Batch {
     StopStrings& stops = g.stops;
     if (!stops.found()) g.text += stops.push(g.decoder.finish());
     if (!stops.found()) g.text += stops.finish();
-    const nlohmann::ordered_json line = {{"id", nlohmann::json::parse(g.request.id)},
+    const nlohmann::ordered_json line = {{"id", parse_json(g.request.id, "id")},
                                          {"text", g.text},
                                          {"generated_token_ids", made.tokens},
                                          {"finish_reason", made.stopped || stops.found() ? "stop" : "length"},
@@ -227,9 +231,9 @@ class Batch {
   void report(const BatchRequest& r, const std::string& fault) {
     ++faults_;
     std::cerr << "jupiter: " << fault << std::endl;
-    if (r.id.empty()) return;
-    const nlohmann::ordered_json line = {
-        {"id", nlohmann::json::parse(r.id)}, {"error", fault}, {"model_hash", model_hash_}};
+    const auto before = answers_.failed().find(r.id);
+    if (r.id.empty() || (before != answers_.failed().end() && before->second == fault)) return;
+    const nlohmann::ordered_json line = {{"id", parse_json(r.id, "id")}, {"error", fault}, {"model_hash", model_hash_}};
     answers_.write(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
 
@@ -262,6 +266,7 @@ std::string share_requests(const MpiSession& mpi, const BatchOptions& o) {
   RankStatus status;
   std::string text;
   try {
+    if (mpi.is_launcher()) check_outputs({o.trace_file}, {o.input, o.output, o.engine.plan});
     if (mpi.is_launcher()) text = read_file(o.input, std::uint64_t{travels ? 15u : 4096u} << 20);
   } catch (const Error& e) {
     status.problem = e;
@@ -287,8 +292,7 @@ ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
   });
   RankReport report;
   const ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *batch) : engine.serve(mpi, report);
-  const std::string timeline = broadcast_text(mpi, engine.trace().gather(mpi));
-  if (mpi.is_launcher() && !timeline.empty()) write_file_atomically(options.trace_file, timeline);
+  engine.trace().write(mpi, options.trace_file, options.engine.timeout);
   return code;
 }
 

@@ -45,10 +45,10 @@ cxxopts::Options bench_usage() {
 
 std::vector<std::int64_t> sizes_option(const cxxopts::ParseResult& args, const char* option) {
   const auto sizes = args[option].as<std::vector<std::int64_t>>();
-  constexpr std::int64_t kMost = INT32_MAX;  // positions are 32-bit on the wire
   for (const std::int64_t n : sizes) {
-    if (n >= 0 && n <= kMost) continue;
-    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected 0 to {} tokens, found {}", option, kMost, n));
+    if (n >= 0 && n <= kMostTokens) continue;
+    throw CollectiveError(ExitCode::usage,
+                          fmt::format("--{}: expected 0 to {} tokens, found {}", option, kMostTokens, n));
   }
   return sizes;
 }

@@ -1,13 +1,13 @@
 // What all subcommands share in reading their command lines.
 #include "app/command.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
+#include <fmt/format.h>
 
-#include <cerrno>
-#include <cstring>
+#include <algorithm>
 #include <iostream>
 #include <map>
+
+#include "io/files.hpp"
 
 namespace jupiter {
 
@@ -47,12 +47,24 @@ void print(const std::string& text) {
   if (!std::cout) throw RunError("standard output: cannot be written");
 }
 
-void check_writable(const std::string& path) {
-  const std::string temporary = path + ".tmp";
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-  if (fd < 0) throw RunError(path + ": cannot be written: " + std::strerror(errno));
-  ::close(fd);
-  ::unlink(temporary.c_str());
+void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+  for (auto out = outputs.begin(); out != outputs.end(); ++out) {
+    if (out->empty()) continue;
+    const auto clash = [&](const std::string& other) { return !other.empty() && same_file(*out, other); };
+    const bool twice = std::any_of(out + 1, outputs.end(), clash);
+    if (!twice && std::none_of(inputs.begin(), inputs.end(), clash)) continue;
+    throw UsageError(fmt::format("{}: expected a file of its own to write, found one that is {} too", *out,
+                                 twice ? "written to by another option" : "read"));
+  }
+  for (const std::string& out : outputs) {
+    if (!out.empty()) check_writable(out);
+  }
+}
+
+std::int64_t whole_option(const cxxopts::ParseResult& args, const char* option, std::int64_t low, std::int64_t high) {
+  const auto value = args[option].as<std::int64_t>();
+  if (value >= low && value <= high) return value;
+  throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected {} to {}, found {}", option, low, high, value));
 }
 
 void expect_one_rank(const MpiSession& mpi, const char* command) {

@@ -30,8 +30,16 @@ std::optional<cxxopts::ParseResult> parse(const MpiSession& mpi, cxxopts::Option
 // To standard output; RunError where that cannot be written.
 void print(const std::string& text);
 
-// A file that will be written at the end: fails now if it cannot be (RunError).
-void check_writable(const std::string& path);
+// Files that will be written at the end (empty names: none): fails now if one of them cannot be (RunError), or is one
+// of the others or of the files that are read (UsageError).
+void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
+
+constexpr std::int64_t kMostTokens = INT32_MAX;  // of any length: positions have 32 bits
+constexpr std::int64_t kMostThreads = 1024;
+constexpr std::int64_t kMostMib = 1 << 30;  // of a board's memory
+
+// A whole number within [low, high]; CollectiveError (usage) that names the option where it is not.
+std::int64_t whole_option(const cxxopts::ParseResult& args, const char* option, std::int64_t low, std::int64_t high);
 
 // Commands that work on files only: an error to start them on several ranks.
 void expect_one_rank(const MpiSession& mpi, const char* command);

@@ -51,15 +51,12 @@ DraftChoice read_choice(const std::string& text) {
 }
 
 std::vector<TokenId> recorded_tokens(const std::string& file) {
-  const auto json = nlohmann::json::parse(read_file(file, 1 << 30), nullptr, false);
+  const JsonObject json = parse_json_object(read_file(file, kMaxJsonBytes), file);
   std::vector<TokenId> tokens;
   for (const char* field : {"prompt_token_ids", "generated_token_ids"}) {
-    if (!json.is_object() || !json.contains(field) || !json[field].is_array()) {
-      throw FormatError(file, field, "a list, as run --json writes it", "none");
-    }
-    for (const auto& t : json[field]) {
-      if (!t.is_number_integer()) throw FormatError(file, field, "token ids", t.dump());
-      tokens.push_back(t.get<TokenId>());
+    for (const std::int64_t t : json.ints(field)) {
+      if (t < 0 || t > INT32_MAX) json.fail(field, "token ids", std::to_string(t));
+      tokens.push_back(static_cast<TokenId>(t));
     }
   }
   return tokens;

@@ -38,7 +38,7 @@ DraftAnswers::DraftAnswers(const TrainOptions& options, const Manifest& manifest
     : options_(options),
       manifest_(manifest),
       tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)) {
-  check_writable(options.output);
+  check_outputs({options.output}, {options.input, options.engine.plan});
   if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
   if (options.input.empty()) {
     total_ = static_cast<std::size_t>(options.self);
@@ -46,7 +46,7 @@ DraftAnswers::DraftAnswers(const TrainOptions& options, const Manifest& manifest
   } else {
     read_input();
   }
-  if (total_ > 0) checkpoint_.emplace(options.checkpoint(), true, hex(manifest.hash));
+  if (total_ > 0) checkpoint_.emplace(options.checkpoint(), true, hex(manifest.hash), options.input);
 }
 
 ExitCode DraftAnswers::run(Scheduler& scheduler) {

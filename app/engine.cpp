@@ -42,7 +42,7 @@ int allowed_cores() {
 int default_threads(const MpiSession& mpi) {
   if (const char* slurm = std::getenv("SLURM_CPUS_PER_TASK")) {
     const int n = std::atoi(slurm);
-    if (n > 0) return n;
+    if (n > 0 && n <= kMostThreads) return n;
   }
   return std::max(1, allowed_cores() / mpi.ranks_on_host());
 }
@@ -74,7 +74,7 @@ void add_engine_options(cxxopts::Options& options) {
     ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted in layers by its bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
     ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
     ("no-verify", "Do not check the shards' checksums at start")
-    ("timeout", "Seconds to wait for another rank before giving up (exit 5)", cxxopts::value<int>()->default_value("600"), "S");
+    ("timeout", "Seconds to wait for another rank before giving up (exit 5), also for the frame in progress after Ctrl-C or SIGTERM", cxxopts::value<int>()->default_value("600"), "S");
   // clang-format on
 }
 
@@ -97,33 +97,36 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
   EngineOptions o;
   if (args.count("model") == 0) throw CollectiveError(ExitCode::usage, "expected -m DIR (see --help)");
   o.model = args["model"].as<std::string>();
-  const auto positive = [&](const char* option, std::int64_t value) {
-    if (value >= 1) return value;
-    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected a positive number, found {}", option, value));
+  const auto check = [&](const char* option, std::int64_t value, std::int64_t most) {
+    if (value >= 1 && value <= most) return;
+    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected 1 to {}, found {}", option, most, value));
   };
   if (args.count("threads") > 0) {
     const auto counts = args["threads"].as<std::vector<int>>();
-    for (const int n : counts) positive("threads", n);
+    for (const int n : counts) check("threads", n, kMostThreads);
     if (thread_counts != nullptr) *thread_counts = counts;
     if (thread_counts == nullptr && counts.size() > 1) {
       throw CollectiveError(ExitCode::usage, "--threads: expected one number, found a list");
     }
     o.threads = counts.front();
   }
-  if (args.count("ctx-size") > 0) o.context_tokens = positive("ctx-size", args["ctx-size"].as<std::int64_t>());
-  if (args.count("chunk") > 0) o.chunk_tokens = positive("chunk", args["chunk"].as<std::int64_t>());
+  if (args.count("ctx-size") > 0) o.context_tokens = whole_option(args, "ctx-size", 1, kMostTokens);
+  if (args.count("chunk") > 0) o.chunk_tokens = whole_option(args, "chunk", 1, kMostTokens);
   o.kv_given = args.count("cache-type-k") + args.count("cache-type-v") > 0;
   if (args.count("cache-type-k") > 0) o.keys = kv_type_option(args, "cache-type-k");
   if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
   if (args.count("plan") > 0) o.plan = args["plan"].as<std::string>();
   o.wire = wire_option(args);
   o.verify = args.count("no-verify") == 0;
-  o.timeout = std::chrono::seconds(positive("timeout", args["timeout"].as<int>()));
+  const int timeout = args["timeout"].as<int>();
+  check("timeout", timeout, INT32_MAX);
+  o.timeout = std::chrono::seconds(timeout);
   return o;
 }
 
 Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void(const Manifest&)>& prepare)
     : trace_(options.trace) {
+  set_grace_after_signal(options.timeout);
   RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
   try {
     manifest_ = read_manifest(options.model);

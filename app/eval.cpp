@@ -15,6 +15,7 @@
 #include "app/self_check.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/json_fields.hpp"
 #include "io/progress.hpp"
 
 namespace jupiter {
@@ -92,20 +93,15 @@ EvalOptions read_eval_options(const cxxopts::ParseResult& args) {
   o.update_baseline = args.count("update-baseline") > 0;
   EvalInputs& in = o.inputs;
   in.self_check = args.count("self-check") > 0;
-  in.window = args["window"].as<std::int64_t>();
-  in.stride = args.count("stride") > 0 ? args["stride"].as<std::int64_t>() : in.window;
-  if (args.count("tokens") > 0) in.max_text_tokens = args["tokens"].as<std::int64_t>();
+  in.window = whole_option(args, "window", 2, kMostTokens);
+  in.stride = args.count("stride") > 0 ? whole_option(args, "stride", 1, in.window) : in.window;
+  if (args.count("tokens") > 0) in.max_text_tokens = whole_option(args, "tokens", 2, INT64_MAX);
   refuse(o.text_file.empty() && o.golden_file.empty() && o.choices_file.empty() && !in.self_check,
          "eval: expected --text FILE, --golden FILE, --choices FILE or --self-check (see --help)");
   for (const char* option : {"save-reference", "reference", "tokens", "stride"}) {
     refuse(args.count(option) > 0 && o.text_file.empty(), fmt::format("--{}: expected --text FILE with it", option));
   }
   refuse(o.update_baseline && o.baseline_file.empty(), "--update-baseline: expected --baseline FILE with it");
-  refuse(in.window < 2, fmt::format("--window: expected at least 2, found {}", in.window));
-  refuse(in.stride < 1 || in.stride > in.window,
-         fmt::format("--stride: expected 1 to {}, found {}", in.window, in.stride));
-  refuse(args.count("tokens") > 0 && in.max_text_tokens < 2,
-         fmt::format("--tokens: expected at least 2, found {}", in.max_text_tokens));
   if (!o.text_file.empty()) o.engine.needed_tokens = in.window;
   o.engine.least_rows = kWindowRows;
   return o;
@@ -141,10 +137,10 @@ void read_inputs(const MpiSession& mpi, EvalOptions& o) {
   std::vector<std::string> contents(4);
   try {
     if (mpi.is_launcher()) {
-      for (const std::string& f : {o.json_file, o.csv_file, o.junit_file}) {
-        if (!f.empty()) check_writable(f);
-      }
-      if (o.update_baseline) check_writable(o.baseline_file);
+      const std::string no_file;
+      check_outputs({o.json_file, o.csv_file, o.junit_file, o.update_baseline ? o.baseline_file : no_file},
+                    {o.text_file, o.golden_file, o.choices_file, o.reference, o.engine.plan,
+                     o.update_baseline ? no_file : o.baseline_file});
       const std::string* names[] = {&o.text_file, &o.golden_file, &o.choices_file, &o.baseline_file};
       for (std::size_t i = 0; i < contents.size(); ++i) {
         const bool new_baseline = i == 3 && o.update_baseline && !std::filesystem::exists(*names[i]);
@@ -204,6 +200,7 @@ Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine
     if (mpi.rank() + 1 == mpi.stages()) {
       const std::int64_t vocab_size = engine.config().vocab_size;
       const std::vector<TokenId> text(work.tokens.begin(), work.tokens.begin() + work.text_tokens);
+      if (!o.save_reference.empty()) check_outputs({o.save_reference}, {o.reference, o.text_file});
       if (!o.reference.empty()) {
         i.reference = std::make_unique<ReferenceFile>(o.reference);
         check_reference(i.reference->info(), o, text, vocab_size);
@@ -273,7 +270,7 @@ ordered_json result_of(const MpiSession& mpi, const EvalOptions& o, const Engine
   j["chunk_tokens"] = engine.chunk_tokens();
   j.update(summarize(o.inputs, work, scores, !o.reference.empty()));
   if (o.inputs.self_check) {
-    const auto alone = ordered_json::parse(alone_text);
+    const auto alone = parse_json<ordered_json>(alone_text, "self-check");
     j.update(summarize_check(work, to_json(s.answers), alone.value("answers", ordered_json())));
     if (alone.contains("problem")) j["self_check_problem"] = alone;
   }
@@ -373,7 +370,7 @@ ExitCode eval_command(MpiSession& mpi, const Arguments& arguments) {
     result =
         result_of(mpi, o, engine, work, session, all_scores[static_cast<std::size_t>(mpi.stages() - 1)], alone).dump();
   }
-  const ExitCode code = report(mpi, o, engine, ordered_json::parse(broadcast_text(mpi, result)));
+  const ExitCode code = report(mpi, o, engine, parse_json<ordered_json>(broadcast_text(mpi, result), "result"));
   broadcast_text(mpi, "");  // nobody leaves before rank 0 does
   return code;
 }

@@ -65,11 +65,12 @@ void report(const MpiSession* mpi, const char* message) {
 
 // After an exit code other than 0 mpirun waits for its kill timeout; told to ignore such codes, it ignores killed ranks
 // too. So under jobs/jupiter-run ranks that end in good order exit with 0, and rank 0 tells the code on stderr, where
-// the launcher takes it out. Returns what to exit with.
+// the launcher takes it out. A rank alone leaves the note too: where there is none, rank 0 did not come to its end.
+// Returns what to exit with.
 int exit_status(const MpiSession& mpi, ExitCode code) {
-  if (mpi.size() == 1 || std::getenv("JUPITER_EXIT_NOTE") == nullptr) return static_cast<int>(code);
+  if (std::getenv("JUPITER_EXIT_NOTE") == nullptr) return static_cast<int>(code);
   if (mpi.rank() == 0) std::cerr << "\x1e" << static_cast<int>(code) << "\x1e" << std::endl;
-  return 0;
+  return mpi.size() == 1 ? static_cast<int>(code) : 0;
 }
 
 // An error of one rank ends all of them; one that all know of ends each in good order.

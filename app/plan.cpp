@@ -55,13 +55,8 @@ cxxopts::Options plan_usage() {
 
 PlanRequest read_request(const cxxopts::ParseResult& args) {
   PlanRequest r;
-  const auto positive = [&](const char* option, std::int64_t least) {
-    const auto value = args[option].as<std::int64_t>();
-    if (value < least) throw UsageError(fmt::format("--{}: expected at least {}, found {}", option, least, value));
-    return value;
-  };
-  r.prompt_tokens = positive("n-prompt", 1);
-  r.new_tokens = positive("n-gen", 0);
+  r.prompt_tokens = whole_option(args, "n-prompt", 1, kMostTokens);
+  r.new_tokens = whole_option(args, "n-gen", 0, kMostTokens);
   const auto objective = args["objective"].as<std::string>();
   const auto known = objective_from_name(objective);
   if (!known)
@@ -72,22 +67,21 @@ PlanRequest read_request(const cxxopts::ParseResult& args) {
 
 Workload read_workload(const cxxopts::ParseResult& args, Objective objective, const Manifest& manifest) {
   const auto number = [&](const char* option, std::int64_t otherwise, std::int64_t most) {
-    if (args.count(option) == 0) return otherwise;
-    const auto n = args[option].as<std::int64_t>();
-    if (n < 1 || n > most) throw UsageError(fmt::format("--{}: expected 1 to {}, found {}", option, most, n));
-    return n;
+    return args.count(option) > 0 ? whole_option(args, option, 1, most) : otherwise;
   };
   const ModelConfig& c = manifest.config;
   const bool many = objective == Objective::throughput;
   Workload w;
-  w.context_tokens = args.count("ctx-size") > 0 ? args["ctx-size"].as<std::int64_t>() : c.max_seq_len;
-  if (w.context_tokens < 1 || w.context_tokens > c.max_seq_len) {
+  w.context_tokens = number("ctx-size", c.max_seq_len, kMostTokens);
+  if (w.context_tokens > c.max_seq_len) {
     throw UsageError(
-        fmt::format("-c: expected 1 to {} (the model's context), found {}", c.max_seq_len, w.context_tokens));
+        fmt::format("-c: expected at most {} (the model's context), found {}", c.max_seq_len, w.context_tokens));
   }
   w.most_at_once = number("parallel", 0, kMaxRequests);
   w.requests = w.most_at_once > 0 ? std::min(w.most_at_once, kBatchRequests) : many ? kBatchRequests : 1;
   w.cache_tokens = number("cache-tokens", many ? kBatchCacheTokens : 0, kMaxTokens);
+  // Nobody gets more than the cache that was asked for.
+  if (args.count("cache-tokens") > 0) w.context_tokens = std::min(w.context_tokens, w.cache_tokens);
   w.cache_tokens = std::max(w.cache_tokens, w.context_tokens);
   w.chunk_tokens = number("max-chunk", w.chunk_tokens, kMaxTokens);
   w.keys = args.count("cache-type-k") > 0 ? kv_type_option(args, "cache-type-k") : default_kv_type(c);
@@ -139,7 +133,9 @@ void apply_budgets(const cxxopts::ParseResult& args, Profile& profile) {
   }
   for (std::size_t b = 0; b < profile.boards.size(); ++b) {
     const std::int64_t budget = mib[mib.size() == 1 ? 0 : b];
-    if (budget < 0) throw UsageError(fmt::format("--memory: expected MiB, found {}", budget));
+    if (budget < 0 || budget > kMostMib) {
+      throw UsageError(fmt::format("--memory: expected 0 to {} MiB, found {}", kMostMib, budget));
+    }
     profile.boards[b].memory_bytes = static_cast<std::uint64_t>(budget) << 20;
   }
 }
@@ -241,6 +237,8 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
     throw UsageError(fmt::format("-p and -n: expected at most {} tokens together (the context), found {}",
                                  request.workload.context_tokens, request.prompt_tokens + request.new_tokens));
   }
+  const std::string output = args->count("output") > 0 ? (*args)["output"].as<std::string>() : "";
+  check_outputs({output}, {cluster});
   const auto draft = args->count("draft-model") == 0
                          ? std::optional<DraftNeeds>()
                          : draft_needs((*args)["draft-model"].as<std::string>(), manifest, profile, request.workload);
@@ -251,9 +249,7 @@ ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
   if (args->count("simulate") > 0)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);
   std::cout << std::flush;
-  if (args->count("output") > 0) {
-    write_file_atomically((*args)["output"].as<std::string>(), with_result_info(to_json(plan), manifest, &plan));
-  }
+  if (!output.empty()) write_file_atomically(output, with_result_info(to_json(plan), manifest, &plan));
   return ExitCode::ok;
 }
 

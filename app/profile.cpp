@@ -60,18 +60,20 @@ ProfileOptions read_profile_options(const cxxopts::ParseResult& args, const MpiS
   o.output = args["output"].as<std::string>();
   if (args.count("memory") > 0) o.memory_mib = args["memory"].as<std::vector<std::int64_t>>();
   if (args.count("threads") > 0) o.threads = args["threads"].as<int>();
-  o.context_tokens = args["context"].as<std::int64_t>();
+  o.context_tokens = whole_option(args, "context", 0, kMostTokens);
   o.shared_host = args.count("shared-host") > 0;
   o.check_only = args.count("check") > 0;
   const bool sizes =
       o.memory_mib.empty() || o.memory_mib.size() == 1 || o.memory_mib.size() == static_cast<std::size_t>(mpi.size());
-  if (!sizes || std::any_of(o.memory_mib.begin(), o.memory_mib.end(), [](std::int64_t m) { return m < 1; })) {
-    throw CollectiveError(
-        ExitCode::usage, fmt::format("--memory: expected one positive number, or {} (one a rank), found {}", mpi.size(),
-                                     o.memory_mib.size()));
+  if (!sizes ||
+      std::any_of(o.memory_mib.begin(), o.memory_mib.end(), [](std::int64_t m) { return m < 1 || m > kMostMib; })) {
+    throw CollectiveError(ExitCode::usage,
+                          fmt::format("--memory: expected one number of 1 to {} MiB, or {} (one a rank), found {}",
+                                      kMostMib, mpi.size(), o.memory_mib.size()));
   }
-  if (o.context_tokens < 0 || (args.count("threads") > 0 && o.threads < 1)) {
-    throw CollectiveError(ExitCode::usage, "--context and --threads: expected positive numbers");
+  if (args.count("threads") > 0 && (o.threads < 1 || o.threads > kMostThreads)) {
+    throw CollectiveError(ExitCode::usage,
+                          fmt::format("--threads: expected 1 to {}, found {}", kMostThreads, o.threads));
   }
   return o;
 }
@@ -141,7 +143,7 @@ int print_check(const std::vector<std::string>& examined, const std::vector<Link
   std::cout << fmt::format("{:<5}{:<20}{:>6}{:>9}{:>11}{:>12}  {}\n", "rank", "host", "cores", "threads", "free MiB",
                            "kernels", "findings");
   for (std::size_t r = 0; r < examined.size(); ++r) {
-    const auto j = nlohmann::json::parse(examined[r]);
+    const auto j = parse_json(examined[r], "rank");
     if (r == 0) reference = j["time_us"].get<std::int64_t>();
     std::string text;
     for (const std::string& f : findings(j, reference)) {
@@ -191,7 +193,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   try {
     manifest = read_manifest(o.model);
     status.model_hash = hex(manifest.hash);
-    if (mpi.rank() == 0 && !o.check_only) check_writable(o.output);
+    if (mpi.rank() == 0 && !o.check_only) check_outputs({o.output}, {(fs::path(o.model) / kManifestName).string()});
     if (!o.check_only) {
       files = std::make_unique<ModelFiles>(o.model, manifest, shards_here(o.model, manifest), true);
       check_hosts(mpi, o, status);

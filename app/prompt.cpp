@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "io/utf8.hpp"
 
 namespace jupiter {
@@ -35,6 +37,15 @@ SamplingOptions read_sampling(const cxxopts::ParseResult& args) {
   return s;
 }
 
+std::int64_t predict_option(const cxxopts::ParseResult& args) {
+  if (args.count("predict") == 0) return 0;
+  const auto tokens = args["predict"].as<std::int64_t>();
+  if (tokens < 1) {
+    throw CollectiveError(ExitCode::usage, fmt::format("-n: expected a positive number of tokens, found {}", tokens));
+  }
+  return std::min(tokens, kMostTokens);
+}
+
 void check_sampling(const SamplingOptions& s, const std::string& prefix, ExitCode code) {
   const auto check = [&](const char* option, float value, float low, float high) {
     if (value >= low && value <= high) return;
@@ -42,7 +53,7 @@ void check_sampling(const SamplingOptions& s, const std::string& prefix, ExitCod
   };
   const bool flags = prefix == "--";
   check(flags ? "temp" : "temperature", s.temperature, 0, 100);
-  check(flags ? "top-k" : "top_k", static_cast<float>(s.top_k), 0, 1e9f);
+  check(flags ? "top-k" : "top_k", static_cast<float>(s.top_k), 0, static_cast<float>(INT32_MAX));
   check(flags ? "top-p" : "top_p", s.top_p, 0, 1);
   check(flags ? "min-p" : "min_p", s.min_p, 0, 1);
   check(flags ? "repeat-penalty" : "repeat_penalty", s.repeat_penalty, 0.01f, 100);
@@ -56,6 +67,14 @@ void check_utf8(const std::string& text, const std::string& source, ExitCode cod
                                     static_cast<unsigned char>(text[at]), at));
     }
     at += c.bytes;
+  }
+}
+
+void check_utf8_option(const std::string& text, const std::string& option) {
+  try {
+    check_utf8(text, option, ExitCode::usage);
+  } catch (const Error& e) {
+    throw CollectiveError(e.code(), e.what());
   }
 }
 

@@ -6,8 +6,11 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
@@ -49,14 +52,19 @@ std::vector<std::string> read_stops(const JsonObject& o) {
 
 SamplingOptions read_line_sampling(const JsonObject& o, SamplingOptions s) {
   const auto number = [&](const char* key, float fallback) {
-    return static_cast<float>(o.find_number(key).value_or(fallback));
+    const double value = o.find_number(key).value_or(fallback);
+    if (std::abs(value) > std::numeric_limits<float>::max()) o.fail(key, "a smaller number", json_text(value));
+    return static_cast<float>(value);
   };
   s.temperature = number("temperature", s.temperature);
   s.top_p = number("top_p", s.top_p);
   s.min_p = number("min_p", s.min_p);
   s.repeat_penalty = number("repeat_penalty", s.repeat_penalty);
-  s.top_k = static_cast<std::int32_t>(o.find_int("top_k").value_or(s.top_k));
-  s.seed = static_cast<std::uint64_t>(o.find_int("seed").value_or(static_cast<std::int64_t>(s.seed)));
+  s.top_k = static_cast<std::int32_t>(o.find_int("top_k", 0, INT32_MAX).value_or(s.top_k));
+  if (const auto* seed = o.find("seed")) {
+    if (!seed->is_number_unsigned()) o.fail("seed", fmt::format("0 to {}", UINT64_MAX), json_text(*seed));
+    s.seed = seed->get<std::uint64_t>();
+  }
   check_sampling(s, o.where() + ": ", ExitCode::invalid_file);
   return s;
 }
@@ -70,8 +78,8 @@ void read_request(const JsonObject& o, BatchRequest& r) {
     r.messages = read_messages(o, r.answered);
   }
   r.answered = !r.messages.empty() && r.messages.back().role == "assistant";
-  r.max_tokens = o.find_int("max_tokens").value_or(r.max_tokens);
-  if (o.has("max_tokens") && r.max_tokens < 1) o.fail("max_tokens", "a positive number", std::to_string(r.max_tokens));
+  // More than any context is to the end of the context.
+  if (const auto most = o.find_int("max_tokens", 1, INT64_MAX)) r.max_tokens = std::min(*most, kMostTokens);
   r.sampling = read_line_sampling(o, r.sampling);
   if (o.has("stop")) r.stops = read_stops(o);
 }
@@ -109,7 +117,8 @@ std::vector<BatchRequest> read_requests(const std::string& text, const std::stri
     start.line = line;
     BatchRequest r = read_line(one, fmt::format("{}: line {}", file, line), start);
     if (!r.id.empty() && !ids.insert(r.id).second) {
-      r.fault = fmt::format("{}: line {}: id: expected one that no line before has, found {}", file, line, r.id);
+      r.fault =
+          fmt::format("{}: line {}: id: expected one that no line before has, found {}", file, line, shortened(r.id));
       r.id.clear();  // the answer of that id is the first line's
     }
     requests.push_back(std::move(r));
@@ -117,19 +126,98 @@ std::vector<BatchRequest> read_requests(const std::string& text, const std::stri
   return requests;
 }
 
-AnswerFile::AnswerFile(const std::string& path, bool resume, const std::string& model_hash) : path_(path) {
+namespace {
+
+// Fields of the lines that this program writes: batch's answers and errors, train-draft's answers.
+const std::set<std::string, std::less<>> kAnswerFields = {
+    "id",      "text",  "prompt_token_ids", "generated_token_ids", "finish_reason", "ttft_s",
+    "total_s", "steps", "logits_hash",      "model_hash",          "error"};
+
+// An object that was cut off somewhere: what precedes the last comma between its fields, or nothing.
+struct CutObject {
+  std::string_view whole_fields;
+  bool open = true;  // it does not end
+  bool inside_string = false;
+};
+CutObject scan_object(std::string_view text) {
+  CutObject cut;
+  std::int64_t depth = 0;
+  for (std::size_t i = 0; i < text.size() && cut.open; ++i) {
+    const char c = text[i];
+    if (cut.inside_string) {
+      if (c == '\\') ++i;
+      cut.inside_string = c != '"';
+    } else if (c == ',' && depth == 1) {
+      cut.whole_fields = text.substr(0, i);
+    } else {
+      cut.inside_string = c == '"';
+      depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+      cut.open = depth > 0;
+    }
+  }
+  return cut;
+}
+
+// Whether the text may be the beginning of one more field of ours: `"KEY":VALUE`, or less of it.
+bool begins_field(std::string_view text, const nlohmann::ordered_json& fields) {
+  return std::any_of(kAnswerFields.begin(), kAnswerFields.end(), [&](const std::string& key) {
+    const std::string begin = "\"" + key + "\":";
+    return !fields.contains(key) && (begin.starts_with(text) || text.starts_with(begin));
+  });
+}
+
+// Whether the text is the beginning of a line that write() was given, and not all of it. Its whole fields, written
+// again as we write them, must be what stands there byte for byte; the rest must begin a field of ours.
+bool is_cut_answer(std::string_view text) {
+  constexpr std::string_view kBegin = "{\"id\":";
+  if (kBegin.starts_with(text)) return true;
+  const CutObject cut = scan_object(text);
+  if (!text.starts_with(kBegin) || !cut.open) return false;
+  const std::string_view whole = cut.whole_fields, id = text.substr(kBegin.size());
+  const std::string object = std::string(whole) + "}";
+  try {
+    if (whole.empty() && id.front() != '"') return id.find_first_not_of("-0123456789") == std::string_view::npos;
+    if (whole.empty()) return cut.inside_string || parse_json(id, "").is_string();
+    const auto fields = parse_json<nlohmann::ordered_json>(object, "");
+    for (const auto& [key, value] : fields.items()) {
+      if (!kAnswerFields.contains(key)) return false;
+    }
+    return fields.dump() == object && begins_field(text.substr(whole.size() + 1), fields);
+  } catch (const std::exception&) {  // no JSON, or no UTF-8
+    return false;
+  }
+}
+
+// File systems without locks pass.
+void lock(int fd, const std::string& path) {
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EWOULDBLOCK) {
+      throw RunError(fmt::format("{}: expected that no other batch writes it, found one that does", path));
+    }
+    if (errno == ENOTSUP || errno == ENOSYS || errno == ENOLCK || errno == EINVAL) return;
+    throw RunError(fmt::format("{}: cannot be locked: {}", path, std::strerror(errno)));
+  }
+}
+
+}  // namespace
+
+AnswerFile::AnswerFile(const std::string& path, bool resume, const std::string& model_hash, const std::string& input)
+    : path_(path) {
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) throw RunError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
   try {
-    // Ranks of a batch whose mpirun was killed live on for a moment, and may still write.
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      throw RunError(fmt::format("{}: expected that no other batch writes it, found one that does", path));
+    if (!input.empty() && same_file(path, input)) {
+      throw UsageError(fmt::format("{}: expected a file of its own for the answers, found the input", path));
     }
+    // Ranks of a batch whose mpirun was killed live on for a moment, and may still write.
+    lock(fd_, path);
     end_ = ::lseek(fd_, 0, SEEK_END);
     if (end_ > 0 && !resume) {
       throw UsageError(fmt::format("{}: expected a new file, found {} bytes (--resume goes on with it)", path, end_));
     }
     if (end_ > 0) read_done(model_hash);
+    sync_folder_of(path);  // it may be new
   } catch (...) {
     ::close(fd_);
     throw;
@@ -140,22 +228,43 @@ AnswerFile::~AnswerFile() {
   ::close(fd_);
 }
 
+// One answer or error that is there already.
+void AnswerFile::read_line(const JsonObject& o, const std::string& model_hash) {
+  if (o.string("model_hash") != model_hash) {
+    o.fail("model_hash", model_hash + " (this model's)", o.string("model_hash"));
+  }
+  const auto* id = o.find("id");
+  if (id == nullptr || !(id->is_string() || id->is_number_integer())) {
+    o.fail("id", "the request's", id == nullptr ? "none" : json_text(*id));
+  }
+  if (const auto error = o.find_string("error")) {
+    failed_[id->dump()] = *error;
+  } else {
+    o.ints("generated_token_ids");
+    done_.insert(id->dump());
+    failed_.erase(id->dump());
+  }
+}
+
+// Nothing is changed before the whole file is known to be ours.
 void AnswerFile::read_done(const std::string& model_hash) {
   const std::string text = read_file(path_, std::uint64_t{64} << 30);
-  std::size_t at = 0;
-  for (std::int64_t line = 1; at < text.size(); ++line) {
-    const std::size_t end = text.find('\n', at);
-    if (end == std::string::npos) break;  // cut off in the middle: its request is answered again
-    const JsonObject o = parse_json_object(text.substr(at, end - at), fmt::format("{}: line {}", path_, line));
-    if (o.string("model_hash") != model_hash) {
-      o.fail("model_hash", model_hash + " (this model's)", o.string("model_hash"));
+  bool lacks_end = false;
+  for (std::int64_t line = 1, at = 0; at < end_; ++line) {
+    const std::size_t found = text.find('\n', static_cast<std::size_t>(at));
+    lacks_end = found == std::string::npos;
+    const auto end = lacks_end ? std::ssize(text) : static_cast<std::int64_t>(found);
+    const std::string one = text.substr(static_cast<std::size_t>(at), static_cast<std::size_t>(end - at));
+    if (lacks_end && is_cut_answer(one)) {  // its request is answered again
+      end_ = at;
+      break;
     }
-    if (!o.has("id")) o.fail("id", "the request's", "none");
-    done_.insert(o.find("id")->dump());
+    read_line(parse_json_object(one, fmt::format("{}: line {}", path_, line)), model_hash);
     at = end + 1;
   }
-  end_ = static_cast<std::int64_t>(at);
-  if (::ftruncate(fd_, end_) != 0) {
+  if (end_ == std::ssize(text)) {
+    if (lacks_end) write("");
+  } else if (::ftruncate(fd_, end_) != 0) {
     throw RunError(fmt::format("{}: cannot be cut to {} bytes: {}", path_, end_, std::strerror(errno)));
   }
 }

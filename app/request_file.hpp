@@ -1,12 +1,14 @@
 // Requests of a batch: lines of a JSONL file, and the answers that are there already.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "app/prompt.hpp"
+#include "io/json_fields.hpp"
 
 namespace jupiter {
 
@@ -30,24 +32,29 @@ std::vector<BatchRequest> read_requests(const std::string& text, const std::stri
 // An output file that grows line by line; each line is on the disk when write() returns.
 class AnswerFile {
  public:
-  // Without `resume` a file that holds something is refused (UsageError). With it, answers that are there are read
-  // (FormatError where a line is not one, or is another model's), and a line that was cut off is taken away.
-  // RunError where another batch has it open (file systems without locks: not noticed).
-  AnswerFile(const std::string& path, bool resume, const std::string& model_hash);
+  // Without `resume` a file that holds something is refused (UsageError). With it, answers that are there are read, and
+  // a last line that was cut off is taken away. FormatError where a line is not one that this program writes, or is
+  // another model's: the file stays as it is, then. UsageError where it is the same file as `input`. RunError where
+  // another batch has it open (file systems without locks: not noticed).
+  AnswerFile(const std::string& path, bool resume, const std::string& model_hash, const std::string& input);
   ~AnswerFile();
   AnswerFile(const AnswerFile&) = delete;
   AnswerFile& operator=(const AnswerFile&) = delete;
 
-  const std::set<std::string>& done() const { return done_; }  // ids, as JSON text
+  // Ids, as JSON text, of what is answered; and the errors of those whose last line is one.
+  const std::set<std::string>& done() const { return done_; }
+  const std::map<std::string, std::string>& failed() const { return failed_; }
   // RunError where the line cannot be written; the file then ends with the line before.
   void write(const std::string& line);
 
  private:
   void read_done(const std::string& model_hash);
+  void read_line(const JsonObject& line, const std::string& model_hash);
   std::string path_;
   int fd_ = -1;
   std::int64_t end_ = 0;
   std::set<std::string> done_;
+  std::map<std::string, std::string> failed_;
 };
 
 }  // namespace jupiter

@@ -8,6 +8,7 @@
 
 #include "app/git_commit.hpp"
 #include "io/hash.hpp"
+#include "io/json_fields.hpp"
 #include "kernels/kernel_table.hpp"
 #include "parallel/plan.hpp"
 
@@ -66,7 +67,7 @@ nlohmann::ordered_json result_info(const Manifest& manifest, const Plan* plan) {
 
 std::string with_result_info(const std::string& json, const Manifest& manifest, const Plan* plan) {
   nlohmann::ordered_json all = result_info(manifest, plan);
-  all.update(nlohmann::ordered_json::parse(json));
+  all.update(parse_json<nlohmann::ordered_json>(json, "result"));
   return all.dump(1) + "\n";
 }
 

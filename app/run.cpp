@@ -64,7 +64,7 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   o.trace_file = text_option(args, "trace").value_or("");
   o.engine.trace = !o.trace_file.empty();
   o.stats = args.count("stats") > 0;
-  if (args.count("predict") > 0) o.max_new_tokens = args["predict"].as<std::int64_t>();
+  o.max_new_tokens = predict_option(args);
   o.ignore_eos = args.count("ignore-eos") > 0;
   o.raw = args.count("raw") > 0;
   o.chat = args.count("chat") > 0;
@@ -84,17 +84,17 @@ RunOptions read_run_options(const cxxopts::ParseResult& args) {
   refuse(o.outline_options.point_tokens < 1 || o.outline_options.point_tokens > 4096,
          "--point-tokens: expected 1 to 4096");
   if (args.count("cache-tokens") > 0) {
-    o.engine.cache_tokens = args["cache-tokens"].as<std::int64_t>();
-    refuse(o.engine.cache_tokens < 1, "--cache-tokens: expected a positive number");
+    o.engine.cache_tokens = whole_option(args, "cache-tokens", 1, kMostTokens);
   } else if (o.outline != OutlineUse::never) {
     o.engine.sequences = o.outline_options.points_max + 1;
     o.engine.point_tokens = outline_cache_tokens(o.outline_options);
   }
-  refuse(args.count("predict") > 0 && o.max_new_tokens < 1, "-n: expected a positive number of tokens");
   refuse(o.prompt && o.prompt_file, "-p and -f: expected one of them");
   refuse(o.chat && o.raw, "--chat needs a template: it does not go with --raw");
   refuse(o.chat && o.prompt_file.has_value(), "--chat reads its turns from standard input: use -p for the first one");
   refuse(std::find(o.stops.begin(), o.stops.end(), "") != o.stops.end(), "--stop: expected a text, found nothing");
+  for (const std::string& stop : o.stops) check_utf8_option(stop, "--stop");
+  check_utf8_option(o.system.value_or(""), "-sys");
   return o;
 }
 
@@ -233,8 +233,8 @@ void share_prompt(const MpiSession& mpi, RunOptions& o) {
   std::string text;
   const bool read_here = !o.engine.plan.empty() && !o.chat && !o.prompt;
   try {
-    for (const std::string& file : {o.json_file, o.trace_file}) {
-      if (mpi.is_launcher() && !file.empty()) check_writable(file);
+    if (mpi.is_launcher()) {
+      check_outputs({o.json_file, o.trace_file}, {o.prompt_file.value_or(""), o.engine.plan, o.outline_file});
     }
     if (mpi.is_launcher() && read_here) text = read_prompt(o);
   } catch (const Error& e) {
@@ -246,12 +246,18 @@ void share_prompt(const MpiSession& mpi, RunOptions& o) {
   o.prompt_file.reset();
 }
 
-// The last exchange: rank 0's report and timeline, which the launching rank writes; nobody leaves before it came.
-void finish(const MpiSession& mpi, const RunOptions& o, const Engine& engine, const std::string& json) {
-  const std::string timeline = broadcast_text(mpi, engine.trace().gather(mpi));
-  if (mpi.is_launcher() && !timeline.empty()) write_file_atomically(o.trace_file, timeline);
+// The last exchange: rank 0's report and the timeline, which the launching rank writes; nobody leaves before it came.
+// The report comes first: it is there even where the timeline, which may be large, cannot be written.
+void finish(const MpiSession& mpi, const RunOptions& o, Engine& engine, const std::string& json) {
   const std::string text = broadcast_text(mpi, json);
-  if (mpi.is_launcher() && !text.empty()) write_file_atomically(o.json_file, text);
+  RankStatus status;
+  try {
+    if (mpi.is_launcher() && !text.empty()) write_file_atomically(o.json_file, text);
+  } catch (const Error& e) {
+    status.problem = e;
+  }
+  agree(mpi, status);
+  engine.trace().write(mpi, o.trace_file, o.engine.timeout);
 }
 
 void print_stats(const std::vector<RankReport>& reports, const Answer& a) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "io/error.hpp"
+#include "io/generation_prompt.hpp"
 
 namespace jupiter {
 
@@ -77,6 +78,18 @@ std::string chatml_default_system(std::string_view jinja) {
     if (found && !found->empty()) return *found;
   }
   return {};
+}
+
+// Whether all markers of the form <|NAME|> are among these. Others belong to forms that we do not know.
+bool has_only_markers(std::string_view jinja, std::initializer_list<std::string_view> known) {
+  for (std::size_t at = jinja.find("<|"); at != std::string_view::npos; at = jinja.find("<|", at + 2)) {
+    const std::size_t end = jinja.find("|>", at);
+    if (end == std::string_view::npos) return true;
+    const std::string_view marker = jinja.substr(at, end + 2 - at);
+    if (contains(marker, " ") || contains(marker, "'") || contains(marker, "\"")) continue;
+    if (std::find(known.begin(), known.end(), marker) == known.end()) return false;
+  }
+  return true;
 }
 
 // Llama 3.1 and later begin every system message with two dates; the second is fixed where the template cannot ask
@@ -167,6 +180,37 @@ struct ChatTemplateTable {
     t.assistant_after_ = "\n";
     return t;
   }
+
+  // The form whose markers the Jinja text has.
+  static std::optional<ChatTemplate> by_markers(std::string_view jinja, std::string_view eos) {
+    const auto has = [jinja](std::string_view part) { return contains(jinja, part); };
+    if (has("<|im_start|>") && has("<|im_end|>")) {
+      const bool known = has_only_markers(
+          jinja, {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|startoftext|>", "<|begin_of_text|>"});
+      if (!known || has("## Metadata")) return std::nullopt;  // Phi 4, Kimi; SmolLM3
+      return chatml("chatml", chatml_default_system(jinja));
+    }
+    if (has("<|start_header_id|>") && has("<|end_header_id|>")) {
+      const bool known = has_only_markers(
+          jinja, {"<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+                  "<|eom_id|>", "<|python_tag|>", "<|image|>", "<|finetune_right_pad_id|>"});
+      return known ? std::optional(llama3(llama31_preamble(jinja))) : std::nullopt;
+    }
+    if (has("[INST]")) {
+      if (has("[SYSTEM_PROMPT]")) return std::nullopt;  // Mistral's later templates
+      if (has("<<SYS>>")) return llama2();
+      const bool reply_space = has("' ' + message['content']") || has("\" \" + message[\"content\"]");
+      return mistral(has("[INST] ") ? "[INST] " : "[INST]", has(" [/INST]") ? " [/INST]" : "[/INST]",
+                     reply_space ? " " : "");
+    }
+    if (has("<|user|>") && has("<|assistant|>")) {
+      const bool known = has_only_markers(jinja, {"<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>", eos}) &&
+                         (has("eos_token") || has(eos));
+      return known ? std::optional(zephyr(std::string(eos))) : std::nullopt;  // not Phi 3 and others
+    }
+    if (has("USER: ") && has("ASSISTANT:")) return vicuna(has("A chat between") ? kVicunaSystem : "");
+    return std::nullopt;
+  }
 };
 
 std::string ChatTemplate::names() {
@@ -189,26 +233,15 @@ std::optional<ChatTemplate> ChatTemplate::from_name(std::string_view name) {
 }
 
 std::optional<ChatTemplate> ChatTemplate::recognise(std::string_view jinja, std::string_view eos) {
-  using Table = ChatTemplateTable;
-  const auto has = [jinja](std::string_view part) { return contains(jinja, part); };
-  if (has("<|im_start|>") && has("<|im_end|>")) {
-    if (has("<|im_sep|>") || has("<|im_middle|>") || has("## Metadata")) return std::nullopt;  // Phi 4, Kimi, SmolLM3
-    return Table::chatml("chatml", chatml_default_system(jinja));
-  }
-  if (has("<|start_header_id|>") && has("<|end_header_id|>")) return Table::llama3(llama31_preamble(jinja));
-  if (has("[INST]")) {
-    if (has("[SYSTEM_PROMPT]")) return std::nullopt;  // Mistral's later templates
-    if (has("<<SYS>>")) return Table::llama2();
-    const bool reply_space = has("' ' + message['content']") || has("\" \" + message[\"content\"]");
-    return Table::mistral(has("[INST] ") ? "[INST] " : "[INST]", has(" [/INST]") ? " [/INST]" : "[/INST]",
-                          reply_space ? " " : "");
-  }
-  if (has("<|user|>") && has("<|assistant|>")) {
-    if (has("<|end|>") || !(has("eos_token") || has(eos))) return std::nullopt;  // Phi 3 and others
-    return Table::zephyr(std::string(eos));
-  }
-  if (has("USER: ") && has("ASSISTANT:")) return Table::vicuna(has("A chat between") ? kVicunaSystem : "");
-  return std::nullopt;
+  std::optional<ChatTemplate> t = ChatTemplateTable::by_markers(jinja, eos);
+  if (!t) return std::nullopt;
+  // Text that opens the reply and that we would leave out, such as <think>, changes what the model answers.
+  const auto prompt = jupiter::generation_prompt(jinja);
+  if (!prompt) return std::nullopt;
+  const bool longer = t->name_ == "chatml" && prompt->starts_with(t->generation_prompt_);
+  if (!prompt->empty() && *prompt != t->generation_prompt_ && !longer) return std::nullopt;
+  if (longer) t->generation_prompt_ = *prompt;
+  return t;
 }
 
 std::string ChatTemplate::content_of(const ChatMessage& message) const {

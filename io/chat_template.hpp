@@ -18,7 +18,9 @@ struct ChatMessage {
 
 class ChatTemplate {
  public:
-  // From the Jinja text that a model carries; `eos` is the text of its end-of-sequence token. Empty: unknown.
+  // From the Jinja text that a model carries; `eos` is the text of its end-of-sequence token. Empty: unknown, also
+  // where the text that opens the reply is not what we would write (ChatML's may go on, as with <think>: it is taken
+  // over).
   static std::optional<ChatTemplate> recognise(std::string_view jinja, std::string_view eos = "</s>");
   static std::optional<ChatTemplate> from_name(std::string_view name);
   static std::string names();  // "chatml, llama2, ...": for help and messages

@@ -22,27 +22,6 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kQuantizations = {"keep", "q4", "q8", "f16", "f32"};
 
-// Removes the temporary files of a conversion that did not end well.
-class TemporaryFiles {
- public:
-  explicit TemporaryFiles(std::filesystem::path folder) : folder_(std::move(folder)) {}
-  ~TemporaryFiles() {
-    std::error_code ignored;
-    for (const std::string& name : names_) std::filesystem::remove(ShardWriter::temporary_path(folder_, name), ignored);
-  }
-  TemporaryFiles(const TemporaryFiles&) = delete;
-  TemporaryFiles& operator=(const TemporaryFiles&) = delete;
-  void add(const std::string& name) { names_.push_back(name); }
-  void put_in_place() {
-    for (const std::string& name : names_) rename_file(ShardWriter::temporary_path(folder_, name), folder_ / name);
-    names_.clear();
-  }
-
- private:
-  std::filesystem::path folder_;
-  std::vector<std::string> names_;
-};
-
 bool is_half_finite(std::uint16_t bits) {
   return (bits & 0x7c00u) != 0x7c00u;
 }
@@ -57,7 +36,7 @@ bool is_finite(const QuantizedRow& row) {
 class Converter {
  public:
   Converter(const ModelSource& source, const std::filesystem::path& folder, const ConvertOptions& options)
-      : source_(source), options_(options), folder_(folder), temporary_(folder) {
+      : source_(source), options_(options), folder_(folder) {
     manifest_.config = source.config();
     const bool f32 = options.quantization == Quantization::f32;
     manifest_.config.residual = options.residual.value_or(f32 ? Precision::f32 : Precision::f16);
@@ -81,7 +60,7 @@ class Converter {
     const std::string text = to_json(manifest_);
     std::error_code ignored;
     std::filesystem::remove(folder_ / kManifestName, ignored);  // from here to the end the folder is no model
-    temporary_.put_in_place();
+    for (NewFile& shard : shards_) shard.put_in_place();
     write_file_atomically(folder_ / kManifestName, text);
     manifest_.hash = hash_bytes(text);
     return manifest_;
@@ -92,8 +71,9 @@ class Converter {
   void write_file(const std::string& name, const Content& content) {
     ShardWriter writer(folder_, name, manifest_.config);
     content(writer);
-    manifest_.files.push_back(writer.finish());
-    temporary_.add(name);
+    auto [info, file] = writer.finish();
+    manifest_.files.push_back(std::move(info));
+    shards_.push_back(std::move(file));
   }
 
   void layer(ShardWriter& w, std::int64_t i) {
@@ -226,7 +206,7 @@ class Converter {
   const ModelSource& source_;
   const ConvertOptions& options_;
   std::filesystem::path folder_;
-  TemporaryFiles temporary_;
+  std::vector<NewFile> shards_;  // those of a conversion that does not end well are removed with it
   Manifest manifest_;
   std::uint64_t done_bytes_ = 0, total_bytes_ = 0;
 };

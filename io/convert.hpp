@@ -28,9 +28,9 @@ struct ConvertOptions {
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress;  // of the source's bytes
 };
 
-// Writes every file as NAME.tmp, then renames all of them, the manifest last: a failure leaves nothing that looks like
-// a model, and a model that was there before is whole until then. FormatError for NaN or infinite weights, RunError
-// for a full disk.
+// Writes every file under a hidden name, then renames all of them, the manifest last: a failure leaves nothing that
+// looks like a model, and a model that was there before is whole until then. FormatError for NaN or infinite weights,
+// RunError for a full disk.
 Manifest convert_model(const ModelSource& source, const std::filesystem::path& folder, const ConvertOptions& options);
 
 }  // namespace jupiter

@@ -104,6 +104,7 @@ std::optional<SequentialHead> read_head(hid_t file, const std::string& name, con
     if (dims[0] != static_cast<hsize_t>(p.last - p.first)) {
       throw FormatError(name, thing, fmt::format("{} values", p.last - p.first), std::to_string(dims[0]));
     }
+    check_stored(set, dims[0] * sizeof(f16_t), name, thing.c_str());
   }
   head.weights.resize(static_cast<std::size_t>(head.shape.size()));
   for (const Part& p : parts(head.shape)) read_narrow(*group, name, p.name, part_of(std::span(head.weights), p));

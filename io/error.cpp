@@ -5,11 +5,16 @@ namespace jupiter {
 
 namespace {
 std::string describe(std::string_view file, std::string_view thing, std::string_view expected, std::string_view found) {
-  std::string text;
-  text.append(file).append(": ").append(thing).append(": expected ").append(expected).append(", found ").append(found);
-  return text;
+  constexpr std::size_t kMost = 200;
+  std::string text(file);
+  text.append(": ").append(shortened(thing, kMost)).append(": expected ").append(shortened(expected, kMost));
+  return text.append(", found ").append(shortened(found, kMost));
 }
 }  // namespace
+
+std::string shortened(std::string_view text, std::size_t most) {
+  return text.size() > most ? std::string(text.substr(0, most)) + "..." : std::string(text);
+}
 
 FormatError::FormatError(std::string_view file, std::string_view thing, std::string_view expected,
                          std::string_view found)

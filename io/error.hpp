@@ -19,6 +19,9 @@ enum class ExitCode : int {
   terminated = 143,
 };
 
+// The beginning of a text for messages, where it is longer than `most` bytes.
+std::string shortened(std::string_view text, std::size_t most = 80);
+
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
@@ -32,7 +35,7 @@ class Error : public std::runtime_error {
 class FormatError : public Error {
  public:
   explicit FormatError(const std::string& message) : Error(ExitCode::invalid_file, message) {}
-  // "FILE: THING: expected EXPECTED, found FOUND"
+  // "FILE: THING: expected EXPECTED, found FOUND", each shortened: what a file holds may be of any length.
   FormatError(std::string_view file, std::string_view thing, std::string_view expected, std::string_view found);
 };
 

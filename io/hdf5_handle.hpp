@@ -64,12 +64,20 @@ inline void write_integer(hid_t object, const char* key, std::int64_t value) {
   }
 }
 
-// Readers throw FormatError with the name of the file.
+// Readers throw FormatError with the name of the file. What the file says of sizes is checked before memory is taken:
+// HDF5 writes as many values as an attribute has.
+inline bool has_one_value(const Handle& attribute, const Handle& type, H5T_class_t kind) {
+  const Handle space(H5Aget_space(attribute), H5Sclose);
+  return H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(type) == kind;
+}
+
 inline std::int64_t read_integer(hid_t file, const char* key, const std::string& name) {
   std::int64_t value = 0;
   const Handle attribute(H5Aopen(file, key, H5P_DEFAULT), H5Aclose);
-  if (!attribute.valid() || H5Aread(attribute, H5T_NATIVE_INT64, &value) < 0) {
-    throw FormatError(name, key, "an integer attribute", "none");
+  if (!attribute.valid()) throw FormatError(name, key, "an integer attribute", "none");
+  const Handle type(H5Aget_type(attribute), H5Tclose);
+  if (!has_one_value(attribute, type, H5T_INTEGER) || H5Aread(attribute, H5T_NATIVE_INT64, &value) < 0) {
+    throw FormatError(name, key, "an attribute of one integer", "another");
   }
   return value;
 }
@@ -78,8 +86,10 @@ inline std::string read_string(hid_t file, const char* key, const std::string& n
   const Handle attribute(H5Aopen(file, key, H5P_DEFAULT), H5Aclose);
   if (!attribute.valid()) throw FormatError(name, key, "a text attribute", "none");
   const Handle type(H5Aget_type(attribute), H5Tclose);
-  std::string value(H5Tget_size(type), '\0');
-  if (value.size() > 4096 || H5Tis_variable_str(type) > 0 || H5Aread(attribute, type, value.data()) < 0) {
+  const std::size_t size = H5Tget_size(type);
+  std::string value(std::min<std::size_t>(size, 4096), '\0');
+  if (size > value.size() || !has_one_value(attribute, type, H5T_STRING) || H5Tis_variable_str(type) > 0 ||
+      H5Aread(attribute, type, value.data()) < 0) {
     throw FormatError(name, key, "a short text attribute of fixed length", "another");
   }
   return value.substr(0, value.find('\0'));
@@ -93,6 +103,17 @@ inline std::vector<hsize_t> dims_of(hid_t set, std::size_t rank, const std::stri
     throw FormatError(name, dataset, std::to_string(rank) + " dimensions", "others");
   }
   return dims;
+}
+
+// Before memory is taken for a dataset's values: they must lie in the file, compressed by as much as its method can.
+inline void check_stored(hid_t set, std::uint64_t bytes, const std::string& name, const char* dataset) {
+  constexpr std::uint64_t kMostPacked = 1032;  // deflate's best
+  const Handle file(H5Iget_file_id(set), H5Fclose);
+  hsize_t file_bytes = 0;
+  const bool known = H5Fget_filesize(file, &file_bytes) >= 0;
+  const std::uint64_t stored = std::min<std::uint64_t>(H5Dget_storage_size(set), file_bytes);
+  if (known && bytes / kMostPacked <= stored) return;
+  throw FormatError(name, dataset, fmt::format("{} bytes of values", bytes), fmt::format("{} in the file", stored));
 }
 
 }  // namespace jupiter

@@ -19,17 +19,14 @@ namespace jupiter {
 template <typename Fill>
 void write_hdf5_atomically(const std::filesystem::path& path, const Fill& fill) {
   silence_hdf5();
-  const std::string temporary = path.string() + ".tmp";
+  NewFile target(path);
   try {
-    Handle file(H5Fcreate(temporary.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+    Handle file(H5Fcreate(target.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
     if (!file.valid()) throw RunError("it cannot be created");
     fill(static_cast<hid_t>(file));
     if (!file.close()) throw RunError("is the disk full?");
-    sync_file(temporary);
-    rename_file(temporary, path);
+    target.put_in_place();
   } catch (const Error& e) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
     throw RunError(fmt::format("{}: cannot be written: {}", path.string(), e.what()));
   }
 }
@@ -83,6 +80,7 @@ std::vector<T> read_values(hid_t group, const std::string& file, const std::stri
   if (exactly >= 0 && dims[0] != static_cast<hsize_t>(exactly)) {
     throw FormatError(file, thing, fmt::format("{} values", exactly), std::to_string(dims[0]));
   }
+  check_stored(set, dims[0] * sizeof(T), file, thing.c_str());
   std::vector<T> values(dims[0]);
   if (!values.empty() && H5Dread(set, memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
     throw FormatError(file, thing, "values whose checksum is right", "damage");

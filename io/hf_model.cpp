@@ -13,8 +13,6 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::uint64_t kMaxJsonBytes = 256u << 20;
-
 JsonObject read_json(const std::string& path) {
   return parse_json_object(read_file(path, kMaxJsonBytes), path);
 }

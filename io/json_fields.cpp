@@ -13,9 +13,49 @@ JsonObject::JsonObject(json value, std::string where) : value_(std::move(value))
   if (!value_.is_object()) throw FormatError(where_, "content", "a JSON object", json_text(value_));
 }
 
+namespace {
+
+// Whether the text opens more brackets at a time than kMaxJsonDepth. Exact up to the parser's first error.
+bool is_too_deep(std::string_view text) {
+  std::int64_t depth = 0;
+  bool inside_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (inside_string) {
+      if (c == '\\') ++i;
+      inside_string = c != '"';
+    } else if (c == '"') {
+      inside_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxJsonDepth) return true;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+template <typename Json>
+Json parse_json(std::string_view text, std::string_view file, std::uint64_t max_bytes) {
+  if (text.size() > max_bytes) {
+    throw FormatError(file, "JSON", "at most " + std::to_string(max_bytes) + " bytes", std::to_string(text.size()));
+  }
+  if (is_too_deep(text)) {
+    throw FormatError(file, "JSON", "values nested at most " + std::to_string(kMaxJsonDepth) + " deep", "deeper ones");
+  }
+  try {
+    return Json::parse(text);
+  } catch (const nlohmann::json::exception& e) {
+    throw FormatError(std::string(file) + ": not valid JSON: " + shortened(e.what(), 160));
+  }
+}
+template json parse_json<json>(std::string_view, std::string_view, std::uint64_t);
+template nlohmann::ordered_json parse_json<nlohmann::ordered_json>(std::string_view, std::string_view, std::uint64_t);
+
 std::string json_text(const json& value) {
-  const std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  return text.size() > 80 ? text.substr(0, 80) + "..." : text;
+  return shortened(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 
 void JsonObject::fail(std::string_view key, std::string_view expected, std::string_view found) const {
@@ -40,6 +80,14 @@ std::optional<std::int64_t> JsonObject::find_int(std::string_view key) const {
       found->is_number_integer() && (!found->is_number_unsigned() || found->get<std::uint64_t>() <= INT64_MAX);
   if (!fits) fail(key, "an integer", json_text(*found));
   return found->get<std::int64_t>();
+}
+
+std::optional<std::int64_t> JsonObject::find_int(std::string_view key, std::int64_t low, std::int64_t high) const {
+  const auto found = find_int(key);
+  if (found && (*found < low || *found > high)) {
+    fail(key, std::to_string(low) + " to " + std::to_string(high), std::to_string(*found));
+  }
+  return found;
 }
 
 std::optional<double> JsonObject::find_number(std::string_view key) const {
@@ -113,14 +161,8 @@ std::vector<std::int64_t> JsonObject::ints(std::string_view key) const {
   return out;
 }
 
-JsonObject parse_json_object(std::string_view text, std::string_view file) {
-  json value;
-  try {
-    value = json::parse(text);
-  } catch (const json::exception& e) {
-    throw FormatError(std::string(file) + ": not valid JSON: " + e.what());
-  }
-  return JsonObject(std::move(value), std::string(file));
+JsonObject parse_json_object(std::string_view text, std::string_view file, std::uint64_t max_bytes) {
+  return JsonObject(parse_json(text, file, max_bytes), std::string(file));
 }
 
 }  // namespace jupiter

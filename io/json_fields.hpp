@@ -25,6 +25,8 @@ class JsonObject {
 
   // Empty where absent or null; FormatError where the type is another one.
   std::optional<std::int64_t> find_int(std::string_view key) const;
+  // FormatError where it is outside [low, high], too.
+  std::optional<std::int64_t> find_int(std::string_view key, std::int64_t low, std::int64_t high) const;
   std::optional<double> find_number(std::string_view key) const;
   std::optional<bool> find_bool(std::string_view key) const;
   std::optional<std::string> find_string(std::string_view key) const;
@@ -46,8 +48,18 @@ class JsonObject {
   std::string where_;
 };
 
-// FormatError with the parser's reason and place.
-JsonObject parse_json_object(std::string_view text, std::string_view file);
+// Limits of every JSON text. Values that are nested deeper than any of ours would overflow the stack where they are
+// written or freed, which the library does by recursion.
+constexpr std::int64_t kMaxJsonDepth = 64;
+constexpr std::uint64_t kMaxJsonBytes = 64 << 20;
+
+// The only way from a text to JSON: json, or ordered_json, which keeps the order of its fields. FormatError that names
+// `file` where the text is larger than max_bytes, nested deeper than kMaxJsonDepth, or no JSON (with the parser's
+// reason and place).
+template <typename Json = nlohmann::json>
+Json parse_json(std::string_view text, std::string_view file, std::uint64_t max_bytes = kMaxJsonBytes);
+// The same of a text that must be an object.
+JsonObject parse_json_object(std::string_view text, std::string_view file, std::uint64_t max_bytes = kMaxJsonBytes);
 
 // A value for messages, shortened; safe for any bytes.
 std::string json_text(const nlohmann::json& value);

@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "io/error.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/json_fields.hpp"
 
 namespace jupiter {
 
@@ -54,10 +56,17 @@ template <typename T>
 T field(const json& object, const char* key, const std::string& file) {
   const auto it = object.find(key);
   if (it == object.end()) throw FormatError(file, key, "a value", "nothing");
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    // The library's own conversion would cut a larger number or a fraction to something else.
+    const bool negative = it->is_number_integer() && !it->is_number_unsigned();
+    const bool fits = negative ? std::in_range<T>(it->get<std::int64_t>())
+                               : it->is_number_unsigned() && std::in_range<T>(it->get<std::uint64_t>());
+    if (!fits) throw FormatError(file, key, "a whole number in its range", json_text(*it));
+  }
   try {
     return it->get<T>();
   } catch (const json::exception&) {
-    throw FormatError(file, key, "a value of another type", it->dump().substr(0, 80));
+    throw FormatError(file, key, "a value of another type", json_text(*it));
   }
 }
 
@@ -230,12 +239,7 @@ std::string to_json(const Manifest& m) {
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& file) {
-  json j;
-  try {
-    j = json::parse(text);
-  } catch (const json::exception& e) {
-    throw FormatError(file, "content", "JSON", e.what());
-  }
+  const json j = parse_json(text, file);
   if (!j.is_object()) throw FormatError(file, "content", "a JSON object", j.type_name());
   const int version = field<int>(j, "format_version", file);
   if (version != kFormatVersion) {

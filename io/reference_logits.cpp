@@ -8,20 +8,19 @@ namespace jupiter {
 
 struct ReferenceWriter::Impl {
   std::filesystem::path path;
+  NewFile target;
   Handle file{-1, H5Fclose};
   Handle set{-1, H5Dclose};
   hsize_t vocab_size = 0;
-  bool finished = false;
-  std::filesystem::path temporary() const { return path.string() + ".tmp"; }
+  explicit Impl(const std::filesystem::path& to) : path(to), target(to) {}
   RunError failure() const { return RunError(path.string() + ": cannot be written (is the disk full?)"); }
 };
 
 ReferenceWriter::ReferenceWriter(const std::filesystem::path& path, const ReferenceInfo& info)
-    : impl_(std::make_unique<Impl>()) {
+    : impl_(std::make_unique<Impl>(path)) {
   silence_hdf5();
-  impl_->path = path;
   impl_->vocab_size = static_cast<hsize_t>(info.vocab_size);
-  impl_->file = Handle(H5Fcreate(impl_->temporary().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+  impl_->file = Handle(H5Fcreate(impl_->target.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
   if (!impl_->file.valid()) throw impl_->failure();
   write_string(impl_->file, "creator", "jupiter");
   write_integer(impl_->file, "window_tokens", info.window);
@@ -45,11 +44,7 @@ ReferenceWriter::ReferenceWriter(const std::filesystem::path& path, const Refere
   write_string(impl_->set, "meaning", "natural log-probabilities of the next token, f16 bits");
 }
 
-ReferenceWriter::~ReferenceWriter() {
-  if (!impl_ || impl_->finished) return;
-  std::error_code ignored;
-  std::filesystem::remove(impl_->temporary(), ignored);
-}
+ReferenceWriter::~ReferenceWriter() = default;
 
 void ReferenceWriter::write(std::int64_t row, std::span<const f16_t> values) {
   const hsize_t start[2] = {static_cast<hsize_t>(row), 0}, extent[2] = {1, impl_->vocab_size};
@@ -62,9 +57,7 @@ void ReferenceWriter::write(std::int64_t row, std::span<const f16_t> values) {
 void ReferenceWriter::finish() {
   const bool set_closed = impl_->set.close(), file_closed = impl_->file.close();
   if (!set_closed || !file_closed) throw impl_->failure();
-  sync_file(impl_->temporary());
-  rename_file(impl_->temporary(), impl_->path);
-  impl_->finished = true;
+  impl_->target.put_in_place();
 }
 
 ReferenceFile::ReferenceFile(const std::filesystem::path& path) : mapping_(path.string()) {

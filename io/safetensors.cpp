@@ -59,7 +59,7 @@ class SafetensorsParser {
     data_ = bytes_.subspan(8 + static_cast<std::size_t>(header_size));
     const std::string_view text(reinterpret_cast<const char*>(bytes_.data()) + 8,
                                 static_cast<std::size_t>(header_size));
-    const JsonObject header = parse_json_object(text, out_.file_name_);
+    const JsonObject header = parse_json_object(text, out_.file_name_, kMaxHeaderBytes);
     for (const std::string& name : header.keys()) {
       if (name != "__metadata__") read_entry(name, header.object(name));
     }

@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "io/error.hpp"
-#include "io/files.hpp"
 #include "io/hash.hpp"
 #include "io/hdf5_handle.hpp"
 
@@ -19,11 +18,11 @@ constexpr const char* kCreatorVersion = JUPITER_VERSION;
 }  // namespace
 
 struct ShardWriter::Impl {
-  std::filesystem::path path;  // of the temporary file
-  std::string name;
+  explicit Impl(const std::filesystem::path& to) : path(to), target(to) {}
+  std::filesystem::path path;
+  NewFile target;
   Handle file{-1, H5Fclose};
   FileInfo info;
-  bool finished = false;
 
   RunError failure(const std::string& what) const {
     return RunError(fmt::format("{}: {} (is the disk full?)", path.string(), what));
@@ -51,19 +50,14 @@ struct ShardWriter::Impl {
   }
 };
 
-std::filesystem::path ShardWriter::temporary_path(const std::filesystem::path& folder, const std::string& name) {
-  return folder / (name + ".tmp");
-}
-
 ShardWriter::ShardWriter(const std::filesystem::path& folder, const std::string& name, const ModelConfig& config)
-    : impl_(std::make_unique<Impl>()) {
+    : impl_(std::make_unique<Impl>(folder / name)) {
   silence_hdf5();
-  impl_->path = temporary_path(folder, name);
   impl_->info.name = name;
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V18);
   H5Pset_alignment(access, kSmallestMatrixBytes, kDatasetAlignment);
-  impl_->file = Handle(H5Fcreate(impl_->path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose);
+  impl_->file = Handle(H5Fcreate(impl_->target.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access), H5Fclose);
   if (!impl_->file.valid()) throw RunError(impl_->path.string() + ": cannot be created");
   write_string(impl_->file, "creator", "jupiter");
   write_string(impl_->file, "creator_version", kCreatorVersion);
@@ -72,12 +66,7 @@ ShardWriter::ShardWriter(const std::filesystem::path& folder, const std::string&
   write_string(impl_->file, "model_name", config.model_name.empty() ? "unnamed" : config.model_name);
 }
 
-ShardWriter::~ShardWriter() {
-  if (!impl_ || impl_->finished) return;
-  impl_->file = Handle(-1, H5Fclose);
-  std::error_code ignored;
-  std::filesystem::remove(impl_->path, ignored);
-}
+ShardWriter::~ShardWriter() = default;
 
 void ShardWriter::write_matrix(const std::string& dataset, Format format, std::int64_t rows, std::int64_t cols,
                                const std::function<void(std::int64_t, std::byte*)>& fill) {
@@ -125,12 +114,11 @@ void ShardWriter::write_bytes(const std::string& dataset, std::span<const std::b
                      DatasetInfo::Kind::bytes, 1);
 }
 
-FileInfo ShardWriter::finish() {
+std::pair<FileInfo, NewFile> ShardWriter::finish() {
   if (H5Fflush(impl_->file, H5F_SCOPE_GLOBAL) < 0) throw impl_->failure("cannot be written");
   if (!impl_->file.close()) throw impl_->failure("cannot be written");  // the last blocks may not have fitted
-  sync_file(impl_->path);
-  impl_->finished = true;
-  return impl_->info;
+  impl_->target.finish();
+  return {std::move(impl_->info), std::move(impl_->target)};
 }
 
 namespace {

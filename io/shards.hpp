@@ -8,15 +8,17 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
+#include "io/files.hpp"
 #include "io/manifest.hpp"
 #include "io/mapped_file.hpp"
 #include "io/tokenizer_data.hpp"
 
 namespace jupiter {
 
-// Writes one shard file beside its final place ("NAME.tmp"); finish() makes it durable. The caller renames it, once
-// all files of the model are whole. Without finish() the destructor removes the file.
+// Writes one shard file beside its final place; finish() makes it durable and hands it over. The caller puts it in
+// place, once all files of the model are whole. Without finish() the destructor removes the file.
 class ShardWriter {
  public:
   ShardWriter(const std::filesystem::path& folder, const std::string& name, const ModelConfig& config);
@@ -29,9 +31,7 @@ class ShardWriter {
                     const std::function<void(std::int64_t panel, std::byte* bytes)>& fill);
   void write_vector(const std::string& dataset, std::span<const float> values);
   void write_bytes(const std::string& dataset, std::span<const std::byte> bytes, const std::string& meaning);
-  FileInfo finish();
-
-  static std::filesystem::path temporary_path(const std::filesystem::path& folder, const std::string& name);
+  std::pair<FileInfo, NewFile> finish();
 
  private:
   struct Impl;

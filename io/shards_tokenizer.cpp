@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/error.hpp"
+#include "io/json_fields.hpp"
 #include "io/shards.hpp"
 
 namespace jupiter {
@@ -54,11 +55,6 @@ std::vector<std::string> read_strings(const ShardFile& file, const std::string& 
   return strings;
 }
 
-void check_token(const ShardFile& file, TokenId id, std::size_t count, const char* what) {
-  if (id >= -1 && id < static_cast<TokenId>(count)) return;
-  throw FormatError(file.name(), what, "a token of the vocabulary", std::to_string(id));
-}
-
 }  // namespace
 
 void write_tokenizer(ShardWriter& writer, const TokenizerData& t) {
@@ -85,26 +81,31 @@ void write_tokenizer(ShardWriter& writer, const TokenizerData& t) {
 TokenizerData read_tokenizer(const ShardFile& file, std::int64_t vocab_size) {
   TokenizerData t;
   const auto text = file.bytes("settings");
-  try {
-    const json s = json::parse(reinterpret_cast<const char*>(text.data()),
-                               reinterpret_cast<const char*>(text.data()) + text.size());
-    const int kind = s.at("kind").get<int>(), pre = s.at("pre").get<int>();
-    if (kind < 0 || kind > 1 || pre < 0 || pre > 4) {
-      throw FormatError(file.name(), "tokenizer kind", "a known one", std::to_string(kind) + "/" + std::to_string(pre));
-    }
-    t.kind = static_cast<TokenizerKind>(kind);
-    t.pre = static_cast<PreTokenizer>(pre);
-    t.bos = s.at("bos").get<TokenId>();
-    t.eos = s.at("eos").get<TokenId>();
-    t.unknown = s.at("unknown").get<TokenId>();
-    t.end_of_turn = s.at("end_of_turn").get<std::vector<TokenId>>();
-    t.add_bos = s.at("add_bos").get<bool>();
-    t.add_space_prefix = s.at("add_space_prefix").get<bool>();
-    t.space_prefix_once = s.value("space_prefix_once", false);
-    t.chat_template = s.at("chat_template").get<std::string>();
-  } catch (const json::exception& e) {
-    throw FormatError(file.name(), "dataset settings", "JSON of the tokenizer's settings", e.what());
+  const JsonObject s =
+      parse_json_object({reinterpret_cast<const char*>(text.data()), text.size()}, file.name() + ": dataset settings");
+  const auto flag = [&](const char* key) {
+    const auto found = s.find_bool(key);
+    if (!found) s.fail(key, "true or false", "nothing");
+    return *found;
+  };
+  const auto number = [&](const char* key, std::int64_t low, std::int64_t high) {
+    const auto found = s.find_int(key, low, high);
+    if (!found) s.fail(key, "a number", "nothing");
+    return static_cast<std::int32_t>(*found);
+  };
+  t.kind = static_cast<TokenizerKind>(number("kind", 0, 1));
+  t.pre = static_cast<PreTokenizer>(number("pre", 0, 4));
+  t.bos = number("bos", -1, vocab_size - 1);
+  t.eos = number("eos", -1, vocab_size - 1);
+  t.unknown = number("unknown", -1, vocab_size - 1);
+  for (const std::int64_t id : s.ints("end_of_turn")) {
+    if (id < -1 || id >= vocab_size) s.fail("end_of_turn", "tokens of the vocabulary", std::to_string(id));
+    t.end_of_turn.push_back(static_cast<TokenId>(id));
   }
+  t.add_bos = flag("add_bos");
+  t.add_space_prefix = flag("add_space_prefix");
+  t.space_prefix_once = s.find_bool("space_prefix_once").value_or(false);
+  t.chat_template = s.string("chat_template");
   t.tokens = read_strings(file, "tokens");
   if (static_cast<std::int64_t>(t.tokens.size()) != vocab_size) {
     throw FormatError(file.name(), "tokens", std::to_string(vocab_size), std::to_string(t.tokens.size()));
@@ -118,10 +119,6 @@ TokenizerData read_tokenizer(const ShardFile& file, std::int64_t vocab_size) {
   if (t.types.size() != t.tokens.size() || (!t.scores.empty() && t.scores.size() != t.tokens.size())) {
     throw FormatError(file.name(), "token tables", "one entry per token", "another number");
   }
-  check_token(file, t.bos, t.tokens.size(), "bos");
-  check_token(file, t.eos, t.tokens.size(), "eos");
-  check_token(file, t.unknown, t.tokens.size(), "unknown token");
-  for (const TokenId id : t.end_of_turn) check_token(file, id, t.tokens.size(), "end-of-turn token");
   return t;
 }
 

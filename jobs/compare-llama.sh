@@ -33,8 +33,10 @@ gguf_of() {
   if [ ! -e "$file" ]; then
     [ -x "$downloads/venv/bin/python" ] || python3 -m venv "$downloads/venv"
     "$downloads/venv/bin/python" -m pip install -q --disable-pip-version-check gguf==0.19.0 >&2
-    "$downloads/venv/bin/python" "$root/jobs/make-gguf.py" "$1" "$file.tmp"
-    mv "$file.tmp" "$file"
+    local part
+    part=$(mktemp "$downloads/.random.XXXXXXXX")
+    "$downloads/venv/bin/python" "$root/jobs/make-gguf.py" "$1" "$part" || { rm -f "$part"; return 1; }
+    mv "$part" "$file"
   fi
   echo "$file"
 }

@@ -167,15 +167,24 @@ void ThreadPool::Impl::run(const std::function<void(int)>& work) {
   if (error) std::rethrow_exception(std::exchange(error, nullptr));
 }
 
-// The calling thread keeps polling while it waits.
+// The calling thread keeps polling while it waits. Workers use what the caller's frame holds: where polling fails, that
+// is told only when they are done.
 void ThreadPool::Impl::wait_for_workers() {
+  bool polls = poll != nullptr;
   const auto done = [&] { return running.load(std::memory_order_acquire) == 0; };
   while (!spin(may_spin, done)) {
     caller_asleep.store(true);
     const std::uint32_t left = running.load();
-    if (left != 0) futex_wait(running, left, poll ? kPoll : std::chrono::microseconds{0});
+    if (left != 0) futex_wait(running, left, polls ? kPoll : std::chrono::microseconds{0});
     caller_asleep.store(false);
-    poll_if_due();
+    if (!polls) continue;
+    try {
+      poll_if_due();
+    } catch (...) {
+      polls = false;
+      const std::lock_guard lock(error_mutex);
+      if (!error) error = std::current_exception();
+    }
   }
 }
 

@@ -25,7 +25,8 @@ class ThreadPool {
   void run(const std::function<void(int thread)>& task);
 
   // Called by thread 0 between slices of its work (poll()), at most every half millisecond: the main thread moves MPI
-  // messages there. Threads other than the caller of run() never call it.
+  // messages there. Threads other than the caller of run() never call it. What it throws run() throws, once all threads
+  // are done.
   void set_poll(std::function<void()> poll);
   void poll(int thread);
 

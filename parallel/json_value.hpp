@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "io/error.hpp"
@@ -38,6 +39,14 @@ class CheckedJson : public JsonObject {
   std::vector<T> values(const char* key) const {
     const nlohmann::json* v = find(key);
     if (v == nullptr) fail(key, "a list", "nothing");
+    if constexpr (std::is_integral_v<T>) {
+      std::vector<T> exact;
+      for (const std::int64_t n : ints(key)) {
+        if (!std::in_range<T>(n)) fail(key, "a list of smaller numbers", json_text(n));
+        exact.push_back(static_cast<T>(n));
+      }
+      return exact;
+    }
     try {
       return v->get<std::vector<T>>();
     } catch (const nlohmann::json::exception&) {

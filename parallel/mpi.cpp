@@ -39,7 +39,7 @@ std::string host_name() {
   return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
-constexpr std::chrono::seconds kGraceAfterSignal{5};
+std::chrono::seconds grace_after_signal{5};
 
 std::uint64_t activity = 0;  // arrivals so far; the main thread's alone
 
@@ -145,6 +145,10 @@ void install_signal_handlers() {
   std::signal(SIGPIPE, SIG_IGN);  // a closed output is an error of the write, with a message
 }
 
+void set_grace_after_signal(std::chrono::seconds grace) {
+  grace_after_signal = grace;
+}
+
 void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for, std::chrono::seconds deadline) {
   using Clock = std::chrono::steady_clock;
   using std::chrono::microseconds;
@@ -155,7 +159,7 @@ void wait_politely(const std::function<bool()>& ready, const std::string& waitin
     if (std::exchange(seen, activity) != activity) start = Clock::now();
     if (interrupted_by() != ExitCode::ok) {
       if (!signalled) signalled = Clock::now();
-      if (Clock::now() - *signalled > kGraceAfterSignal) {
+      if (Clock::now() - *signalled > grace_after_signal) {
         throw Error(interrupted_by(), "stopped while waiting for " + waiting_for);
       }
     }

@@ -63,9 +63,13 @@ void check_mpi(int code, const char* call);
 ExitCode interrupted_by();
 void install_signal_handlers();
 
+// How long after a signal waits go on: the frame in progress may take that long on a slow board. 5 s until this says
+// otherwise.
+void set_grace_after_signal(std::chrono::seconds grace);
+
 // Waits until ready() is true: a short spin, then sleeps that back off from 20 us to 1 ms, so that an idle rank leaves
 // its core to others. Throws PeerError naming `waiting_for` when `deadline` (zero: none) has passed. After a signal it
-// goes on for a while, so that a run can end in good order (rank 0 ends it), then throws Error(130 or 143).
+// goes on for the grace, so that a run can end in good order (rank 0 ends it), then throws Error(130 or 143).
 void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for,
                    std::chrono::seconds deadline = std::chrono::seconds{0});
 // Something arrived: the wait begins anew, since more is likely to follow soon. Called by channels.

@@ -1,20 +1,25 @@
 // Clock offsets after Cristian (1989): half of the shortest round trip is the error.
 #include "parallel/trace.hpp"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "io/files.hpp"
 #include "parallel/channel.hpp"
+#include "parallel/startup.hpp"
 
 namespace jupiter {
 
 namespace {
 
-using nlohmann::json;
-using nlohmann::ordered_json;
-
 constexpr int kExchanges = 20;
-constexpr std::size_t kMaxEvents = 1 << 24;
 
 double now_us() {
   return std::chrono::duration<double, std::micro>(Trace::Clock::now().time_since_epoch()).count();
@@ -51,52 +56,168 @@ double clock_offset_us(const MpiSession& mpi, int peer) {
   return offset;
 }
 
-std::string pack(const MpiSession& mpi, const std::vector<Trace::Event>& events) {
+// A rank's values on every rank.
+template <typename T>
+std::vector<T> share(const MpiSession& mpi, int rank, std::span<const T> mine, std::chrono::seconds deadline) {
   std::vector<std::byte> bytes;
-  PayloadWriter w(bytes);
-  w.text(mpi.host());
-  w.array(std::span<const Trace::Event>(events));
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  if (mpi.rank() == rank) bytes.assign(std::as_bytes(mine).begin(), std::as_bytes(mine).end());
+  broadcast_bytes(mpi, rank, bytes, deadline);
+  std::vector<T> all(bytes.size() / sizeof(T));
+  if (!all.empty()) std::memcpy(all.data(), bytes.data(), all.size() * sizeof(T));
+  return all;
+}
+
+// What to add to each rank's clock, so that rank 0's first event is at 0. On every rank.
+std::vector<double> clock_offsets_us(const MpiSession& mpi, double first_us, std::chrono::seconds deadline) {
+  std::vector<double> offsets{-first_us};
+  for (int peer = 1; peer < mpi.size(); ++peer) {
+    // One pair after the other; the rest wait for what is shared below.
+    if (mpi.rank() == 0 || mpi.rank() == peer) offsets.push_back(clock_offset_us(mpi, peer) - first_us);
+  }
+  return share<double>(mpi, 0, offsets, deadline);
 }
 
 constexpr const char* kNames[] = {"compute", "send", "wait"};
 
-void append(json& all, int rank, const std::string& packed, double offset_us, double origin_us) {
-  PayloadReader r(std::as_bytes(std::span(packed)));
-  const std::string host = r.text();
-  all.push_back({{"ph", "M"},
-                 {"name", "process_name"},
-                 {"pid", rank},
-                 {"args", {{"name", "rank " + std::to_string(rank) + " (" + host + ")"}}}});
-  for (const Trace::Event& e : r.array<Trace::Event>(kMaxEvents)) {
-    const auto kind = static_cast<std::size_t>(e.kind);
-    if (kind >= std::size(kNames)) throw PeerError("trace: expected a kind below 3, found " + std::to_string(kind));
-    all.push_back({{"ph", "X"},
-                   {"name", kNames[kind]},
-                   {"cat", kNames[kind]},
-                   {"pid", rank},
-                   {"tid", kind == 1 ? 1 : 0},
-                   {"ts", e.start_us + offset_us - origin_us},
-                   {"dur", e.length_us},
-                   {"args", {{"request", e.request}, {"position", e.position}, {"rows", e.rows}}}});
-  }
-}
-
 }  // namespace
 
-std::string Trace::gather(const MpiSession& mpi) const {
-  if (!on_) return {};
-  std::vector<double> offsets{0};
-  for (int peer = 1; peer < mpi.size(); ++peer) {
-    // One pair after the other; the rest wait for the text below.
-    if (mpi.rank() == 0 || mpi.rank() == peer) offsets.push_back(clock_offset_us(mpi, peer));
+// Events that memory has no room for, in a file without a name.
+struct Trace::Spilled {
+  int fd = -1;
+  std::uint64_t written = 0, read = 0;  // events
+
+  explicit Spilled(const std::filesystem::path& folder) {
+    std::string name = (folder / "jupiter-trace-XXXXXX").string();
+    fd = ::mkostemp(name.data(), O_CLOEXEC);
+    if (fd < 0) throw unusable();
+    ::unlink(name.c_str());
   }
-  const auto packed = gather_text(mpi, pack(mpi, events_));
-  if (mpi.rank() != 0) return {};
-  const double origin = events_.empty() ? 0 : events_.front().start_us;
-  json all = json::array();
-  for (std::size_t r = 0; r < packed.size(); ++r) append(all, static_cast<int>(r), packed[r], offsets[r], origin);
-  return json{{"traceEvents", all}, {"displayTimeUnit", "ms"}}.dump() + "\n";
+  ~Spilled() {
+    if (fd >= 0) ::close(fd);
+  }
+  Spilled(const Spilled&) = delete;
+  Spilled& operator=(const Spilled&) = delete;
+
+  static RunError unusable() {
+    return RunError(
+        fmt::format("--trace: events cannot be kept in the temporary folder (TMPDIR): {}", std::strerror(errno)));
+  }
+  template <typename Bytes, typename Transfer>
+  void transfer(Bytes bytes, std::uint64_t first_event, const Transfer& call) const {
+    auto at = static_cast<off_t>(first_event * sizeof(Event));
+    while (!bytes.empty()) {
+      const ssize_t n = call(fd, bytes.data(), bytes.size(), at);
+      if (n < 0 && errno == EINTR) continue;
+      if (n == 0) errno = ENOSPC;
+      if (n <= 0) throw unusable();
+      bytes = bytes.subspan(static_cast<std::size_t>(n));
+      at += n;
+    }
+  }
+};
+
+void Trace::CloseSpilled::operator()(Spilled* spilled) const {
+  delete spilled;
+}
+
+// After a failure events are counted no more; the answer goes on.
+void Trace::spill() {
+  try {
+    if (!problem_) {
+      if (!spilled_) spilled_.reset(new Spilled(std::filesystem::temp_directory_path()));
+      spilled_->transfer(std::as_bytes(std::span<const Event>(events_)), spilled_->written, ::pwrite);
+      spilled_->written += events_.size();
+    }
+  } catch (const std::exception& e) {
+    problem_ = RunError(e.what());
+  }
+  events_.clear();
+}
+
+std::vector<Trace::Event> Trace::next_piece() {
+  if (!spilled_ || spilled_->read == spilled_->written) return std::exchange(events_, {});
+  std::vector<Event> piece(std::min<std::uint64_t>(piece_events_, spilled_->written - spilled_->read));
+  spilled_->transfer(std::as_writable_bytes(std::span(piece)), spilled_->read, ::pread);
+  spilled_->read += piece.size();
+  return piece;
+}
+
+// The launching rank's file, grown event by event.
+class TraceFile {
+ public:
+  explicit TraceFile(const std::string& file) : file_(file) {
+    file_.write("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[");
+  }
+
+  void add_rank(int rank, const std::string& host) {
+    const nlohmann::json name = "rank " + std::to_string(rank) + " (" + host + ")";
+    file_.write(fmt::format("{}\n{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{},\"args\":{{\"name\":{}}}}}",
+                            rank == 0 ? "" : ",", rank,
+                            name.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace)));
+  }
+
+  void add_events(int rank, const std::vector<Trace::Event>& events, double offset_us) {
+    std::string text;
+    for (const Trace::Event& e : events) {
+      const auto kind = static_cast<std::size_t>(e.kind);
+      if (kind >= std::size(kNames)) throw PeerError("trace: expected a kind below 3, found " + std::to_string(kind));
+      text += fmt::format(
+          ",\n{{\"ph\":\"X\",\"name\":\"{0}\",\"cat\":\"{0}\",\"pid\":{1},\"tid\":{2},\"ts\":{3:.3f},\"dur\":{4:.3f},"
+          "\"args\":{{\"request\":{5},\"position\":{6},\"rows\":{7}}}}}",
+          kNames[kind], rank, kind == 1 ? 1 : 0, e.start_us + offset_us, e.length_us, e.request, e.position, e.rows);
+    }
+    file_.write(text);
+  }
+
+  void finish() {
+    file_.write("\n]}\n");
+    file_.put_in_place();
+  }
+
+ private:
+  NewFile file_;
+};
+
+void Trace::write(const MpiSession& mpi, const std::string& file, std::chrono::seconds deadline) {
+  if (!on_) return;
+  RankStatus status;
+  std::optional<TraceFile> out;
+  // A rank that fails still takes part in every exchange.
+  const auto attempt = [&](const auto& work) {
+    if (status.problem) return;
+    try {
+      work();
+    } catch (const Error& e) {
+      status.problem = e;
+    }
+  };
+  attempt([&] {
+    if (mpi.is_launcher()) out.emplace(file);
+  });
+  const auto offsets = clock_offsets_us(mpi, first_us_, deadline);
+  for (int rank = 0; rank < mpi.size(); ++rank) {
+    const auto host = share<char>(mpi, rank, std::span(mpi.host()), deadline);
+    attempt([&] {
+      if (out) out->add_rank(rank, {host.begin(), host.end()});
+    });
+    for (std::vector<Event> piece;;) {
+      if (mpi.rank() == rank) {
+        piece.clear();
+        attempt([&] { piece = next_piece(); });
+      }
+      piece = share<Event>(mpi, rank, piece, deadline);
+      if (piece.empty()) break;
+      attempt([&] {
+        if (out) out->add_events(rank, piece, offsets[static_cast<std::size_t>(rank)]);
+      });
+    }
+  }
+  if (problem_ && !status.problem) status.problem = problem_;
+  agree(mpi, status);
+  attempt([&] {
+    if (out) out->finish();
+  });
+  agree(mpi, status);
 }
 
 }  // namespace jupiter

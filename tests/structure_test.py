@@ -1,5 +1,5 @@
 """The rules of the tree: includes point only to the left of io <- kernels <- parallel <- app, mpi.h is seen by two
-files, no source file is longer than 600 lines."""
+files, JSON is parsed in one, no source file is longer than 600 lines."""
 import pathlib
 import re
 import unittest
@@ -27,6 +27,12 @@ class Structure(unittest.TestCase):
         for name, text in sources():
             if re.search(r"#include\s*<mpi\.h>", text):
                 self.assertIn(name, SEES_MPI)
+
+    def test_json_is_parsed_in_one_place(self):
+        """Elsewhere a deeply nested text would end the program."""
+        for name, text in sources():
+            if name != "io/json_fields.cpp":
+                self.assertIsNone(re.search(r"\b(json|Json)::(parse|accept|sax_parse|from_\w+)\(|\b(istream|>>) *json\b", text), name)
 
     def test_no_file_is_too_long(self):
         for name, text in sources():

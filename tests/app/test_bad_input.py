@@ -65,6 +65,117 @@ class CommandLine(ProgramTest):
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertIn("standard output", result.stderr)
 
+    def test_numbers_outside_their_range(self):
+        run = ["run", "-m", self.tiny, "--raw", "-p", "x"]
+        numbers = {"-c": ["0", "-1", "2147483648", "9223372036854775807", "9223372036854775808", "1e30", "2.5"],
+                   "-n": ["0", "-1", "9223372036854775808", "1e30"],
+                   "--chunk": ["0", "-1", "2147483648", "9223372036854775807", "1e30"],
+                   "--cache-tokens": ["0", "-1", "2147483648", "9223372036854775807"],
+                   "-t": ["0", "-1", "1025", "2147483647", "2147483648", "1e30"],
+                   "--top-k": ["-1", "2147483648"], "--seed": ["-1", "18446744073709551616"],
+                   "--timeout": ["0", "-1", "2147483648"]}
+        for option, values in numbers.items():
+            for value in values:
+                with self.subTest(option=option, value=value):
+                    self.assert_fails(jupiter(*run, option, value), 2)
+        requests = self.folder / "requests.jsonl"
+        requests.write_text('{"id":1,"prompt":"x"}\n')
+        batch = ["batch", "-m", self.tiny, "-i", requests, "-o", self.folder / "never.jsonl", "--raw"]
+        text = ["eval", "-m", self.tiny, "--text", requests]
+        bench = ["bench", "-m", self.tiny, "-r", "1"]
+        most = "9223372036854775807"
+        for arguments in ([*batch, "--parallel", "0"], [*batch, "--parallel", most], [*batch, "--cache-tokens", most],
+                          [*batch, "-n", "0"], [*text, "--window", most], [*text, "--window", "1"],
+                          [*text, "--stride", "0"], [*text, "--stride", most], [*text, "--tokens", "1"],
+                          [*bench, "-p", most], [*bench, "-n", "-1"], [*bench, "-d", most], [*bench, "-r", "0"],
+                          [*bench, "-p", "2147483647"], ["plan", "-m", self.tiny, "-p", most, "-n", most],
+                          ["plan", "-m", self.tiny, "-c", most], ["plan", "-m", self.tiny, "--max-chunk", most],
+                          ["profile", "-m", self.tiny, "--context", most, "-o", self.folder / "c"],
+                          ["profile", "-m", self.tiny, "--memory", most, "-o", self.folder / "c"],
+                          ["train-draft", "-m", self.tiny, "-o", "x", "-n", most]):
+            with self.subTest(arguments=arguments[:1] + arguments[3:]):
+                self.assert_fails(jupiter(*arguments), 2)
+        self.assertFalse((self.folder / "never.jsonl").exists())
+
+    def test_more_new_tokens_than_the_context_has_are_all_of_it(self):
+        for ranks in (1, 2):
+            j = self.run_json(self.tiny, "--raw", "-p", "abc", "-c", "32", "-n", "9223372036854775807", ranks=ranks)
+            self.assertEqual((len(j["generated_token_ids"]), j["finish_reason"]), (30, "length"))
+
+    def test_texts_of_options_are_utf8(self):
+        for option in ("--stop", "-sys"):
+            for ranks in (1, 2):
+                result = jupiter("run", "-m", self.tiny, "--chat-template", "chatml", "-p", "x", option, b"a\xff".decode(
+                    errors="surrogateescape"), ranks=ranks)
+                self.assert_fails(result, 2, option, "UTF-8", "0xff")
+
+    def test_files_of_users_stay(self):
+        """What is written takes no other file's place, and leaves nothing beside it."""
+        place = self.folder / "place"
+        place.mkdir()
+        run = ["run", "-m", self.tiny, "--raw", "-n", "2"]
+        kept = {"a.json.tmp": "mine", "prompt.txt": "hello", "target.json": "old"}
+        for name, text in kept.items():
+            (place / name).write_text(text)
+        (place / "link.json").symlink_to("target.json")
+        (place / "null.json").symlink_to("/dev/null")
+        os.link(place / "prompt.txt", place / "hard.txt")
+        before = set(os.listdir(place))
+        for name in ("a.json", "link.json", "null.json"):
+            result = jupiter(*run, "-p", "x", "--json", place / name, "--trace", place / "a.trace")
+            self.assertEqual(result.returncode, 0, result.stderr)
+        for name in ("link.json", "null.json"):
+            self.assertTrue((place / name).is_symlink(), name)
+        self.assertIn("logits_hash", json.loads((place / "target.json").read_text()))
+        for arguments in (["-f", place / "prompt.txt", "--json", place / "hard.txt"],
+                          ["-f", place / "prompt.txt", "--trace", f"{place}/./prompt.txt"],
+                          ["-p", "x", "--json", place / "new.json", "--trace", f"{place}//new.json"]):
+            for ranks in (1, 2):
+                self.assert_fails(jupiter(*run, *arguments, ranks=ranks), 2, place)
+        self.assert_fails(jupiter(*run, "-p", "x", "--json", place), 1, place)
+        self.assertEqual((place / "a.json.tmp").read_text(), "mine")
+        self.assertEqual((place / "prompt.txt").read_text(), "hello")
+        text = ["eval", "-m", self.tiny, "--text", place / "prompt.txt", "--window", "4"]
+        for option in ("--json", "--csv", "--junit", "--save-reference"):
+            self.assert_fails(jupiter(*text, option, place / "hard.txt"), 2, "hard.txt")
+        self.assertEqual((place / "prompt.txt").read_text(), "hello")
+        self.assertEqual(set(os.listdir(place)) - before, {"a.json", "a.trace"})
+
+    def test_nested_json(self):
+        """200,000 levels, open and closed: an error of the file, everywhere that JSON is read."""
+        deep = self.folder / "deep.json"
+        hf = self.folder / "deep-hf"
+        shutil.copytree(next(p for p in sorted(ARCHITECTURES.iterdir()) if (p / "config.json").exists()), hf)
+        model = self.folder / "deep-model"
+        shutil.copytree(self.tiny, model)
+        run = ["run", "-m", self.tiny, "--raw", "-p", "x", "-n", "2"]
+        def cases():
+            yield deep, ["plan", "-m", self.tiny, "--cluster", deep]
+            yield deep, [*run, "--plan", deep]
+            yield deep, [*run, "--draft", f"oracle:1:{deep}"]
+            yield deep, ["run", "-m", self.tiny, "-p", "x", "--chat-template", "chatml", "--outline", "always", "--outline-prompt", deep]
+            yield deep, ["eval", "-m", self.tiny, "--golden", deep]
+            yield deep, ["eval", "-m", self.tiny, "--choices", deep]
+            yield deep, ["eval", "-m", self.tiny, "--self-check", "--baseline", deep]
+            yield model / "manifest.json", ["run", "-m", model, "--raw", "-p", "x"]
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+                yield hf / name, ["convert", hf, "-o", self.folder / "never"]
+        levels = 200000
+        for text in ("[" * levels, "[" * levels + "]" * levels, '{"a":' * levels + "1" + "}" * levels):
+            for path, command in cases():
+                old = path.read_bytes() if path.exists() else b""
+                path.write_text(text)
+                with self.subTest(text=text[:6], command=[str(c) for c in command]):
+                    result = jupiter(*command)
+                    self.assert_fails(result, 3, path.name)
+                    self.assertLess(len(result.stderr), 1000)
+                path.write_bytes(old)
+            source = hf / "model.safetensors"
+            old = source.read_bytes()
+            source.write_bytes(struct.pack("<Q", len(text)) + text.encode())
+            self.assert_fails(jupiter("convert", hf, "-o", self.folder / "never"), 3, source.name)
+            source.write_bytes(old)
+
     def test_memory(self):
         big = self.folder / "big"
         self.assertEqual(jupiter("synth", "--shape", "tiny", "-o", big).returncode, 0)

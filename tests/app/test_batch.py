@@ -2,12 +2,13 @@
 import fcntl
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
 import unittest
 
-from program import JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
+from program import EXIT_NOTE, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
 
 
 class Batch(ProgramTest):
@@ -78,10 +79,10 @@ class Batch(ProgramTest):
 
     def test_resume_does_what_is_missing_once(self):
         source = self.write("in.jsonl", *self.requests(6))
-        _, whole, lines = self.batch(source)
+        _, whole, _ = self.batch(source)
         out = self.folder / "cut.jsonl"
-        text = "".join(json.dumps(l) + "\n" for l in lines[:3]) + json.dumps(lines[3])[:20]
-        out.write_text(text)
+        lines = (self.folder / "out.jsonl").read_bytes().splitlines(keepends=True)
+        out.write_bytes(b"".join(lines[:3]) + lines[3][:20])
         refused, _, _ = self.batch(source, name="cut.jsonl", fresh=False)
         self.assert_fails(refused, 2, "cut.jsonl", "--resume")
         result, again, after = self.batch(source, "--resume", name="cut.jsonl", fresh=False)
@@ -100,6 +101,109 @@ class Batch(ProgramTest):
         self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", source, "-o", "/no/such/folder/out", "--raw"), 1, "folder")
         self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", "/no/such", "-o", out, "--raw"), 3, "/no/such")
         self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", source), 2, "-o")
+
+    def one_answer(self):
+        """A file of requests, and the line that answers the first of them."""
+        source = self.write("some.jsonl", *self.requests(2, tokens=3))
+        self.assertEqual(self.batch(source, name="some-out.jsonl")[0].returncode, 0)
+        return source, (self.folder / "some-out.jsonl").read_bytes().splitlines(keepends=True)[0]
+
+    def test_resume_leaves_files_alone_that_are_no_answers(self):
+        source, ours = self.one_answer()
+        out = self.folder / "foreign.jsonl"
+        for content in (b"a note without an end of line", b"12", b"[1, 2", b'{"id":1,"text":"mine"}', b'{"id":1}', b"\0" * 99,
+                        b'{"id": 1, "text": "cut', b'{"id":1,"note":"cut', b'{"id":1,"text":"a","note":', b'{"id":1,"text"x',
+                        b'{"id":1,"text":"a",x', b'{"id":1.5', b'{"id":"a"x', b'{"name":"cut', b'{"id":1,"text":"a","text":"b',
+                        b'{"id":1,"text":"no hash"}\n', ours + b"a note", ours + b"[1]\n", ours + b'{"id":1,"name":"x"',
+                        ours + b'{"id":7,"model_hash":' + ours.split(b'"model_hash":')[1], ours + b"\n" + ours):
+            with self.subTest(content=content[-60:]):
+                out.write_bytes(content)
+                result = jupiter("batch", "-m", self.tiny, "-i", source, "-o", out, "--raw", "--resume")
+                self.assert_fails(result, 3, "foreign.jsonl: line")
+                self.assertEqual(out.read_bytes(), content)
+
+    def test_resume_goes_on_after_any_cut_of_an_answer(self):
+        source, ours = self.one_answer()
+        out = self.folder / "cut-somewhere.jsonl"
+        whole = json.loads(ours)
+        failed = (json.dumps({"id": 0, "error": "why, \"oh\" why", "model_hash": whole["model_hash"]},
+                             separators=(",", ":")) + "\n").encode()
+        quoted = ours.replace(b'{"id":0', b'{"id":"a\\"b"')
+        self.assertNotEqual(quoted, ours)
+        for line in (ours, failed, quoted):
+            cuts = {1, 4, len(line) - 2, *(at + n for at in range(len(line)) if line[at:at + 2] == b',"' for n in (0, 4))}
+            for cut in sorted(cuts):
+                for before in (b"", ours):
+                    out.write_bytes(before + line[:cut])
+                    result, answers, lines = self.batch(source, "--resume", name=out.name, fresh=False)
+                    self.assertEqual(result.returncode, 0, (line[:cut], result.stderr))
+                    self.assertEqual((len(lines), answers["0"]["text"]), (2, whole["text"]), line[:cut])
+        out.write_bytes(ours[:-1])  # only the end of the line is missing: the answer stays
+        result, _, lines = self.batch(source, "--resume", name=out.name, fresh=False)
+        self.assertEqual((result.returncode, lines[0], len(lines)), (0, whole, 2), result.stderr)
+
+    def test_the_input_is_never_written(self):
+        source = self.folder / "only.jsonl"
+        content = json.dumps({"id": 1, "prompt": "x", "max_tokens": 2})
+        source.write_text(content)
+        (self.folder / "hard").unlink(missing_ok=True)
+        (self.folder / "soft").unlink(missing_ok=True)
+        os.link(source, self.folder / "hard")
+        (self.folder / "soft").symlink_to(source)
+        for name in (source, self.folder / "." / "only.jsonl", f"{self.folder}//only.jsonl", self.folder / "hard",
+                     self.folder / "soft"):
+            for extra in ((), ("--resume",)):
+                result = jupiter("batch", "-m", self.tiny, "-i", source, "-o", name, "--raw", *extra)
+                self.assert_fails(result, 2, "input")
+                self.assertEqual(source.read_text(), content)
+        out = self.folder / "only-out.jsonl"
+        for trace in (source, self.folder / "hard"):
+            result = jupiter("batch", "-m", self.tiny, "-i", source, "-o", out, "--raw", "--trace", trace)
+            self.assert_fails(result, 2, trace)
+            self.assertEqual(source.read_text(), content)
+
+    def test_errors_are_tried_again_unless_told(self):
+        wanted = [{"id": "long", "prompt": "word " * 40, "max_tokens": 3}, {"id": "short", "prompt": "x", "max_tokens": 3}]
+        source = self.write("retry.jsonl", *wanted)
+        first, answers, _ = self.batch(source, "-c", "64", name="retry-out.jsonl")
+        self.assertEqual(first.returncode, 1, first.stderr)
+        self.assertIn("error", answers['"long"'])
+        def again(*arguments):
+            return self.batch(source, "--resume", *arguments, name="retry-out.jsonl", fresh=False)
+        for arguments in (("-c", "64"), ("-c", "1024", "--skip-failed")):  # the same error is not written twice
+            result, answers, lines = again(*arguments)
+            self.assertEqual((result.returncode, len(lines)), (1, 2), result.stderr)
+            self.assertIn("error", answers['"long"'])
+        result, answers, lines = again("-c", "1024")
+        self.assertEqual((result.returncode, len(lines)), (0, 3), result.stderr)
+        self.assertEqual(len(answers['"long"']["generated_token_ids"]), 3)  # the last line of an id counts
+        result, _, lines = again("-c", "64")
+        self.assertEqual((result.returncode, len(lines)), (0, 3), result.stderr)
+        self.assert_fails(jupiter("batch", "-m", self.tiny, "-i", source, "-o", "x", "--skip-failed"), 2, "--resume")
+
+    def test_numbers_outside_their_range_are_faults_of_their_line(self):
+        bad = [("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 1e30), ("max_tokens", 2 ** 64), ("max_tokens", "5"),
+               ("top_k", 2 ** 32 + 1), ("top_k", -1), ("top_k", 2.5), ("seed", -1), ("seed", 2 ** 64), ("seed", 0.5),
+               ("temperature", 1e300), ("temperature", -1e300), ("top_p", 1e39), ("stop", [7])]
+        lines = [{"id": i, "prompt": "x", key: value} for i, (key, value) in enumerate(bad)]
+        good = [{"id": "most", "prompt": "abc", "max_tokens": 2 ** 63 - 1},
+                {"id": "seed", "prompt": "abc", "max_tokens": 2, "seed": 2 ** 64 - 1, "top_k": 2 ** 31 - 1, "temperature": 1}]
+        result, answers, _ = self.batch(self.write("ranges.jsonl", *lines, *good), "-c", "64")
+        self.assertEqual(result.returncode, 1, result.stderr)
+        for i, (key, _) in enumerate(bad):
+            self.assertIn(key, answers[str(i)].get("error", ""), bad[i])
+        self.assertEqual(len(answers['"most"']["generated_token_ids"]), 62)  # to the end of the context
+        self.assertEqual(len(answers['"seed"']["generated_token_ids"]), 2)
+
+    def test_deep_and_large_values_are_faults_of_their_line(self):
+        deep = "[" * 200000
+        source = self.write("deep.jsonl", '{"id":1,"prompt":' + deep + "]" * 200000 + "}", '{"id":2,"prompt":' + deep,
+                            '{"id":3,"prompt":' + '{"a":' * 200000 + "1" + "}" * 200001, deep + "]" * 200000,
+                            {"id": 4, "prompt": list(range(100000))}, {"id": 5, "prompt": "x", "max_tokens": 2})
+        result, answers, _ = self.batch(source)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertEqual([k for k, v in answers.items() if "text" in v], ["5"])
+        self.assertLess(max(map(len, result.stderr.splitlines())), 500)
 
     def test_two_batches_do_not_write_one_file(self):
         source, out = self.write("in.jsonl", *self.requests(2)), self.folder / "locked.jsonl"
@@ -150,6 +254,32 @@ class Batch(ProgramTest):
             self.assertGreaterEqual(len(json.loads(line)["generated_token_ids"]), 1)
         result, _, lines = self.batch(source, "--resume", name="term-out.jsonl", fresh=False)
         self.assertEqual((result.returncode, len(lines)), (0, count), result.stderr)
+
+
+    def test_a_signal_waits_for_the_frame_in_progress(self):
+        """A rank that takes its time (here: one that stands still) is waited for, and the end is in good order."""
+        source = self.write("slow.jsonl", *self.requests(400, tokens=60))
+        out = self.folder / "slow-out.jsonl"
+        command = [*MPIRUN, "-n", "2", JUPITER, "batch", "-m", self.tiny, "-i", source, "-o", out, "--raw"]
+        with subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              env=dict(os.environ, JUPITER_EXIT_NOTE="1")) as process:
+            while process.poll() is None and (not out.exists() or out.stat().st_size == 0):
+                time.sleep(0.005)
+            self.assertIsNone(process.poll())
+            ranks = {}
+            for child in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                words = pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                ranks.update({int(w.partition(b"=")[2]): int(child) for w in words if w.startswith(b"OMPI_COMM_WORLD_RANK=")})
+            os.kill(ranks[1], signal.SIGSTOP)
+            for pid in ranks.values():
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(7)
+            self.assertIsNone(process.poll())
+            os.kill(ranks[1], signal.SIGCONT)
+            _, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertEqual(EXIT_NOTE.findall(errors), ["143"])
+        self.assertNotIn("stopped while waiting", errors)
 
 
 class Outline(ProgramTest):

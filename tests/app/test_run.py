@@ -1,6 +1,8 @@
 """What `run` prints and writes."""
 import json
 import pathlib
+import resource
+import signal
 import subprocess
 import unittest
 
@@ -37,6 +39,29 @@ class Run(ProgramTest):
                 self.assertLess(cuts[-1] - cuts[-2], cuts[1])
                 self.assertGreaterEqual(cuts[-1] - cuts[-2], 1)
         self.assert_fails(jupiter("inspect", wide, "--ranks", "13"), 2, "--ranks", "12")
+
+    def test_the_report_is_there_even_where_the_timeline_cannot_be_written(self):
+        """No file may be larger than 16 KiB: room for the report, not for the timeline."""
+        report, timeline = self.folder / "report.json", self.folder / "timeline.json"
+        def limit():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, 16 << 10))
+        result = subprocess.run([JUPITER, "run", "-m", str(self.tiny), "--raw", "-p", "x", "-n", "200", "--decode", "plain",
+                                 "--json", str(report), "--trace", str(timeline)], preexec_fn=limit, check=False,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assert_fails(result, 1, timeline)
+        self.assertEqual(len(json.loads(report.read_text())["generated_token_ids"]), 200)
+        self.assertFalse(timeline.exists())
+
+    def test_timelines_of_all_ranks(self):
+        for ranks in (1, 2):
+            path = self.folder / "trace.json"
+            result = jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "-n", "8", "--trace", path, ranks=ranks)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            events = json.loads(path.read_text())["traceEvents"]
+            self.assertEqual({e["pid"] for e in events if e["ph"] == "X" and e["cat"] == "compute"}, set(range(ranks)))
+            self.assertEqual([e["pid"] for e in events if e["ph"] == "M"], list(range(ranks)))
+            self.assertTrue(all(e["dur"] >= 0 and e["args"]["rows"] >= 0 for e in events if e["ph"] == "X"))
 
     def test_prompt_from_file_and_stdin_is_taken_as_it_is(self):
         text = "line one\nline two\n"

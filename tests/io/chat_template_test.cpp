@@ -58,6 +58,34 @@ TEST(ChatTemplate, UnknownTemplatesAreNotGuessed) {
   }
 }
 
+// What opens the reply is computed, or the template is none of ours: nothing is left out in silence.
+TEST(ChatTemplate, TextThatOpensTheReplyIsKeptOrRefused) {
+  const std::string turns =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}";
+  const std::string chatml = turns + "{% endfor %}{% if add_generation_prompt %}",
+                    open = "{{ '<|im_start|>assistant\\n' }}";
+  const auto reply = [&](const std::string& jinja) -> std::string {
+    const auto found = ChatTemplate::recognise(jinja);
+    return found ? found->render({}, true).back().text : "none";
+  };
+  EXPECT_EQ(reply(chatml + open + "{% endif %}"), "<|im_start|>assistant\n");
+  EXPECT_EQ(reply(chatml + open + "<think>\n{% endif %}"), "<|im_start|>assistant\n<think>\n");
+  EXPECT_EQ(reply(turns + "{% endfor %}"), "<|im_start|>assistant\n");  // it never opens one: ours
+  for (const std::string& end :
+       {open + "{{ thought }}{% endif %}", open + "{% if thinking %}<think>{% endif %}{% endif %}",
+        open + "{% endif %}<think>", open + "{% endif %}{{ '<think>' }}", open + "{% set x = 1 %}{% endif %}",
+        open + "{% if a is defined or b %}{{ 'x' }}{% endif %}{% endif %}", open, open + "{{ 'x",
+        std::string("{{ '<|im_start|>model\\n' }}{% endif %}"),
+        open + "{% endif %}{% if add_generation_prompt %}<think>{% endif %}"}) {
+    EXPECT_EQ(reply(chatml + end), "none") << end;
+  }
+  EXPECT_EQ(reply(turns + "{% endfor %}{% if add_generation_prompt or true %}" + open + "{% endif %}"), "none");
+  const std::string llama3 =
+      "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}{% endfor %}";
+  EXPECT_EQ(reply(llama3 + "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n<think>\\n' }}"), "none");
+  EXPECT_EQ(reply("[INST] {% if add_generation_prompt %}<think>{% endif %}"), "none");
+}
+
 // What a person wrote is never special; every word of the template is.
 TEST(ChatTemplate, OnlyTemplatePartsAreSpecial) {
   const std::vector<ChatMessage> messages = {

@@ -5,6 +5,7 @@
 
 #include "io/error.hpp"
 #include "io/files.hpp"
+#include "io/hdf5_handle.hpp"
 #include "test_files.hpp"
 
 namespace jupiter {
@@ -70,7 +71,7 @@ TEST_F(DraftFile, ComesBackAsItWas) {
   }
   EXPECT_EQ(read.tables[0].find(9), std::optional<std::size_t>(1));
   EXPECT_EQ(read.tables[0].find(5), std::nullopt);
-  EXPECT_FALSE(fs::exists(path.string() + ".tmp"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 1);  // nothing beside it
 }
 
 TEST_F(DraftFile, HeadsComeBackAsTheyWere) {
@@ -151,6 +152,49 @@ TEST_F(DraftFile, WrongNumbersAreRefused) {
     d.tables[0].first = {0, 11, 12};
     d.tables[0].tokens.assign(12, 1);
     d.tables[0].shares.assign(12, 1);
+  });
+}
+
+// What a file says of sizes is checked before memory is taken, or written by HDF5, for it.
+TEST_F(DraftFile, SizesThatAFileOnlyClaimsAreRefused) {
+  const auto refused = [&](const std::string& thing, const auto& change) {
+    write_draft(path, data);
+    {
+      const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT), H5Fclose);
+      change(static_cast<hid_t>(file));
+    }
+    EXPECT_NE(fault(manifest).find(thing), std::string::npos) << thing << ": " << fault(manifest);
+  };
+  const hsize_t many[1] = {4000};
+  const Handle space(H5Screate_simple(1, many, nullptr), H5Sclose), one(H5Screate(H5S_SCALAR), H5Sclose);
+  const auto attribute = [](hid_t file, const char* key, hid_t type, hid_t shape) {
+    H5Adelete(file, key);
+    const Handle made(H5Acreate2(file, key, type, shape, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+    ASSERT_TRUE(made.valid());
+    const std::vector<char> bytes(64000, 'x');
+    H5Awrite(made, type, bytes.data());
+  };
+  refused("version", [&](hid_t file) { attribute(file, "version", H5T_STD_I64LE, space); });
+  refused("version", [&](hid_t file) { attribute(file, "version", H5T_IEEE_F64LE, one); });
+  refused("tokenizer_hash", [&](hid_t file) {
+    const Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
+    H5Tset_size(text, 16);
+    attribute(file, "tokenizer_hash", text, space);
+  });
+  refused("tokenizer_hash", [&](hid_t file) {
+    const Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
+    H5Tset_size(text, 60000);
+    attribute(file, "tokenizer_hash", text, one);
+  });
+  refused("order_1/keys", [&](hid_t file) {  // half a gigabyte of values that were never written
+    const hsize_t claimed[1] = {1u << 26}, chunk[1] = {1 << 16};
+    const Handle large(H5Screate_simple(1, claimed, nullptr), H5Sclose),
+        layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+    H5Pset_chunk(layout, 1, chunk);
+    H5Ldelete(file, "order_1/keys", H5P_DEFAULT);
+    const Handle set(H5Dcreate2(file, "order_1/keys", H5T_STD_U64LE, large, H5P_DEFAULT, layout, H5P_DEFAULT),
+                     H5Dclose);
+    ASSERT_TRUE(set.valid());
   });
 }
 

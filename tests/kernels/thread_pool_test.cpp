@@ -48,6 +48,30 @@ TEST(ThreadPool, RethrowsAndGoesOn) {
   }
 }
 
+// What throws in the caller's polling ends run() only when no thread uses the task any more.
+TEST(ThreadPool, FailedPollingWaitsForTheWorkers) {
+  ThreadPool pool({.threads = 3});
+  for (const bool inside : {false, true}) {
+    pool.set_poll([] { throw std::runtime_error("poll"); });
+    std::atomic<int> working{0}, finished{0};
+    EXPECT_THROW(pool.run([&](int t) {
+      ++working;
+      while (working < 3) std::this_thread::yield();
+      if (t == 0) {
+        std::this_thread::sleep_for(1ms);
+        if (inside) pool.poll(0);
+        return;
+      }
+      std::this_thread::sleep_for(30ms);
+      ++finished;
+    }),
+                 std::runtime_error);
+    EXPECT_EQ(finished, 2);
+    pool.set_poll(nullptr);
+    pool.run([](int) {});
+  }
+}
+
 TEST(ThreadPool, IdlePoolUsesNoProcessorTime) {
   ThreadPool pool({.threads = 4});
   pool.run([](int) {});
