@@ -334,7 +334,7 @@ class PlannedMemory(ProgramTest):
         return result
 
     def test_planned_work_fits_into_control_groups_of_the_budget(self):
-        mib = 150
+        mib = 165
         groups, limit = memory_groups(2)
         if not groups:
             self.skipTest("no control groups with a memory limit can be made here; peak resident sets were compared above")
