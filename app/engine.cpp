@@ -138,25 +138,24 @@ Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void
     agree(mpi, status);
     obey_plan(mpi, options);
   }
-  try {
-    if (!status.problem) {
-      check_config(config(), mpi);
-      choose(mpi, options);
-      if (mpi.rank() == 0) prepare(manifest_);
+  // What keeps one rank from its work ends all of them.
+  const auto together = [&](const auto& work) {
+    try {
+      if (!status.problem) work();
+    } catch (const Error& e) {
+      status.problem = e;
+    } catch (const std::bad_alloc&) {
+      status.problem = MemoryError("out of memory while loading");
     }
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
+    agree(mpi, status);
+  };
+  together([&] {
+    check_config(config(), mpi);
+    choose(mpi, options);
+    if (mpi.rank() == 0) prepare(manifest_);
+  });
   claim(mpi, options);
-  try {
-    load(mpi, options);
-  } catch (const Error& e) {
-    status.problem = e;
-  } catch (const std::bad_alloc&) {
-    status.problem = MemoryError("out of memory while loading");
-  }
-  agree(mpi, status);
+  together([&] { load(mpi, options); });
 }
 
 // What this rank will do, and how large: nothing is taken yet.

@@ -11,9 +11,12 @@ namespace {
 
 constexpr std::int64_t kUsefulContext = 64;  // tokens; no advice to go below
 
-// Whether the command knows how long its sequences get. It then has a cache for one of them, whatever a plan says.
-bool knows_its_length(const EngineOptions& o) {
-  return o.needed_tokens > 0 || o.wished_tokens > 0;
+// Whether the plan's cache is for this command: not where it knows how long its sequences get and has a cache for one
+// of them, nor for many requests where the plan is for a single one.
+bool is_for(const Workload& w, const EngineOptions& o) {
+  const bool knows_its_length = o.needed_tokens > 0 || o.wished_tokens > 0;
+  const bool single = w.requests == 1 && w.cache_tokens <= w.context_tokens;
+  return !knows_its_length && !(single && o.cache_wish > 0);
 }
 
 }  // namespace
@@ -25,7 +28,7 @@ void take_from_plan(const Plan& plan, const ModelConfig& config, EngineOptions& 
   }
   if (!plan.workload) return;
   const Workload& w = *plan.workload;
-  if (!knows_its_length(o)) {
+  if (is_for(w, o)) {
     o.cache_wish = w.cache_tokens;
     if (o.sequences == 0) o.sequences = w.requests;
     if (o.most_at_once == 0) o.most_at_once = w.most_at_once;

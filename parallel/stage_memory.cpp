@@ -14,10 +14,11 @@ namespace {
 constexpr std::uint64_t kProcessBytes = 32 << 20;  // program, libraries, MPI's buffers (measured, parallel/README.md)
 constexpr std::uint64_t kThreadBytes = 256 << 10;  // of a thread: its stack and the allocator's share
 constexpr std::uint64_t kTokenizerFactor = 5;      // of its file: strings and look-up tables in memory, measured
-constexpr std::uint64_t kDraftFileFactor = 3;      // of its file: heads as f32 and packed once more, measured
-constexpr std::uint64_t kChannelBytes = 1 << 20;   // receives that wait for parts of messages, a few channels
-constexpr std::int64_t kFramesBesideStages = 2;    // in flight are two a stage and so many more (Pipeline)
-constexpr std::int64_t kDraftModelRows = 128;      // of a draft model's frame
+constexpr std::uint64_t kDraftFileFactor =
+    4;  // of its file: tables, heads as f32 and packed, what reading them takes; measured
+constexpr std::uint64_t kChannelBytes = 1 << 20;  // receives that wait for parts of messages, a few channels
+constexpr std::int64_t kFramesBesideStages = 2;   // in flight are two a stage and so many more (Pipeline)
+constexpr std::int64_t kDraftModelRows = 128;     // of a draft model's frame
 
 std::int64_t blocks_for(std::int64_t tokens) {
   return (tokens + kKvBlock - 1) / kKvBlock;
