@@ -10,6 +10,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "io/progress.hpp"
+#include "parallel/collectives.hpp"
 
 namespace jupiter {
 
@@ -259,20 +260,15 @@ ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Bat
   return code;
 }
 
-// The input file lies where the user is; with a plan the first stage, which answers, may be on another board, and what
-// travels there is limited.
+// The input file lies where the user is; with a plan the first stage, which answers, may be on another board.
 std::string share_requests(const MpiSession& mpi, const BatchOptions& o) {
   const bool travels = !o.engine.plan.empty();
-  RankStatus status;
   std::string text;
-  try {
+  together(mpi, [&] {
     if (mpi.is_launcher()) check_outputs({o.trace_file}, {o.input, o.output, o.engine.plan});
-    if (mpi.is_launcher()) text = read_file(o.input, std::uint64_t{travels ? 15u : 4096u} << 20);
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
-  return travels ? broadcast_text(mpi, text) : text;
+    if (mpi.is_launcher()) text = read_file(o.input, std::uint64_t{4096} << 20);
+  });
+  return travels ? broadcast(mpi, text) : text;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "app/result_info.hpp"
 #include "io/memory.hpp"
 #include "io/progress.hpp"
+#include "parallel/collectives.hpp"
 
 namespace jupiter {
 
@@ -130,7 +131,7 @@ Session run_session(const MpiSession& mpi, const BenchOptions& o, Engine& engine
     s.code = engine.serve(mpi, report);
   }
   report.compute_s -= computed_before_s;
-  s.reports = gather_reports(mpi, report);
+  s.reports = gather(mpi, report);
   return s;
 }
 

@@ -138,24 +138,13 @@ Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void
     agree(mpi, status);
     obey_plan(mpi, options);
   }
-  // What keeps one rank from its work ends all of them.
-  const auto together = [&](const auto& work) {
-    try {
-      if (!status.problem) work();
-    } catch (const Error& e) {
-      status.problem = e;
-    } catch (const std::bad_alloc&) {
-      status.problem = MemoryError("out of memory while loading");
-    }
-    agree(mpi, status);
-  };
-  together([&] {
+  together(mpi, status, [&] {
     check_config(config(), mpi);
     choose(mpi, options);
     if (mpi.rank() == 0) prepare(manifest_);
   });
   claim(mpi, options);
-  together([&] { load(mpi, options); });
+  together(mpi, status, [&] { load(mpi, options); });
 }
 
 // What this rank will do, and how large: nothing is taken yet.

@@ -17,6 +17,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "io/progress.hpp"
+#include "parallel/collectives.hpp"
 
 namespace jupiter {
 
@@ -133,9 +134,8 @@ ordered_json settings_of(const EvalOptions& o, const std::vector<std::string>& c
 
 // Files lie where mpirun was started, on a board that need not be the first stage; so its rank reads them for all.
 void read_inputs(const MpiSession& mpi, EvalOptions& o) {
-  RankStatus status;
   std::vector<std::string> contents(4);
-  try {
+  together(mpi, [&] {
     if (mpi.is_launcher()) {
       const std::string no_file;
       check_outputs({o.json_file, o.csv_file, o.junit_file, o.update_baseline ? o.baseline_file : no_file},
@@ -152,11 +152,8 @@ void read_inputs(const MpiSession& mpi, EvalOptions& o) {
       EvalOptions trial = o;
       parse_inputs(trial, contents);
     }
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
-  for (std::string& text : contents) text = broadcast_text(mpi, text);
+  });
+  for (std::string& text : contents) text = broadcast(mpi, text);
   parse_inputs(o, contents);
   o.settings = settings_of(o, contents);
   o.engine.wished_tokens = longest_window(o.inputs);
@@ -195,8 +192,7 @@ void check_reference(const ReferenceInfo& info, const EvalOptions& o, const std:
 
 Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const EvalWork& work) {
   Instruments i;
-  RankStatus status;
-  try {
+  together(mpi, [&] {
     if (mpi.rank() + 1 == mpi.stages()) {
       const std::int64_t vocab_size = engine.config().vocab_size;
       const std::vector<TokenId> text(work.tokens.begin(), work.tokens.begin() + work.text_tokens);
@@ -213,10 +209,7 @@ Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine
                                                 i.reference.get(), i.writer.get());
       engine.stage().set_logits_sink(i.evaluator->sink());
     }
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
+  });
   return i;
 }
 
@@ -244,7 +237,7 @@ Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const
   s.answers = answer_prompts(pipeline, mpi.stages(), engine, o.engine.decoding.decode, work.check_prompts);
   if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
   pipeline.stop(ExitCode::ok);
-  s.reports = gather_reports(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
+  s.reports = gather(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
   return s;
 }
 
@@ -260,9 +253,7 @@ std::string check_alone(const MpiSession& mpi, const EvalOptions& o, const EvalW
 
 // What all ranks learn from rank 0.
 ordered_json result_of(const MpiSession& mpi, const EvalOptions& o, const Engine& engine, const EvalWork& work,
-                       const Session& s, const std::string& scores_bytes, const std::string& alone_text) {
-  std::vector<TokenScore> scores(scores_bytes.size() / sizeof(TokenScore));
-  if (!scores.empty()) std::memcpy(scores.data(), scores_bytes.data(), scores_bytes.size());
+                       const Session& s, const std::vector<TokenScore>& scores, const std::string& alone_text) {
   ordered_json j = result_info(engine.manifest(), engine.plan());
   j["model"] = identity_of(engine.manifest());
   j["settings"] = o.settings;
@@ -344,7 +335,7 @@ ExitCode eval_command(MpiSession& mpi, const Arguments& arguments) {
   read_inputs(mpi, o);
   EvalWork work;
   Engine engine(mpi, o.engine, [&](const Manifest& manifest) { prepare(o, manifest, work); });
-  work = share_work(mpi, work);
+  work = broadcast(mpi, work);
   Instruments instruments = make_instruments(mpi, o, engine, work);
 
   Session session;
@@ -353,25 +344,22 @@ ExitCode eval_command(MpiSession& mpi, const Arguments& arguments) {
   } else {
     RankReport report_of_mine;
     engine.serve(mpi, report_of_mine);
-    gather_reports(mpi, report_of_mine);
+    gather(mpi, report_of_mine);
   }
-  std::string scores;
-  if (instruments.evaluator) {
-    if (instruments.writer) instruments.writer->finish();
-    const std::vector<TokenScore>& found = instruments.evaluator->scores();
-    scores.assign(reinterpret_cast<const char*>(found.data()), found.size() * sizeof(TokenScore));
-  }
-  const auto all_scores = gather_text(mpi, scores);
-  const auto all_alone = gather_text(mpi, check_alone(mpi, o, work));
+  if (instruments.writer) instruments.writer->finish();
+  // The last stage's, which has the logits.
+  const std::vector<TokenScore> scores =
+      broadcast(mpi, instruments.evaluator ? instruments.evaluator->scores() : std::vector<TokenScore>{},
+                mpi.stages() - 1, o.engine.timeout);
+  const auto all_alone = gather(mpi, check_alone(mpi, o, work));
   std::string result;
   if (mpi.rank() == 0) {
     std::string alone;
     for (const std::string& text : all_alone) alone += text;
-    result =
-        result_of(mpi, o, engine, work, session, all_scores[static_cast<std::size_t>(mpi.stages() - 1)], alone).dump();
+    result = result_of(mpi, o, engine, work, session, scores, alone).dump();
   }
-  const ExitCode code = report(mpi, o, engine, parse_json<ordered_json>(broadcast_text(mpi, result), "result"));
-  broadcast_text(mpi, "");  // nobody leaves before rank 0 does
+  const ExitCode code = report(mpi, o, engine, parse_json<ordered_json>(broadcast(mpi, result), "result"));
+  barrier(mpi);  // nobody leaves before rank 0 does
   return code;
 }
 

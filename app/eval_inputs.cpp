@@ -189,32 +189,4 @@ EvalWork make_work(const EvalInputs& inputs, const Tokenizer& tokenizer, std::in
   return builder.finish();
 }
 
-namespace {
-
-template <typename T>
-std::vector<T> share(const MpiSession& mpi, const std::vector<T>& items) {
-  const std::string bytes =
-      broadcast_text(mpi, {reinterpret_cast<const char*>(items.data()), items.size() * sizeof(T)});
-  std::vector<T> all(bytes.size() / sizeof(T));
-  if (!all.empty()) std::memcpy(all.data(), bytes.data(), all.size() * sizeof(T));
-  return all;
-}
-
-}  // namespace
-
-EvalWork share_work(const MpiSession& mpi, const EvalWork& work) {
-  EvalWork all;
-  all.tokens = share(mpi, work.tokens);
-  all.windows = share(mpi, work.windows);
-  const auto sizes =
-      share(mpi, std::vector<std::int64_t>{work.text_tokens, work.text_windows, std::ssize(work.check_prompts)});
-  all.text_tokens = sizes[0];
-  all.text_windows = sizes[1];
-  for (std::int64_t i = 0; i < sizes[2]; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    all.check_prompts.push_back(share(mpi, mpi.rank() == 0 ? work.check_prompts[at] : std::vector<TokenId>{}));
-  }
-  return all;
-}
-
 }  // namespace jupiter

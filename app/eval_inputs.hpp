@@ -53,13 +53,15 @@ struct EvalWork {
   std::int64_t text_tokens = 0;
   std::int64_t text_windows = 0;
   std::vector<std::vector<TokenId>> check_prompts;
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.tokens, s.windows, s.text_tokens, s.text_windows, s.check_prompts);
+  }
 };
 
 // Positions that the longest window may take, before the tokenizer is known.
 std::int64_t longest_window(const EvalInputs& inputs);
 // FormatError or UsageError where tokens are outside the vocabulary or a window is longer than `context_tokens`.
 EvalWork make_work(const EvalInputs& inputs, const Tokenizer& tokenizer, std::int64_t context_tokens);
-// Rank 0's work on every rank; collective.
-EvalWork share_work(const MpiSession& mpi, const EvalWork& work);
 
 }  // namespace jupiter

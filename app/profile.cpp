@@ -1,5 +1,6 @@
 // jupiter profile: what every board and every link can do; --check is the cluster's doctor.
 #include "parallel/profile.hpp"
+#include "parallel/collectives.hpp"
 
 #include <fmt/format.h>
 
@@ -190,7 +191,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
   Manifest manifest;
   std::unique_ptr<ModelFiles> files;
-  try {
+  together(mpi, status, [&] {
     manifest = read_manifest(o.model);
     status.model_hash = hex(manifest.hash);
     if (mpi.rank() == 0 && !o.check_only) check_outputs({o.output}, {(fs::path(o.model) / kManifestName).string()});
@@ -198,10 +199,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
       files = std::make_unique<ModelFiles>(o.model, manifest, shards_here(o.model, manifest), true);
       check_hosts(mpi, o, status);
     }
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
+  });
 
   const int threads = o.threads > 0 ? o.threads : default_threads(mpi);
   ProgressBar bar("profile", "%", 10);
@@ -211,9 +209,9 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   };
   const auto links = measure_links(mpi, [&](double f) { show(0, 0.2, f); });
   if (o.check_only) {
-    const auto examined = gather_text(mpi, examine(mpi, threads).dump());
+    const auto examined = gather(mpi, examine(mpi, threads).dump());
     const int count = mpi.rank() == 0 ? print_check(examined, links) : 0;
-    return broadcast_text(mpi, std::to_string(count)) == "0" ? ExitCode::ok : ExitCode::failed;
+    return broadcast(mpi, count) == 0 ? ExitCode::ok : ExitCode::failed;
   }
 
   ThreadPool pool({.threads = threads, .share_cores = mpi.ranks_on_host() > 1});
@@ -232,7 +230,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   board.kernels = kernels().name;
   board.memory_bytes = memory_budget(o, mpi, share_of_memory(mpi));
 
-  const auto packed = gather_text(mpi, pack_board(board, hex(manifest.hash)));
+  const auto packed = gather(mpi, pack_board(board, hex(manifest.hash)));
   if (mpi.rank() == 0) {
     Profile p{JUPITER_VERSION, hex(manifest.hash), {}, links};
     for (const std::string& text : packed) p.boards.push_back(parse_profile(text, "profile").boards[0]);
@@ -245,7 +243,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
           b.spread * 100, b.layer.fit_error * 100, b.spread > 0.3 ? "  UNSTEADY: load or heat?" : "");
     }
   }
-  broadcast_text(mpi, "");
+  barrier(mpi);
   return ExitCode::ok;
 }
 

@@ -9,6 +9,7 @@
 #include "app/stop_strings.hpp"
 #include "io/files.hpp"
 #include "io/progress.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/router.hpp"
 
 namespace jupiter {
@@ -229,34 +230,25 @@ ExitCode chat(const RunOptions& o, Frontend& front, Scheduler& scheduler) {
 // Where mpirun's rank 0 is not the first stage, the prompt goes from the one (whose files and input are the user's) to
 // the other. What cannot be read or written there ends all ranks now.
 void share_prompt(const MpiSession& mpi, RunOptions& o) {
-  RankStatus status;
   std::string text;
   const bool read_here = !o.engine.plan.empty() && !o.chat && !o.prompt;
-  try {
-    if (mpi.is_launcher()) {
-      check_outputs({o.json_file, o.trace_file}, {o.prompt_file.value_or(""), o.engine.plan, o.outline_file});
-    }
-    if (mpi.is_launcher() && read_here) text = read_prompt(o);
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
+  together(mpi, [&] {
+    if (!mpi.is_launcher()) return;
+    check_outputs({o.json_file, o.trace_file}, {o.prompt_file.value_or(""), o.engine.plan, o.outline_file});
+    if (read_here) text = read_prompt(o);
+  });
   if (!read_here) return;
-  o.prompt = broadcast_text(mpi, text);
+  o.prompt = broadcast(mpi, text);
   o.prompt_file.reset();
 }
 
 // The last exchange: rank 0's report and the timeline, which the launching rank writes; nobody leaves before it came.
 // The report comes first: it is there even where the timeline, which may be large, cannot be written.
 void finish(const MpiSession& mpi, const RunOptions& o, Engine& engine, const std::string& json) {
-  const std::string text = broadcast_text(mpi, json);
-  RankStatus status;
-  try {
+  const std::string text = broadcast(mpi, json);
+  together(mpi, [&] {
     if (mpi.is_launcher() && !text.empty()) write_file_atomically(o.json_file, text);
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
+  });
   engine.trace().write(mpi, o.trace_file, o.engine.timeout);
 }
 
@@ -298,7 +290,7 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
   }
   if (interrupted_by() != ExitCode::ok) code = interrupted_by();
   pipeline.stop(code);
-  const auto reports = gather_reports(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
+  const auto reports = gather(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
   std::string json;
   if (!o.json_file.empty() && !o.chat) {
     nlohmann::ordered_json j = run_json(engine, front.tokens(), a);
@@ -331,7 +323,7 @@ ExitCode run_command(MpiSession& mpi, const Arguments& arguments) {
   if (mpi.rank() == 0) return drive(mpi, options, engine, *front);
   RankReport report;
   const ExitCode code = engine.serve(mpi, report);
-  gather_reports(mpi, report);
+  gather(mpi, report);
   finish(mpi, options, engine, "");
   return code;
 }

@@ -2,6 +2,7 @@
 #include "app/self_check.hpp"
 
 #include "io/hash.hpp"
+#include "parallel/collectives.hpp"
 
 namespace jupiter {
 

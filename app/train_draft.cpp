@@ -8,6 +8,7 @@
 
 #include "app/draft_answers.hpp"
 #include "io/hash.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/head_session.hpp"
 
 namespace jupiter {
@@ -148,27 +149,15 @@ ExitCode drive(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Tra
   return code;
 }
 
-// The last stage's rows on rank 0.
-std::vector<NextTokens> gather_rows(const MpiSession& mpi, const std::vector<NextTokens>& mine) {
-  const std::string bytes(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(NextTokens));
-  const auto all = gather_text(mpi, bytes);
-  std::vector<NextTokens> rows;
-  if (mpi.rank() != 0) return rows;
-  const std::string& last = all[static_cast<std::size_t>(mpi.stages() - 1)];
-  rows.resize(last.size() / sizeof(NextTokens));
-  if (!rows.empty()) std::memcpy(rows.data(), last.data(), last.size());
-  return rows;
-}
-
 // Collective. None where the head is not wanted, or a signal came.
 std::optional<SequentialHead> train_head(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Trainer* trainer,
                                          HiddenFile* hidden, ExitCode& code) {
-  const bool wanted = broadcast_text(mpi, trainer != nullptr && trainer->wants_head() ? "head" : "") == "head";
+  const bool wanted = broadcast(mpi, trainer != nullptr && trainer->wants_head());
   if (!wanted) return std::nullopt;
   HeadAnswers answers = trainer != nullptr ? trainer->take_answers() : HeadAnswers{};
-  const std::string key = broadcast_text(mpi, answers.key()),
-                    rows = broadcast_text(mpi, std::to_string(answers.rows()));
-  if (hidden != nullptr && hidden->found() != key) hidden->finish(key, std::stoll(rows));
+  const std::string key = broadcast(mpi, answers.key());
+  const std::int64_t rows = broadcast(mpi, answers.rows());
+  if (hidden != nullptr && hidden->found() != key) hidden->finish(key, rows);
   std::optional<ThreadPool> own;  // ranks that hold no layers have none
   if (!mpi.holds_layers()) own.emplace(ThreadPool::Options{.threads = default_threads(mpi), .share_cores = true});
   const Runtime rt{kernels(), own ? *own : engine.pool()};
@@ -212,17 +201,17 @@ ExitCode train_draft_command(MpiSession& mpi, const Arguments& arguments) {
     engine.stage().set_logits_sink(singles.sink());
     engine.stage().set_hidden_sink(hidden->sink(kernels()));
   }
-  const auto found = gather_text(mpi, hidden && options.epochs > 0 ? hidden->found() : "");
+  const int last = mpi.stages() - 1;
+  const std::string found =
+      broadcast(mpi, hidden && options.epochs > 0 ? hidden->found() : std::string(), last, options.engine.timeout);
   RankReport report;
-  ExitCode code = mpi.rank() == 0
-                      ? drive(mpi, options, engine, *trainer, found[static_cast<std::size_t>(mpi.stages() - 1)])
-                      : engine.serve(mpi, report);
+  ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *trainer, found) : engine.serve(mpi, report);
   if (code != ExitCode::ok) return code;
-  const auto rows = gather_rows(mpi, singles.rows());
+  const auto rows = broadcast(mpi, singles.rows(), last, options.engine.timeout);
   auto head = train_head(mpi, options, engine, trainer ? &*trainer : nullptr, hidden ? &*hidden : nullptr, code);
   if (code != ExitCode::ok) return code;
   if (mpi.rank() == 0) trainer->write(rows, std::move(head));
-  broadcast_text(mpi, "");  // nobody leaves before the file is written
+  barrier(mpi);  // nobody leaves before the file is written
   if (hidden) hidden->remove();
   return ExitCode::ok;
 }

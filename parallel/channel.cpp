@@ -103,6 +103,7 @@ struct ReceiveChannel::Impl {
   int peer;
   int tag;
   std::uint64_t max_message_bytes;
+  bool only_one;
   std::deque<std::unique_ptr<Pending>> posted;  // matched by MPI in this order
   Message assembling;
   std::uint64_t assembling_bytes = 0;  // of the whole message
@@ -167,11 +168,11 @@ struct ReceiveChannel::Impl {
   }
 };
 
-ReceiveChannel::ReceiveChannel(const MpiSession& mpi, int peer, Tag tag, std::uint64_t max_message_bytes)
-    : impl_(new Impl{mpi.world(peer), static_cast<int>(tag), max_message_bytes, {}, {}, 0, 0, {}}) {
-  // Text exchanges carry one message a channel: posting more would swallow the next one's parts.
-  const std::size_t count = tag == Tag::text ? 1 : kPreposted;
-  for (std::size_t i = 0; i < count; ++i) impl_->post(std::make_unique<Pending>());
+ReceiveChannel::ReceiveChannel(const MpiSession& mpi, int peer, Tag tag, std::uint64_t max_message_bytes, Count count)
+    : impl_(
+          new Impl{mpi.world(peer), static_cast<int>(tag), max_message_bytes, count == Count::one, {}, {}, 0, 0, {}}) {
+  const std::size_t posted = count == Count::one ? 1 : kPreposted;
+  for (std::size_t i = 0; i < posted; ++i) impl_->post(std::make_unique<Pending>());
 }
 ReceiveChannel::~ReceiveChannel() = default;
 ReceiveChannel::ReceiveChannel(ReceiveChannel&&) noexcept = default;
@@ -185,8 +186,8 @@ void ReceiveChannel::poll() {
     impl_->posted.pop_front();
     note_activity();
     impl_->take(pending->buffer, received);
-    const bool finished_text = impl_->tag == static_cast<int>(Tag::text) && !impl_->whole.empty();
-    if (!finished_text) impl_->post(std::move(pending));
+    const bool finished = impl_->only_one && !impl_->whole.empty();
+    if (!finished) impl_->post(std::move(pending));
   }
 }
 

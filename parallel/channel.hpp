@@ -13,7 +13,7 @@
 
 namespace jupiter {
 
-enum class Tag : int { text = 1, forward = 2, ring = 3, measure = 4, verdict = 5, context = 6, guesses = 7 };
+enum class Tag : int { exchange = 1, forward = 2, ring = 3, measure = 4, verdict = 5, context = 6, guesses = 7 };
 
 struct ChannelStats {
   std::uint64_t messages = 0;
@@ -39,8 +39,10 @@ class SendChannel {
 
 class ReceiveChannel {
  public:
+  // How many messages the channel is for. Where others use the same tag after it, it must take no part of theirs.
+  enum class Count { one, many };
   // max_message_bytes: a message that claims more is refused (PeerError).
-  ReceiveChannel(const MpiSession& mpi, int peer, Tag tag, std::uint64_t max_message_bytes);
+  ReceiveChannel(const MpiSession& mpi, int peer, Tag tag, std::uint64_t max_message_bytes, Count count = Count::many);
   ~ReceiveChannel();
   ReceiveChannel(ReceiveChannel&&) noexcept;
 

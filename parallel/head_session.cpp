@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "io/hash.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/message.hpp"
 
 namespace jupiter {

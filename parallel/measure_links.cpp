@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "parallel/channel.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/frame.hpp"
 #include "parallel/measure.hpp"
 
@@ -64,11 +65,6 @@ FrameLimits frame_limits(const ModelConfig& c) {
   return {kMostRows, kMostRows, c.vocab_size, c.dim * bytes_of(c.residual)};
 }
 
-void wait_for_all(const MpiSession& mpi) {
-  gather_text(mpi, "");
-  broadcast_text(mpi, "");
-}
-
 }  // namespace
 
 struct RingTraffic::Impl {
@@ -108,11 +104,11 @@ struct RingTraffic::Impl {
     frame.residual.resize(static_cast<std::size_t>(rows * limits.residual_row_bytes));
     std::vector<double> sends, rests;
     for (int r = 0; r < kRepeats; ++r) {
-      wait_for_all(mpi);
+      barrier(mpi);
       const auto start = Clock::now();
       for (int i = 0; i < kFrames; ++i) work();
       const double alone_s = seconds_since(start);
-      wait_for_all(mpi);
+      barrier(mpi);
       const Loaded loaded = work_and_pass_on(frame, work);
       sends.push_back(loaded.send_s / kFrames);
       rests.push_back((loaded.total_s - loaded.send_s - alone_s) / kFrames);
@@ -168,8 +164,8 @@ std::vector<LinkProfile> measure_links(const MpiSession& mpi, const MeasureProgr
   int done = 0;
   for (int a = 0; a < mpi.size(); ++a) {
     for (int b = a + 1; b < mpi.size(); ++b) {
-      // Every rank takes part in the exchange of texts, so pairs are measured one after the other.
-      std::string measured;
+      // Every rank takes part in the exchange at the end, so pairs are measured one after the other.
+      LinkProfile measured{a, b, 0, 0};
       if (mpi.rank() == a || mpi.rank() == b) {
         const int peer = mpi.rank() == a ? b : a;
         SendChannel out(mpi, peer, Tag::measure);
@@ -180,18 +176,14 @@ std::vector<LinkProfile> measure_links(const MpiSession& mpi, const MeasureProgr
         const double large = one_way_s(peer, begin, kLarge, 15, out, in);
         const double rate = static_cast<double>(kLarge - kSmall) / std::max(large - small, 1e-7);
         const double latency = std::max(small - static_cast<double>(kSmall) / rate, 1e-7);
-        measured = std::to_string(latency * 1e9) + " " + std::to_string(rate);
+        measured = {a, b, latency, rate};
         flush(out, peer);
       }
-      const auto all = gather_text(mpi, measured);
-      broadcast_text(mpi, "");
+      const std::vector<LinkProfile> all = all_gather(mpi, measured);
       if (mpi.rank() == 0) {
-        double latency_ns = 0, rate = 0;
-        if (std::sscanf(all[static_cast<std::size_t>(a)].c_str(), "%lf %lf", &latency_ns, &rate) != 2) {
-          throw PeerError("links: expected two numbers from rank " + std::to_string(a));
-        }
-        links.push_back({a, b, latency_ns * 1e-9, rate});
-        links.push_back({b, a, latency_ns * 1e-9, rate});
+        const LinkProfile& found = all[static_cast<std::size_t>(a)];
+        links.push_back(found);
+        links.push_back({b, a, found.latency_s, found.bytes_per_s});
       }
       progress(static_cast<double>(++done) / pairs);
     }

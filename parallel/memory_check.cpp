@@ -8,55 +8,38 @@
 #include <limits>
 #include <map>
 #include <set>
-#include <sstream>
 
 #include "io/memory.hpp"
-#include "parallel/message.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/startup.hpp"
 
 namespace jupiter {
 
 namespace {
 
+struct Room {
+  MemoryRoom room;
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.room.id, s.room.bytes);
+  }
+};
+
 struct Claimed {
   std::string host;
   MemoryClaim claim;
-  std::vector<MemoryRoom> rooms;
+  std::vector<Room> rooms;
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.host, s.claim.weights, s.claim.other, s.claim.cache_block, s.claim.file, s.claim.file_bytes, s.rooms);
+  }
 };
 
-std::string pack(const MpiSession& mpi, const MemoryClaim& c) {
-  std::vector<std::byte> bytes;
-  PayloadWriter w(bytes);
-  w.text(mpi.host());
-  w.value(c.weights);
-  w.value(c.other);
-  w.value(c.cache_block);
-  w.text(c.file);
-  w.value(c.file_bytes);
-  const std::vector<MemoryRoom> rooms = memory_rooms();
-  w.value(static_cast<std::uint32_t>(rooms.size()));
-  for (const MemoryRoom& room : rooms) {
-    w.text(room.id);
-    w.value(room.bytes);
-  }
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-Claimed unpack(const std::string& text) {
-  PayloadReader r(std::as_bytes(std::span(text)));
-  Claimed c;
-  c.host = r.text();
-  c.claim.weights = r.value<std::uint64_t>();
-  c.claim.other = r.value<std::uint64_t>();
-  c.claim.cache_block = r.value<std::uint64_t>();
-  c.claim.file = r.text();
-  c.claim.file_bytes = r.value<std::uint64_t>();
-  const auto rooms = r.value<std::uint32_t>();
-  for (std::uint32_t i = 0; i < rooms; ++i) {
-    std::string id = r.text();
-    c.rooms.push_back({std::move(id), r.value<std::uint64_t>()});
-  }
-  return c;
+// What every rank claims, and of what, on rank 0.
+std::vector<Claimed> gather_claims(const MpiSession& mpi, const MemoryClaim& mine) {
+  Claimed c{mpi.host(), mine, {}};
+  for (MemoryRoom& room : memory_rooms()) c.rooms.push_back({std::move(room)});
+  return gather(mpi, c);
 }
 
 // All claims on what ranks share.
@@ -81,7 +64,7 @@ std::map<std::string, Shared> by_room(const std::vector<Claimed>& all) {
   std::map<std::string, Shared> rooms;
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     const MemoryClaim& c = all[rank].claim;
-    for (const MemoryRoom& room : all[rank].rooms) {
+    for (const auto& [room] : all[rank].rooms) {
       Shared& s = rooms[room.id];
       s.bytes = std::min(s.bytes, room.bytes);
       s.weights += c.weights;
@@ -118,8 +101,7 @@ std::string file_identity(const std::string& path) {
 
 std::int64_t claim_memory(const MpiSession& mpi, const MemoryClaim& mine, const CacheWish& wish,
                           const std::function<std::string(std::int64_t blocks)>& advice) {
-  std::vector<Claimed> all;
-  for (const std::string& text : gather_text(mpi, pack(mpi, mine))) all.push_back(unpack(text));
+  const std::vector<Claimed> all = gather_claims(mpi, mine);
   std::int64_t blocks = wish.most;
   std::string problem;
   std::map<std::string, Shared> rooms = by_room(all);
@@ -127,27 +109,21 @@ std::int64_t claim_memory(const MpiSession& mpi, const MemoryClaim& mine, const 
   for (const auto& [id, s] : rooms) {
     if (problem.empty() && s.needed(wish.least) > s.bytes) problem = refusal(s, wish, advice(blocks));
   }
-  blocks = std::stoll(broadcast_text(mpi, std::to_string(problem.empty() ? blocks : -1)));
+  blocks = broadcast(mpi, problem.empty() ? blocks : -1);
   if (blocks < 0) throw CollectiveError(ExitCode::memory, problem);
   return blocks;
 }
 
 std::uint64_t share_of_memory(const MpiSession& mpi) {
-  const auto texts = gather_text(mpi, pack(mpi, {}));
-  std::map<std::string, Shared> rooms;
-  std::vector<Claimed> all;
-  for (const std::string& text : texts) all.push_back(unpack(text));
-  rooms = by_room(all);
-  std::string shares;
+  const std::vector<Claimed> all = gather_claims(mpi, {});
+  std::map<std::string, Shared> rooms = by_room(all);
+  std::vector<std::uint64_t> shares;
   for (const Claimed& c : all) {
     std::uint64_t least = std::numeric_limits<std::uint64_t>::max();
-    for (const MemoryRoom& r : c.rooms) least = std::min(least, rooms[r.id].bytes / rooms[r.id].ranks.size());
-    shares += std::to_string(c.rooms.empty() ? 0 : least) + " ";
+    for (const auto& [room] : c.rooms) least = std::min(least, rooms[room.id].bytes / rooms[room.id].ranks.size());
+    shares.push_back(c.rooms.empty() ? 0 : least);
   }
-  std::istringstream in(broadcast_text(mpi, shares));
-  std::uint64_t share = 0;
-  for (int r = 0; r <= mpi.rank(); ++r) in >> share;
-  return share;
+  return broadcast(mpi, shares)[static_cast<std::size_t>(mpi.rank())];
 }
 
 }  // namespace jupiter

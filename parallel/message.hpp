@@ -13,16 +13,17 @@
 namespace jupiter {
 
 enum class MessageKind : std::uint16_t {
-  open = 1,      // a sequence begins: its options
-  frame = 2,     // rows to compute: tokens and residual
-  close = 3,     // a sequence ends: every stage frees it, the last rank answers with its digest
-  stop = 4,      // the run ends with an exit code
-  result = 5,    // last rank to rank 0: a frame is done (a credit), with the tokens sampled from it
-  closed = 6,    // last rank to rank 0: what a sequence leaves behind
-  report = 7,    // measurements of links and clocks
-  verdict = 8,   // last rank to the stages between: which drafted token is right
-  context = 9,   // last rank to the one with a draft model: what the decided tokens are
-  guesses = 10,  // its answer: what is likely to follow one context
+  open = 1,       // a sequence begins: its options
+  frame = 2,      // rows to compute: tokens and residual
+  close = 3,      // a sequence ends: every stage frees it, the last rank answers with its digest
+  stop = 4,       // the run ends with an exit code
+  result = 5,     // last rank to rank 0: a frame is done (a credit), with the tokens sampled from it
+  closed = 6,     // last rank to rank 0: what a sequence leaves behind
+  report = 7,     // measurements of links and clocks
+  verdict = 8,    // last rank to the stages between: which drafted token is right
+  context = 9,    // last rank to the one with a draft model: what the decided tokens are
+  guesses = 10,   // its answer: what is likely to follow one context
+  exchange = 11,  // a piece of a value that all ranks exchange; its number is how many bytes follow
 };
 
 struct Message {
@@ -87,6 +88,7 @@ class PayloadReader {
     return {chars.begin(), chars.end()};
   }
   std::span<const std::byte> bytes(std::size_t n) { return {take(n), n}; }
+  std::size_t left() const { return in_.size(); }
   void end() const {
     if (!in_.empty()) throw malformed(std::to_string(in_.size()) + " bytes too many");
   }

@@ -1,4 +1,4 @@
-// Session, signals, polite waiting, and the two exchanges of text that start-up needs.
+// Session, signals, polite waiting.
 #include "parallel/mpi.hpp"
 
 #include <mpi.h>
@@ -8,14 +8,12 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <ctime>
 #include <exception>
 #include <optional>
-#include <span>
 #include <utility>
 
-#include "parallel/channel.hpp"
+#include "parallel/collectives.hpp"
 
 namespace jupiter {
 
@@ -96,20 +94,10 @@ void MpiSession::arrange(std::vector<int> world_of_rank, int stages) {
 }
 
 void MpiSession::find_neighbours() {
-  const std::vector<std::string> hosts = gather_text(*this, host_);
-  std::string all;
-  for (const std::string& h : hosts) all += h + "\n";
-  all = broadcast_text(*this, all);
-  ranks_on_host_ = 0;
-  std::size_t start = 0;
-  for (int r = 0; r < size_; ++r) {
-    const std::size_t end = all.find('\n', start);
-    if (all.compare(start, end - start, host_) == 0) {
-      if (r == rank_) rank_on_host_ = ranks_on_host_;
-      ++ranks_on_host_;
-    }
-    start = end + 1;
-  }
+  const std::vector<std::string> hosts = all_gather(*this, host_);
+  const auto before = hosts.begin() + rank_;
+  ranks_on_host_ = static_cast<int>(std::count(hosts.begin(), hosts.end(), host_));
+  rank_on_host_ = static_cast<int>(std::count(hosts.begin(), before, host_));
 }
 
 MpiSession::~MpiSession() {
@@ -170,119 +158,6 @@ void wait_politely(const std::function<bool()>& ready, const std::string& waitin
     }
     // Sleep about a fiftieth of what was waited already: cheap when idle, prompt when busy.
     sleep_us(std::clamp<long>(waited.count() / 50, 20, 1000));
-  }
-}
-
-namespace {
-constexpr std::uint64_t kMaxTextBytes = 16 << 20;
-
-Message text_message(const std::string& text) {
-  Message m;
-  PayloadWriter(m.payload).text(text);
-  return m;
-}
-
-void send_text(const MpiSession& mpi, int peer, const std::string& text) {
-  SendChannel channel(mpi, peer, Tag::text);
-  channel.send(text_message(text));
-  flush(channel, peer);
-}
-
-std::string receive_text(const MpiSession& mpi, int peer) {
-  ReceiveChannel channel(mpi, peer, Tag::text, kMaxTextBytes);
-  std::optional<Message> message;
-  wait_politely(
-      [&] {
-        channel.poll();
-        message = channel.receive();
-        return message.has_value();
-      },
-      "rank " + std::to_string(peer));
-  return PayloadReader(message->payload).text(kMaxTextBytes);
-}
-}  // namespace
-
-std::vector<std::string> gather_text(const MpiSession& mpi, const std::string& mine) {
-  if (mpi.rank() != 0) {
-    send_text(mpi, 0, mine);
-    return {};
-  }
-  std::vector<std::string> all{mine};
-  for (int r = 1; r < mpi.size(); ++r) all.push_back(receive_text(mpi, r));
-  return all;
-}
-
-std::string broadcast_text(const MpiSession& mpi, const std::string& text) {
-  if (mpi.rank() != 0) return receive_text(mpi, 0);
-  for (int r = 1; r < mpi.size(); ++r) send_text(mpi, r, text);
-  return text;
-}
-
-namespace {
-constexpr std::size_t kPieceBytes = 1 << 20;  // of a collective
-
-// A collective in flight. Its buffer is not the caller's: where waiting ends with an exception, MPI may still write.
-struct Collective {
-  explicit Collective(std::size_t bytes) : data(new std::vector<std::byte>(bytes)) {}
-  void wait(std::chrono::seconds deadline) {
-    wait_politely(
-        [&] {
-          int done = 0;
-          check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-          return done != 0;
-        },
-        "the other ranks of a collective", deadline);
-    finished = true;
-  }
-  ~Collective() {
-    if (finished) delete data;
-  }
-  std::vector<std::byte>* data;
-  MPI_Request request = MPI_REQUEST_NULL;
-  bool finished = false;
-};
-
-void broadcast_piece(int world_root, std::span<std::byte> piece, std::chrono::seconds deadline) {
-  Collective c(piece.size());
-  std::copy(piece.begin(), piece.end(), c.data->begin());
-  check_mpi(
-      MPI_Ibcast(c.data->data(), static_cast<int>(piece.size()), MPI_BYTE, world_root, MPI_COMM_WORLD, &c.request),
-      "MPI_Ibcast");
-  c.wait(deadline);
-  std::copy(c.data->begin(), c.data->end(), piece.begin());
-}
-
-void reduce_piece(int world_root, std::span<float> piece, std::chrono::seconds deadline) {
-  Collective mine(piece.size_bytes()), sum(piece.size_bytes());
-  std::memcpy(mine.data->data(), piece.data(), piece.size_bytes());
-  check_mpi(MPI_Ireduce(mine.data->data(), sum.data->data(), static_cast<int>(piece.size()), MPI_FLOAT, MPI_SUM,
-                        world_root, MPI_COMM_WORLD, &sum.request),
-            "MPI_Ireduce");
-  sum.wait(deadline);
-  mine.finished = true;
-  std::memcpy(piece.data(), sum.data->data(), piece.size_bytes());
-}
-}  // namespace
-
-// To one rank and back from it: an all-reduce may sum in another order on each rank.
-void sum_over_ranks(const MpiSession& mpi, std::vector<float>& values, std::chrono::seconds deadline) {
-  if (mpi.size() == 1) return;
-  const std::span<float> all(values);
-  for (std::size_t at = 0; at < all.size(); at += kPieceBytes / sizeof(float)) {
-    const auto piece = all.subspan(at, std::min(kPieceBytes / sizeof(float), all.size() - at));
-    reduce_piece(mpi.world(0), piece, deadline);
-    broadcast_piece(mpi.world(0), std::as_writable_bytes(piece), deadline);
-  }
-}
-
-void broadcast_bytes(const MpiSession& mpi, int root, std::vector<std::byte>& bytes, std::chrono::seconds deadline) {
-  if (mpi.size() == 1) return;
-  std::uint64_t size = bytes.size();
-  broadcast_piece(mpi.world(root), std::as_writable_bytes(std::span(&size, 1)), deadline);
-  bytes.resize(size);
-  for (std::size_t at = 0; at < size; at += kPieceBytes) {
-    broadcast_piece(mpi.world(root), std::span(bytes).subspan(at, std::min<std::size_t>(kPieceBytes, size - at)),
-                    deadline);
   }
 }
 

@@ -75,14 +75,4 @@ void wait_politely(const std::function<bool()>& ready, const std::string& waitin
 // Something arrived: the wait begins anew, since more is likely to follow soon. Called by channels.
 void note_activity();
 
-// Every rank's text, by rank; empty on all ranks but 0. Point-to-point, polite.
-std::vector<std::string> gather_text(const MpiSession& mpi, const std::string& mine);
-// Rank 0's text on every rank.
-std::string broadcast_text(const MpiSession& mpi, const std::string& text);
-// Collective, polite; PeerError after `deadline` without an end. Every rank's values become their sum: the same bits
-// everywhere.
-void sum_over_ranks(const MpiSession& mpi, std::vector<float>& values, std::chrono::seconds deadline);
-// Rank `root`'s bytes on every rank.
-void broadcast_bytes(const MpiSession& mpi, int root, std::vector<std::byte>& bytes, std::chrono::seconds deadline);
-
 }  // namespace jupiter

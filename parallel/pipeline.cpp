@@ -322,36 +322,4 @@ RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s
           sent_bytes};
 }
 
-std::vector<RankReport> gather_reports(const MpiSession& mpi, const RankReport& mine) {
-  std::vector<std::byte> bytes;
-  PayloadWriter w(bytes);
-  w.value(mine.rank);
-  w.text(mine.host);
-  w.value(mine.first_layer);
-  w.value(mine.last_layer);
-  w.value(mine.weight_bytes);
-  w.value(mine.kv_bytes);
-  w.value(mine.peak_rss_bytes);
-  w.value(mine.compute_s);
-  w.value(mine.wait_s);
-  w.value(mine.sent_bytes);
-  std::vector<RankReport> all;
-  for (const std::string& text : gather_text(mpi, {reinterpret_cast<const char*>(bytes.data()), bytes.size()})) {
-    PayloadReader r(std::as_bytes(std::span(text)));
-    RankReport report;
-    report.rank = r.value<int>();
-    report.host = r.text();
-    report.first_layer = r.value<std::int64_t>();
-    report.last_layer = r.value<std::int64_t>();
-    report.weight_bytes = r.value<std::uint64_t>();
-    report.kv_bytes = r.value<std::int64_t>();
-    report.peak_rss_bytes = r.value<std::int64_t>();
-    report.compute_s = r.value<double>();
-    report.wait_s = r.value<double>();
-    report.sent_bytes = r.value<std::uint64_t>();
-    all.push_back(std::move(report));
-  }
-  return all;
-}
-
 }  // namespace jupiter

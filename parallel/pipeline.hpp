@@ -23,6 +23,11 @@ struct RankReport {
   double compute_s = 0;
   double wait_s = 0;
   std::uint64_t sent_bytes = 0;
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.rank, s.host, s.first_layer, s.last_layer, s.weight_bytes, s.kv_bytes, s.peak_rss_bytes, s.compute_s,
+          s.wait_s, s.sent_bytes);
+  }
 };
 
 // A stage and the channel that its output goes to: the next rank, or rank 0 from the last one.
@@ -118,8 +123,6 @@ class Pipeline {
 // The life of every other rank: computes what comes until the run is stopped. Returns the run's exit code.
 ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report, IdleWork* idle);
 
-// Every rank's report on rank 0, in order of rank; collective.
-std::vector<RankReport> gather_reports(const MpiSession& mpi, const RankReport& mine);
 // Fields that this process knows about itself.
 RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s, std::uint64_t sent_bytes);
 

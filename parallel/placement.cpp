@@ -4,10 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <sstream>
 
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/startup.hpp"
 
 namespace jupiter {
@@ -15,18 +15,6 @@ namespace jupiter {
 namespace {
 
 constexpr std::uint64_t kMaxPlanBytes = 16 << 20;
-
-// One rank's problem becomes everybody's.
-template <typename Work>
-void together(const MpiSession& mpi, const Work& work) {
-  RankStatus status;
-  try {
-    work();
-  } catch (const Error& e) {
-    status.problem = e;
-  }
-  agree(mpi, status);
-}
 
 // World ranks in the order of the plan's stages, then of the boards left out; `boards` by world rank.
 std::vector<int> order_of(const Plan& plan, const std::vector<std::string>& boards, const std::string& file) {
@@ -55,7 +43,7 @@ Plan share_plan(const MpiSession& mpi, const std::string& file, const Manifest& 
   together(mpi, [&] {
     if (mpi.rank() == 0) text = read_file(file, kMaxPlanBytes);
   });
-  text = broadcast_text(mpi, text);
+  text = broadcast(mpi, text);
   Plan plan;
   together(mpi, [&] {
     plan = parse_plan(text, file);
@@ -68,16 +56,12 @@ Plan share_plan(const MpiSession& mpi, const std::string& file, const Manifest& 
 }
 
 void take_places(MpiSession& mpi, const Plan& plan, const std::string& file) {
-  const auto boards = gather_text(mpi, fmt::format("{}:{}", mpi.host(), mpi.rank_on_host()));
-  std::string text;
-  together(mpi, [&] {
-    if (mpi.rank() != 0) return;
-    for (const int r : order_of(plan, boards, file)) text += std::to_string(r) + " ";
-  });
-  std::istringstream in(broadcast_text(mpi, text));
+  const auto boards = gather(mpi, fmt::format("{}:{}", mpi.host(), mpi.rank_on_host()));
   std::vector<int> order;
-  for (int r = 0; in >> r;) order.push_back(r);
-  mpi.arrange(order, static_cast<int>(plan.stages.size()));
+  together(mpi, [&] {
+    if (mpi.rank() == 0) order = order_of(plan, boards, file);
+  });
+  mpi.arrange(broadcast(mpi, order), static_cast<int>(plan.stages.size()));
 }
 
 }  // namespace jupiter

@@ -1,7 +1,7 @@
 // Statuses to rank 0, its verdict back.
 #include "parallel/startup.hpp"
 
-#include "parallel/message.hpp"
+#include "parallel/collectives.hpp"
 
 namespace jupiter {
 
@@ -11,34 +11,14 @@ struct Received {
   std::string host;
   std::string version;
   std::string model_hash;
-  std::int32_t format_version;
-  std::int32_t code;
+  std::int32_t format_version = 0;
+  ExitCode code = ExitCode::ok;
   std::string message;
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.host, s.version, s.model_hash, s.format_version, s.code, s.message);
+  }
 };
-
-std::string pack(const MpiSession& mpi, const RankStatus& s) {
-  std::vector<std::byte> bytes;
-  PayloadWriter w(bytes);
-  w.text(mpi.host());
-  w.text(s.version);
-  w.text(s.model_hash);
-  w.value(std::int32_t{s.format_version});
-  w.value(static_cast<std::int32_t>(s.problem ? s.problem->code() : ExitCode::ok));
-  w.text(s.problem ? s.problem->what() : "");
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-Received unpack(const std::string& text) {
-  PayloadReader r(std::as_bytes(std::span(text)));
-  Received s;
-  s.host = r.text();
-  s.version = r.text();
-  s.model_hash = r.text();
-  s.format_version = r.value<std::int32_t>();
-  s.code = r.value<std::int32_t>();
-  s.message = r.text();
-  return s;
-}
 
 std::string place(std::size_t rank, const Received& s) {
   return "rank " + std::to_string(rank) + " (" + s.host + ")";
@@ -61,9 +41,9 @@ std::optional<Error> compare(const Received& first, std::size_t rank, const Rece
 // The first problem; where all are ready, the first disagreement.
 std::optional<Error> judge(const std::vector<Received>& all) {
   for (std::size_t r = 0; r < all.size(); ++r) {
-    if (all[r].code == 0) continue;
+    if (all[r].code == ExitCode::ok) continue;
     const std::string where = all.size() > 1 ? place(r, all[r]) + ": " : "";
-    return Error(static_cast<ExitCode>(all[r].code), where + all[r].message);
+    return Error(all[r].code, where + all[r].message);
   }
   for (std::size_t r = 1; r < all.size(); ++r) {
     if (const auto problem = compare(all[0], r, all[r])) return problem;
@@ -73,15 +53,18 @@ std::optional<Error> judge(const std::vector<Received>& all) {
 
 }  // namespace
 
-void agree(const MpiSession& mpi, const RankStatus& mine) {
-  std::vector<Received> all;
-  for (const std::string& text : gather_text(mpi, pack(mpi, mine))) all.push_back(unpack(text));
+void agree(const MpiSession& mpi, const RankStatus& s) {
+  const Received mine{mpi.host(),
+                      s.version,
+                      s.model_hash,
+                      s.format_version,
+                      s.problem ? s.problem->code() : ExitCode::ok,
+                      s.problem ? s.problem->what() : ""};
+  const std::vector<Received> all = gather(mpi, mine);
   std::optional<Error> verdict;
   if (mpi.rank() == 0) verdict = judge(all);
-  const std::string code =
-      broadcast_text(mpi, std::to_string(static_cast<int>(verdict ? verdict->code() : ExitCode{})));
-  if (code == "0") return;
-  throw CollectiveError(static_cast<ExitCode>(std::stoi(code)), verdict ? verdict->what() : "");
+  const ExitCode code = broadcast(mpi, verdict ? verdict->code() : ExitCode::ok);
+  if (code != ExitCode::ok) throw CollectiveError(code, verdict ? verdict->what() : "");
 }
 
 }  // namespace jupiter

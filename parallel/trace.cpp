@@ -13,6 +13,7 @@
 
 #include "io/files.hpp"
 #include "parallel/channel.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/startup.hpp"
 
 namespace jupiter {
@@ -56,17 +57,6 @@ double clock_offset_us(const MpiSession& mpi, int peer) {
   return offset;
 }
 
-// A rank's values on every rank.
-template <typename T>
-std::vector<T> share(const MpiSession& mpi, int rank, std::span<const T> mine, std::chrono::seconds deadline) {
-  std::vector<std::byte> bytes;
-  if (mpi.rank() == rank) bytes.assign(std::as_bytes(mine).begin(), std::as_bytes(mine).end());
-  broadcast_bytes(mpi, rank, bytes, deadline);
-  std::vector<T> all(bytes.size() / sizeof(T));
-  if (!all.empty()) std::memcpy(all.data(), bytes.data(), all.size() * sizeof(T));
-  return all;
-}
-
 // What to add to each rank's clock, so that rank 0's first event is at 0. On every rank.
 std::vector<double> clock_offsets_us(const MpiSession& mpi, double first_us, std::chrono::seconds deadline) {
   std::vector<double> offsets{-first_us};
@@ -74,7 +64,7 @@ std::vector<double> clock_offsets_us(const MpiSession& mpi, double first_us, std
     // One pair after the other; the rest wait for what is shared below.
     if (mpi.rank() == 0 || mpi.rank() == peer) offsets.push_back(clock_offset_us(mpi, peer) - first_us);
   }
-  return share<double>(mpi, 0, offsets, deadline);
+  return broadcast(mpi, offsets, 0, deadline);
 }
 
 constexpr const char* kNames[] = {"compute", "send", "wait"};
@@ -196,16 +186,16 @@ void Trace::write(const MpiSession& mpi, const std::string& file, std::chrono::s
   });
   const auto offsets = clock_offsets_us(mpi, first_us_, deadline);
   for (int rank = 0; rank < mpi.size(); ++rank) {
-    const auto host = share<char>(mpi, rank, std::span(mpi.host()), deadline);
+    const std::string host = broadcast(mpi, mpi.host(), rank, deadline);
     attempt([&] {
-      if (out) out->add_rank(rank, {host.begin(), host.end()});
+      if (out) out->add_rank(rank, host);
     });
     for (std::vector<Event> piece;;) {
       if (mpi.rank() == rank) {
         piece.clear();
         attempt([&] { piece = next_piece(); });
       }
-      piece = share<Event>(mpi, rank, piece, deadline);
+      piece = broadcast(mpi, piece, rank, deadline);
       if (piece.empty()) break;
       attempt([&] {
         if (out) out->add_events(rank, piece, offsets[static_cast<std::size_t>(rank)]);

@@ -1,4 +1,4 @@
-"""The rules of the tree: includes point only to the left of io <- kernels <- parallel <- app, mpi.h is seen by two
+"""The rules of the tree: includes point only to the left of io <- kernels <- parallel <- app, mpi.h is seen by three
 files, JSON is parsed in one, no source file is longer than 600 lines."""
 import pathlib
 import re
@@ -6,7 +6,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = ["io", "kernels", "parallel", "app"]
-SEES_MPI = {"parallel/mpi.cpp", "parallel/channel.cpp"}
+SEES_MPI = {"parallel/mpi.cpp", "parallel/channel.cpp", "parallel/collectives.cpp"}
 
 
 def sources():
@@ -23,7 +23,7 @@ class Structure(unittest.TestCase):
                 self.assertIn(target, ORDER, f"{name} includes {target}/")
                 self.assertLessEqual(ORDER.index(target), level, f"{name} includes {target}/")
 
-    def test_mpi_is_seen_by_two_files(self):
+    def test_mpi_is_seen_by_few_files(self):
         for name, text in sources():
             if re.search(r"#include\s*<mpi\.h>", text):
                 self.assertIn(name, SEES_MPI)

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "parallel/channel.hpp"
+#include "parallel/collectives.hpp"
 
 using namespace jupiter;
 
@@ -88,9 +89,8 @@ int main() {
   const MpiSession mpi;
   const int wrong = check_ring(mpi) + check_limit(mpi) + check_errors(mpi);
   if (wrong > 0) std::fprintf(stderr, "rank %d: %d checks failed\n", mpi.rank(), wrong);
-  const auto all = gather_text(mpi, std::to_string(wrong));
-  for (const std::string& w : all) {
-    if (w != "0") return 1;
+  for (const int w : gather(mpi, wrong)) {
+    if (w != 0) return 1;
   }
   return wrong > 0;
 }

@@ -9,6 +9,7 @@
 
 #include "io/convert.hpp"
 #include "io/synth.hpp"
+#include "parallel/collectives.hpp"
 #include "parallel/scheduler.hpp"
 
 namespace jupiter {
@@ -54,8 +55,7 @@ class Cluster {
       serve(mpi_, stage, pool, trace, report, nullptr);
     }
     expect(stage.cache().free_blocks() == blocks, "all blocks back, rank " + std::to_string(mpi_.rank()));
-    gather_text(mpi_, "");  // nobody begins the next run before all have ended this one
-    broadcast_text(mpi_, "");
+    barrier(mpi_);  // nobody begins the next run before all have ended this one
   }
 
  private:
@@ -209,14 +209,14 @@ int test(int seeds) {
     config.n_layers = 4;
     convert_model(*synth_source(config, GgufType::q4_0, 3), model, {});
   }
-  model = broadcast_text(mpi, model.string());
+  model = broadcast(mpi, model.string());
   Cluster cluster(mpi, model);
   std::int64_t set_back = 0;
   for (int seed = 0; seed < seeds; ++seed) compare(cluster, static_cast<std::uint64_t>(seed), set_back);
   if (mpi.rank() == 0) expect(set_back > 0, "requests set back in so small a cache");
   check_kept(cluster);
   check_limits(cluster);
-  gather_text(mpi, "");
+  barrier(mpi);
   if (mpi.rank() == 0) {
     fs::remove_all(model);
     std::printf("%lld times set back, %d failures\n", static_cast<long long>(set_back), failures);
