@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "parallel/json_value.hpp"
+#include "parallel/plan/json_value.hpp"
 
 namespace jupiter {
 

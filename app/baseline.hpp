@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "io/manifest.hpp"
+#include "io/model/manifest.hpp"
 
 namespace jupiter {
 

@@ -10,7 +10,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "io/progress.hpp"
-#include "parallel/collectives.hpp"
+#include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
 

@@ -8,7 +8,7 @@
 #include "app/result_info.hpp"
 #include "io/memory.hpp"
 #include "io/progress.hpp"
-#include "parallel/collectives.hpp"
+#include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
 

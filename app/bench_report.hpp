@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "io/manifest.hpp"
+#include "io/model/manifest.hpp"
 #include "kernels/kv_cache.hpp"
-#include "parallel/peaks.hpp"
-#include "parallel/pipeline.hpp"
+#include "parallel/measure/peaks.hpp"
+#include "parallel/pipeline/pipeline.hpp"
 
 namespace jupiter {
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "parallel/mpi.hpp"
-#include "parallel/startup.hpp"
+#include "parallel/comm/mpi.hpp"
+#include "parallel/comm/startup.hpp"
 
 namespace jupiter {
 

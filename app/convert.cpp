@@ -1,14 +1,14 @@
 // jupiter convert SRC -o DIR
-#include "io/convert.hpp"
+#include "io/convert/convert.hpp"
 
 #include <fmt/format.h>
 
 #include <iostream>
 
 #include "app/command.hpp"
-#include "io/draft_file.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/model/draft_file.hpp"
 #include "io/progress.hpp"
 
 namespace jupiter {

@@ -9,7 +9,7 @@
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
-#include "parallel/draft_table.hpp"
+#include "parallel/draft/draft_table.hpp"
 
 namespace jupiter {
 

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "app/command.hpp"
-#include "io/manifest.hpp"
-#include "parallel/draft_head.hpp"
-#include "parallel/stage.hpp"
+#include "io/model/manifest.hpp"
+#include "parallel/draft/draft_head.hpp"
+#include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
 

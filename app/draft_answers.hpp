@@ -6,8 +6,8 @@
 #include "app/engine.hpp"
 #include "app/request_file.hpp"
 #include "io/progress.hpp"
-#include "parallel/draft_training.hpp"
-#include "parallel/head_data.hpp"
+#include "parallel/train/draft_training.hpp"
+#include "parallel/train/head_data.hpp"
 
 namespace jupiter {
 

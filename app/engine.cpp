@@ -12,8 +12,8 @@
 #include "app/workload.hpp"
 #include "io/hash.hpp"
 #include "io/memory.hpp"
-#include "parallel/memory_check.hpp"
-#include "parallel/placement.hpp"
+#include "parallel/pipeline/memory_check.hpp"
+#include "parallel/pipeline/placement.hpp"
 
 namespace jupiter {
 

@@ -6,10 +6,10 @@
 
 #include "app/command.hpp"
 #include "app/decoding.hpp"
-#include "parallel/pipeline.hpp"
-#include "parallel/plan.hpp"
-#include "parallel/remote_draft.hpp"
-#include "parallel/scheduler.hpp"
+#include "parallel/draft_model/remote_draft.hpp"
+#include "parallel/pipeline/pipeline.hpp"
+#include "parallel/pipeline/scheduler.hpp"
+#include "parallel/plan/plan.hpp"
 
 namespace jupiter {
 

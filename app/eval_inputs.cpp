@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "io/json_fields.hpp"
-#include "parallel/mpi.hpp"
+#include "parallel/comm/mpi.hpp"
 
 namespace jupiter {
 

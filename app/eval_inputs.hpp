@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "io/manifest.hpp"
-#include "io/tokenizer.hpp"
-#include "parallel/evaluate.hpp"
+#include "io/model/manifest.hpp"
+#include "io/tokenizer/tokenizer.hpp"
+#include "parallel/pipeline/evaluate.hpp"
 
 namespace jupiter {
 

@@ -3,7 +3,7 @@
 
 #include "app/engine.hpp"
 #include "app/prompt.hpp"
-#include "parallel/outline.hpp"
+#include "parallel/outline/outline.hpp"
 
 namespace jupiter {
 

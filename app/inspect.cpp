@@ -7,8 +7,8 @@
 #include "app/command.hpp"
 #include "app/engine.hpp"
 #include "io/hash.hpp"
+#include "io/model/shards.hpp"
 #include "io/progress.hpp"
-#include "io/shards.hpp"
 
 namespace jupiter {
 

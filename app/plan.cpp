@@ -1,5 +1,5 @@
 // jupiter plan: from a profile to a plan; no weights are loaded.
-#include "parallel/plan.hpp"
+#include "parallel/plan/plan.hpp"
 
 #include <fmt/format.h>
 
@@ -11,9 +11,9 @@
 #include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
-#include "parallel/draft_model.hpp"
-#include "parallel/draft_placement.hpp"
-#include "parallel/simulator.hpp"
+#include "parallel/draft_model/draft_model.hpp"
+#include "parallel/plan/draft_placement.hpp"
+#include "parallel/plan/simulator.hpp"
 
 namespace jupiter {
 

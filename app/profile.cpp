@@ -1,6 +1,6 @@
 // jupiter profile: what every board and every link can do; --check is the cluster's doctor.
-#include "parallel/profile.hpp"
-#include "parallel/collectives.hpp"
+#include "parallel/plan/profile.hpp"
+#include "parallel/comm/collectives.hpp"
 
 #include <fmt/format.h>
 
@@ -18,9 +18,9 @@
 #include "io/hash.hpp"
 #include "io/memory.hpp"
 #include "io/progress.hpp"
-#include "parallel/json_value.hpp"
-#include "parallel/measure.hpp"
-#include "parallel/memory_check.hpp"
+#include "parallel/measure/measure.hpp"
+#include "parallel/pipeline/memory_check.hpp"
+#include "parallel/plan/json_value.hpp"
 
 namespace jupiter {
 

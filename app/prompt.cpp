@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "io/utf8.hpp"
+#include "io/tokenizer/utf8.hpp"
 
 namespace jupiter {
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "app/command.hpp"
-#include "io/chat_template.hpp"
+#include "io/tokenizer/chat_template.hpp"
 #include "kernels/sampler.hpp"
 
 namespace jupiter {

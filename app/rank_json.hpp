@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "parallel/pipeline.hpp"
+#include "parallel/pipeline/pipeline.hpp"
 
 namespace jupiter {
 

@@ -10,7 +10,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "kernels/kernel_table.hpp"
-#include "parallel/plan.hpp"
+#include "parallel/plan/plan.hpp"
 
 namespace jupiter {
 

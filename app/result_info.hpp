@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "io/manifest.hpp"
+#include "io/model/manifest.hpp"
 
 namespace jupiter {
 

@@ -9,8 +9,8 @@
 #include "app/stop_strings.hpp"
 #include "io/files.hpp"
 #include "io/progress.hpp"
-#include "parallel/collectives.hpp"
-#include "parallel/router.hpp"
+#include "parallel/comm/collectives.hpp"
+#include "parallel/outline/router.hpp"
 
 namespace jupiter {
 

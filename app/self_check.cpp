@@ -2,7 +2,7 @@
 #include "app/self_check.hpp"
 
 #include "io/hash.hpp"
-#include "parallel/collectives.hpp"
+#include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
 

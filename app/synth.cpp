@@ -1,5 +1,5 @@
 // jupiter synth --shape NAME -o DIR
-#include "io/synth.hpp"
+#include "io/convert/synth.hpp"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,9 @@
 #include <map>
 
 #include "app/command.hpp"
-#include "io/convert.hpp"
-#include "io/draft_file.hpp"
+#include "io/convert/convert.hpp"
 #include "io/hash.hpp"
+#include "io/model/draft_file.hpp"
 #include "io/progress.hpp"
 
 namespace jupiter {

@@ -8,8 +8,8 @@
 
 #include "app/draft_answers.hpp"
 #include "io/hash.hpp"
-#include "parallel/collectives.hpp"
-#include "parallel/head_session.hpp"
+#include "parallel/comm/collectives.hpp"
+#include "parallel/train/head_session.hpp"
 
 namespace jupiter {
 

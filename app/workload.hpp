@@ -2,7 +2,7 @@
 #pragma once
 
 #include "app/engine.hpp"
-#include "parallel/stage_memory.hpp"
+#include "parallel/plan/stage_memory.hpp"
 
 namespace jupiter {
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the router of outline mode (parallel/router.cpp) and writes its weights: jobs/train-router.py
+"""Trains the router of outline mode (parallel/outline/router.cpp) and writes its weights: jobs/train-router.py
 
 Logistic regression on words, pairs of words and the first words of a question. Learned from tests/data/
 router_wizardlm.csv (labels of the Skeleton-of-Thought authors) and from the questions below, written for this purpose;
@@ -92,7 +92,7 @@ def read(path):
 
 
 def features(question):
-    """As parallel/router.cpp makes them."""
+    """As parallel/outline/router.cpp makes them."""
     words = ["0" if w[0].isdigit() else w for w in re.findall(r"[a-z]+|[0-9]+", question.lower())][:64]
     made = set(words)
     made.update(f"{a} {b}" for a, b in zip(words, words[1:]))
@@ -136,7 +136,7 @@ def main():
     lines = [f'    {{"{name}", {kept[name]:.3f}f}},' for name in sorted(kept)]
     TARGET.write_text("\n".join([
         "// Written by jobs/train-router.py: features of a question and what they weigh; sorted.",
-        '#include "parallel/router.hpp"', "", "namespace jupiter {", "",
+        '#include "parallel/outline/router.hpp"', "", "namespace jupiter {", "",
         f"const float kRouterBias = {bias:.3f}f;", "", f"const std::array<RouterWeight, kRouterFeatures> kRouterWeights = {{{{",
         *lines, "}};", "", "}  // namespace jupiter", ""]), encoding="utf-8")
     print(f"{len(examples)} questions, {sum(y for y, _ in examples)} of them suit; "

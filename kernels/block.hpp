@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "io/weights.hpp"
+#include "io/model/weights.hpp"
 #include "kernels/attention.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/rope.hpp"

@@ -9,8 +9,8 @@
 
 #include "io/buffer.hpp"
 #include "io/float16.hpp"
-#include "io/model_config.hpp"
-#include "io/packed.hpp"
+#include "io/model/model_config.hpp"
+#include "io/model/packed.hpp"
 
 namespace jupiter {
 

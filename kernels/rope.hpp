@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "io/model_config.hpp"
+#include "io/model/model_config.hpp"
 
 namespace jupiter {
 

@@ -12,6 +12,12 @@
 
 namespace jupiter {
 
+// A row of a tree as it travels.
+struct TreeLink {
+  NodeId node = 0;
+  NodeId parent = 0;
+};
+
 // `node` follows its parent for certain: the parent and all before it are committed, and whatever is neither on this
 // path nor behind it is rejected. The node itself may not be computed yet.
 struct Verdict {

@@ -10,7 +10,7 @@
 #include "io/enum_names.hpp"
 #include "io/error.hpp"
 #include "io/float16.hpp"
-#include "io/quantize.hpp"
+#include "io/model/quantize.hpp"
 
 namespace jupiter {
 

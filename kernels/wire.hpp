@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "io/buffer.hpp"
-#include "io/model_config.hpp"
+#include "io/model/model_config.hpp"
 #include "kernels/runtime.hpp"
 
 namespace jupiter {

@@ -1,12 +1,21 @@
-"""The rules of the tree: includes point only to the left of io <- kernels <- parallel <- app, mpi.h is seen by three
-files, JSON is parsed in one, no source file is longer than 600 lines."""
+"""The rules of the tree: includes point only to the left of io <- kernels <- parallel <- app, and inside io and parallel
+from a room only to those that it may know; mpi.h is seen by three files, JSON is parsed in one, no source file is longer
+than 600 lines."""
 import pathlib
 import re
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = ["io", "kernels", "parallel", "app"]
-SEES_MPI = {"parallel/mpi.cpp", "parallel/channel.cpp", "parallel/collectives.cpp"}
+# What each room may include beside itself. The folder's own files ("") are for everybody in it.
+ROOMS = {
+    "io": {"": [], "tokenizer": [""], "model": ["", "tokenizer"], "formats": ["", "tokenizer", "model"],
+           "convert": ["", "tokenizer", "model", "formats"]},
+    "parallel": {"comm": [], "plan": [], "draft": [], "pipeline": ["comm", "plan", "draft"],
+                 "draft_model": ["comm", "draft", "pipeline", "plan"], "outline": ["pipeline"],
+                 "train": ["comm", "draft", "pipeline"], "measure": ["comm", "plan", "pipeline"]},
+}
+SEES_MPI = {"parallel/comm/mpi.cpp", "parallel/comm/channel.cpp", "parallel/comm/collectives.cpp"}
 
 
 def sources():
@@ -22,6 +31,16 @@ class Structure(unittest.TestCase):
             for target in re.findall(r'#include "(\w+)/', text):
                 self.assertIn(target, ORDER, f"{name} includes {target}/")
                 self.assertLessEqual(ORDER.index(target), level, f"{name} includes {target}/")
+
+    def test_rooms_know_only_those_they_may(self):
+        for name, text in sources():
+            top, *path = name.split("/")[:-1]
+            if top not in ROOMS:
+                continue
+            room = "/".join(path)
+            self.assertIn(room, ROOMS[top], f"{name}: a room without rules")
+            for target in re.findall(rf'#include "{top}/(?:(\w+)/)?\w+\.hpp"', text):
+                self.assertIn(target, [room, *ROOMS[top][room]], f"{name} includes {top}/{target}")
 
     def test_mpi_is_seen_by_few_files(self):
         for name, text in sources():

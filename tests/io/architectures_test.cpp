@@ -5,8 +5,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "io/convert/model_source.hpp"
 #include "io/files.hpp"
-#include "io/model_source.hpp"
 #include "test_files.hpp"
 
 namespace jupiter {

@@ -1,5 +1,5 @@
 // Known templates against what Jinja renders (tests/fixtures/make_chat_templates.py), and SmolLM2's prompts.
-#include "io/chat_template.hpp"
+#include "io/tokenizer/chat_template.hpp"
 
 #include <gtest/gtest.h>
 

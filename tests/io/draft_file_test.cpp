@@ -1,11 +1,11 @@
 // Draft files: what is written comes back; damage and other models are refused with a message that names the thing.
-#include "io/draft_file.hpp"
+#include "io/model/draft_file.hpp"
 
 #include <gtest/gtest.h>
 
 #include "io/error.hpp"
 #include "io/files.hpp"
-#include "io/hdf5_handle.hpp"
+#include "io/model/hdf5_handle.hpp"
 #include "test_files.hpp"
 
 namespace jupiter {

@@ -1,5 +1,5 @@
 // Every GGUF type against values that the gguf Python package reads (tests/fixtures/make_gguf_blocks.py).
-#include "io/gguf_quants.hpp"
+#include "io/formats/gguf_quants.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,11 +1,11 @@
 // GGUF files, whole and damaged: a fault is a FormatError that names the thing, never a crash or a wrong value.
-#include "io/gguf.hpp"
+#include "io/formats/gguf.hpp"
 
 #include <gtest/gtest.h>
 
 #include "gguf_builder.hpp"
+#include "io/convert/model_source.hpp"
 #include "io/error.hpp"
-#include "io/model_source.hpp"
 #include "test_files.hpp"
 
 namespace jupiter {

@@ -1,14 +1,14 @@
 // Hugging Face folders: configurations in both spellings, weights in several files, tokenizers, and what is refused.
-#include "io/hf_model.hpp"
+#include "io/convert/hf_model.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "io/convert/hf_tokenizer.hpp"
+#include "io/convert/model_source.hpp"
 #include "io/error.hpp"
 #include "io/files.hpp"
-#include "io/hf_tokenizer.hpp"
-#include "io/model_source.hpp"
 #include "test_files.hpp"
 
 namespace jupiter {

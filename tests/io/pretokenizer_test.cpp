@@ -1,5 +1,5 @@
 // The rules that cut text into words, case by case; tokenizer_test.cpp compares them with Hugging Face's.
-#include "io/pretokenizer.hpp"
+#include "io/tokenizer/pretokenizer.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Safetensors files, whole and damaged.
-#include "io/safetensors.hpp"
+#include "io/formats/safetensors.hpp"
 
 #include <gtest/gtest.h>
 

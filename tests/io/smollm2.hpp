@@ -5,9 +5,9 @@
 #include <filesystem>
 #include <optional>
 
-#include "io/gguf.hpp"
-#include "io/manifest.hpp"
-#include "io/model_files.hpp"
+#include "io/formats/gguf.hpp"
+#include "io/model/manifest.hpp"
+#include "io/model/model_files.hpp"
 #include "test_files.hpp"
 
 namespace jupiter::test {

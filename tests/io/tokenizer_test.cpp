@@ -1,5 +1,5 @@
 // Tokenizers of every kind against Hugging Face's (tests/fixtures/make_tokenizers.py), SmolLM2's against the reference.
-#include "io/tokenizer.hpp"
+#include "io/tokenizer/tokenizer.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,10 +7,10 @@
 #include <fstream>
 #include <random>
 
+#include "io/convert/hf_tokenizer.hpp"
 #include "io/error.hpp"
 #include "io/files.hpp"
-#include "io/hf_tokenizer.hpp"
-#include "io/utf8.hpp"
+#include "io/tokenizer/utf8.hpp"
 #include "smollm2.hpp"
 #include "test_files.hpp"
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "io/packed.hpp"
+#include "io/model/packed.hpp"
 #include "kernels/kernel_table.hpp"
 
 namespace jupiter::testing {

@@ -1,5 +1,5 @@
 // The packed layout: what is packed comes back, padding multiplies to zero, and it costs little.
-#include "io/packed.hpp"
+#include "io/model/packed.hpp"
 
 #include <gtest/gtest.h>
 

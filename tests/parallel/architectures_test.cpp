@@ -5,9 +5,9 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "io/convert.hpp"
+#include "io/convert/convert.hpp"
 #include "io/files.hpp"
-#include "parallel/stage.hpp"
+#include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
 namespace {

@@ -1,5 +1,5 @@
 // Sampling under speculation keeps the distribution: a chi-square test over 20,000 draws.
-#include "parallel/decoder.hpp"
+#include "parallel/pipeline/decoder.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,12 +1,12 @@
 // Heads at work: what they guess is what their weights say, and the mixture follows who was right.
-#include "parallel/draft_head.hpp"
+#include "parallel/draft/draft_head.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 
-#include "parallel/head_training.hpp"
+#include "parallel/train/head_training.hpp"
 
 namespace jupiter {
 namespace {

@@ -1,8 +1,8 @@
 // Tables from sequences, and what the drafter makes of them.
 #include <gtest/gtest.h>
 
-#include "parallel/draft_table.hpp"
-#include "parallel/draft_training.hpp"
+#include "parallel/draft/draft_table.hpp"
+#include "parallel/train/draft_training.hpp"
 
 namespace jupiter {
 namespace {

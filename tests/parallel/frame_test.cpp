@@ -1,5 +1,5 @@
 // Frames and payloads against truncation, wrong sizes and wrong numbers.
-#include "parallel/frame.hpp"
+#include "parallel/pipeline/frame.hpp"
 
 #include <gtest/gtest.h>
 

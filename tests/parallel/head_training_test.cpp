@@ -1,12 +1,12 @@
 // Training of draft heads: gradients against finite differences, and that it learns.
-#include "parallel/head_training.hpp"
+#include "parallel/train/head_training.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 
-#include "parallel/head_data.hpp"
+#include "parallel/train/head_data.hpp"
 
 namespace jupiter {
 namespace {

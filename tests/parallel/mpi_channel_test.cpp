@@ -1,8 +1,8 @@
 // Rank r sends messages of many sizes to rank r + 1 round the ring while it receives; contents and order are checked.
 #include <cstdio>
 
-#include "parallel/channel.hpp"
-#include "parallel/collectives.hpp"
+#include "parallel/comm/channel.hpp"
+#include "parallel/comm/collectives.hpp"
 
 using namespace jupiter;
 

@@ -4,9 +4,9 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "io/convert.hpp"
-#include "io/synth.hpp"
-#include "parallel/remote_draft.hpp"
+#include "io/convert/convert.hpp"
+#include "io/convert/synth.hpp"
+#include "parallel/draft_model/remote_draft.hpp"
 
 namespace jupiter {
 namespace {

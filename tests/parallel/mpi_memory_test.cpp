@@ -2,8 +2,8 @@
 #include <cstdio>
 
 #include "io/memory.hpp"
-#include "parallel/memory_check.hpp"
-#include "parallel/startup.hpp"
+#include "parallel/comm/startup.hpp"
+#include "parallel/pipeline/memory_check.hpp"
 
 namespace jupiter {
 namespace {

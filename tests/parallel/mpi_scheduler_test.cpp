@@ -7,10 +7,10 @@
 #include <map>
 #include <random>
 
-#include "io/convert.hpp"
-#include "io/synth.hpp"
-#include "parallel/collectives.hpp"
-#include "parallel/scheduler.hpp"
+#include "io/convert/convert.hpp"
+#include "io/convert/synth.hpp"
+#include "parallel/comm/collectives.hpp"
+#include "parallel/pipeline/scheduler.hpp"
 
 namespace jupiter {
 namespace {

@@ -1,6 +1,6 @@
 // The timelines of all ranks in one file: pieces of few events, more than a message holds, and files that cannot be
 // written.
-#include "parallel/trace.hpp"
+#include "parallel/comm/trace.hpp"
 
 #include <unistd.h>
 
@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/files.hpp"
-#include "parallel/startup.hpp"
+#include "parallel/comm/startup.hpp"
 
 using namespace jupiter;
 

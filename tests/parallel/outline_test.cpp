@@ -1,5 +1,5 @@
 // Outlines as models write them, well and badly; the router on questions it did not learn from.
-#include "parallel/outline.hpp"
+#include "parallel/outline/outline.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 
 #include "io/error.hpp"
 #include "io/files.hpp"
-#include "parallel/router.hpp"
+#include "parallel/outline/router.hpp"
 
 namespace jupiter {
 namespace {

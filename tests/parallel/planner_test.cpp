@@ -1,5 +1,5 @@
 // The planner against exhaustive search on small cases, and plans against nonsense.
-#include "parallel/planner.hpp"
+#include "parallel/plan/planner.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 
 #include "io/error.hpp"
 #include "io/hash.hpp"
-#include "parallel/draft_placement.hpp"
-#include "parallel/simulator.hpp"
+#include "parallel/plan/draft_placement.hpp"
+#include "parallel/plan/simulator.hpp"
 
 namespace jupiter {
 namespace {

@@ -1,13 +1,13 @@
 // Messages of a draft model on another rank, a model whose passes are given up, and the board that the planner finds.
-#include "parallel/remote_draft.hpp"
+#include "parallel/draft_model/remote_draft.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <filesystem>
 
-#include "io/convert.hpp"
-#include "io/synth.hpp"
+#include "io/convert/convert.hpp"
+#include "io/convert/synth.hpp"
 
 namespace jupiter {
 namespace {

@@ -1,6 +1,6 @@
 // Speculation against plain decoding, bit by bit, on stages whose messages are delayed at random: frames keep their
 // order, verdicts come late, twice, or not at all.
-#include "parallel/speculation.hpp"
+#include "parallel/pipeline/speculation.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <filesystem>
 #include <random>
 
-#include "io/convert.hpp"
-#include "io/synth.hpp"
-#include "parallel/stage.hpp"
+#include "io/convert/convert.hpp"
+#include "io/convert/synth.hpp"
+#include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
 namespace {

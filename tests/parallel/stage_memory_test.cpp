@@ -1,16 +1,16 @@
 // What is said about memory against what is allocated, for random shapes, parts and workloads.
-#include "parallel/stage_memory.hpp"
+#include "parallel/plan/stage_memory.hpp"
 
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <random>
 
-#include "io/convert.hpp"
+#include "io/convert/convert.hpp"
+#include "io/convert/synth.hpp"
 #include "io/files.hpp"
-#include "io/synth.hpp"
-#include "parallel/speculation.hpp"
-#include "parallel/stage.hpp"
+#include "parallel/pipeline/speculation.hpp"
+#include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
 namespace {

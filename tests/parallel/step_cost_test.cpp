@@ -1,5 +1,5 @@
 // What width costs, learned from frames: the machine's speed moves for all widths at once.
-#include "parallel/step_cost.hpp"
+#include "parallel/pipeline/step_cost.hpp"
 
 #include <gtest/gtest.h>
 

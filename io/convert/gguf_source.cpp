@@ -1,0 +1,44 @@
+// Maps GGUF tensors to canonical ones and undoes llama.cpp's interleaving of Q and K.
+#include "io/convert/gguf_source.hpp"
+
+#include <set>
+
+#include "io/error.hpp"
+#include "io/formats/gguf.hpp"
+
+namespace jupiter {
+
+namespace {
+
+// Frequencies that converters write out; they follow from the configuration or were read with it.
+bool is_rope_table(std::string_view name) {
+  return name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd") || name.ends_with(".attn_rot_embd.weight");
+}
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) {
+  auto file = std::make_shared<const GgufFile>(path);
+  ModelConfig config = file->config();
+  TokenizerData tokenizer = file->tokenizer_data();
+  if (static_cast<std::int64_t>(tokenizer.tokens.size()) != config.vocab_size) {
+    throw FormatError(path, "metadata tokenizer.ggml.tokens", std::to_string(config.vocab_size) + " (embedding rows)",
+                      std::to_string(tokenizer.tokens.size()));
+  }
+  // llama.cpp computes RoPE of this architecture on neighbouring pairs, so its converter reorders Q and K.
+  const bool interleaved = config.architecture == Architecture::llama;
+  std::vector<SourceTensor> tensors;
+  std::set<std::string, std::less<>> used;
+  for (const TensorSpec& spec : tensor_specs(config)) {
+    const StoredTensor* tensor = file->find_tensor(spec.gguf);
+    if (tensor == nullptr) throw FormatError(path, "tensor " + spec.gguf, "its weights", "nothing");
+    tensors.push_back(source_tensor(*tensor, spec, config, interleaved, path));
+    used.insert(spec.gguf);
+  }
+  for (const StoredTensor& tensor : file->content().tensors()) {
+    if (!used.contains(tensor.name) && !is_rope_table(tensor.name)) refuse_tensor(tensor.name, path);
+  }
+  return std::make_unique<ModelSource>(path, std::move(config), std::move(tokenizer), std::move(tensors), file);
+}
+
+}  // namespace jupiter

@@ -1,0 +1,14 @@
+// A Hugging Face folder as a source of canonical tensors.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "io/convert/model_source.hpp"
+
+namespace jupiter {
+
+// Refuses tensors that the architecture as we compute it does not use: ignoring them would change the answer.
+std::unique_ptr<ModelSource> open_hf_source(const std::string& path);
+
+}  // namespace jupiter

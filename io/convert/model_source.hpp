@@ -1,0 +1,95 @@
+// A model to convert, whatever file it comes from: configuration, tokenizer, and rows of tensors under canonical names.
+//   "embed" [vocab][dim]  "output" [vocab][dim] (absent: tied to embed)  "output_norm" [dim]
+//   per layer "layers.N.": wq [q_dim][dim]  wk wv [kv_dim][dim]  wo [dim][q_dim]  w_gate w_up [hidden][dim]
+//   w_down [dim][hidden]; vectors attn_norm ffn_norm [dim]; with qkv_bias: bq [q_dim]  bk bv [kv_dim];
+//   with qk_norm: q_norm k_norm [head_dim]
+// Rows of wq and wk (and bq, bk) come in Hugging Face's order, where RoPE pairs element i of a head with i +
+// head_dim/2.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/formats/gguf_quants.hpp"
+#include "io/model/model_config.hpp"
+#include "io/tokenizer/tokenizer_data.hpp"
+
+namespace jupiter {
+
+struct SourceTensor {
+  std::string name;             // canonical
+  Format format = Format::f32;  // holds the stored values without loss
+  std::int64_t rows = 0;        // 1 for vectors
+  std::int64_t cols = 0;
+
+  // How the source stores it; read through ModelSource.
+  GgufType stored = GgufType::f32;
+  const std::byte* data = nullptr;
+  std::int64_t interleaved_head_dim = 0;  // > 0: rows (elements of a bias) of each head are stored interleaved
+  std::size_t row_bytes() const { return gguf_row_bytes(stored, cols); }
+  std::size_t bytes() const { return static_cast<std::size_t>(rows) * row_bytes(); }
+};
+
+class ModelSource {
+ public:
+  // `keep` owns the memory that the tensors look at. FormatError, naming `file`, where a tensor of the configuration
+  // is missing.
+  ModelSource(std::string file, ModelConfig config, TokenizerData tokenizer, std::vector<SourceTensor> tensors,
+              std::shared_ptr<const void> keep);
+
+  const std::string& file() const { return file_; }
+  const ModelConfig& config() const { return config_; }
+  const TokenizerData& tokenizer() const { return tokenizer_; }
+
+  bool has(std::string_view name) const { return tensors_.find(name) != tensors_.end(); }
+  // Throws FormatError where there is none of that name.
+  const SourceTensor& tensor(std::string_view name) const;
+
+  // Quantised formats only; `out` is QuantizedRow(tensor.format, tensor.cols). Lossless.
+  void read_row(const SourceTensor& tensor, std::int64_t row, QuantizedRow& out) const;
+  // Any format: out[cols]. Values are not checked: a damaged file may hold NaN or infinity.
+  void read_row_f32(const SourceTensor& tensor, std::int64_t row, float* out) const;
+  // Stored bytes of a row of a float format, in that format: tensor.row_bytes() of them.
+  const std::byte* row_bytes(const SourceTensor& tensor, std::int64_t row) const;
+  // norms and biases, in canonical order.
+  std::vector<float> read_vector(std::string_view name) const;
+
+  // The tensor is done with: its pages need not stay in memory.
+  void release(const SourceTensor& tensor) const;
+
+ private:
+  std::string file_;
+  ModelConfig config_;
+  TokenizerData tokenizer_;
+  std::map<std::string, SourceTensor, std::less<>> tensors_;
+  std::shared_ptr<const void> keep_;
+};
+
+// A GGUF file, or a Hugging Face folder. Every tensor's shape is checked against the configuration.
+std::unique_ptr<ModelSource> open_model_source(const std::string& path);
+
+// One tensor that a configuration asks for, under the names that it has in each kind of source.
+struct TensorSpec {
+  std::string canonical;
+  std::string gguf;
+  std::string hugging_face;
+  std::int64_t rows = 0;  // 0: a vector
+  std::int64_t cols = 0;
+  bool rotary = false;  // its rows are rotated by RoPE: GGUF interleaves them for architecture llama
+};
+// Every tensor of a model, in the order of the forward pass.
+std::vector<TensorSpec> tensor_specs(const ModelConfig& config);
+
+// `stored` under its canonical name. FormatError, naming `file`, where its shape is not the one that `spec` asks for.
+// interleaved: the source stores the halves of each rotary head as pairs.
+SourceTensor source_tensor(const StoredTensor& stored, const TensorSpec& spec, const ModelConfig& config,
+                           bool interleaved, std::string_view file);
+// A tensor that the architecture as we compute it does not use: ignoring it would change the answer.
+[[noreturn]] void refuse_tensor(std::string_view name, std::string_view file);
+
+}  // namespace jupiter

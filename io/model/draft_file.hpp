@@ -1,0 +1,58 @@
+// What drafts for a model, saved: tables of what usually follows one, two or three tokens, and heads that guess from
+// its hidden state. HDF5; tables and the sequential head a few MB, Medusa heads as many as their vocabulary makes.
+#pragma once
+
+#include <array>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/model/draft_heads.hpp"
+#include "io/model/manifest.hpp"
+#include "io/tokenizer/tokenizer_data.hpp"
+
+namespace jupiter {
+
+inline constexpr std::size_t kDraftOrders = 3;      // longest context, tokens
+inline constexpr std::size_t kDraftFollowers = 10;  // of one context, at most
+inline constexpr double kExpectedCount = 4;  // what the model expects after a single token is worth so many sightings
+inline constexpr const char* kDraftName = "draft.h5";
+
+// Followers of contexts of one length, in compressed sparse rows.
+struct DraftTable {
+  std::vector<std::uint64_t> keys;   // of contexts, ascending: (older token * vocab_size + newer) ...
+  std::vector<std::uint32_t> first;  // [contexts + 1]: followers of context i are [first[i], first[i + 1])
+  std::vector<std::uint8_t> counts;  // [contexts]: how often it was seen, 255 at most
+  std::vector<TokenId> tokens;       // most likely first
+  std::vector<std::uint8_t> shares;  // of the probability after this context, in 255ths
+
+  std::size_t contexts() const { return keys.size(); }
+  std::optional<std::size_t> find(std::uint64_t key) const;
+};
+
+struct DraftData {
+  DraftIdentity identity;
+  std::string model_hash;                       // of the conversion that wrote it; information only
+  std::string made_from;                        // "self", or the hash of a text
+  std::int64_t tokens = 0;                      // that were counted
+  std::array<DraftTable, kDraftOrders> tables;  // [0]: one token
+  std::optional<SequentialHead> head;
+  std::optional<MedusaHeads> medusa;
+};
+
+DraftIdentity draft_identity(const Manifest& manifest);
+// For this model, and nothing in it.
+DraftData empty_draft(const Manifest& manifest);
+std::uint64_t draft_key(std::span<const TokenId> context, std::int64_t vocab_size);
+
+// RunError where it cannot be written.
+void write_draft(const std::filesystem::path& path, const DraftData& data);
+// FormatError where the file is damaged or for another model.
+DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest);
+// Takes the folder's draft file away where it is not for the model that was just written there: every run would stop at
+// it. A line that says why, empty where nothing was removed; RunError where it cannot be.
+std::string remove_foreign_draft(const std::filesystem::path& folder, const Manifest& manifest);
+
+}  // namespace jupiter

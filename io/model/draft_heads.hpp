@@ -1,0 +1,80 @@
+// Heads that draft from a model's hidden state: their weights, as files hold them and as training changes them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/float16.hpp"
+#include "io/model/manifest.hpp"
+#include "io/tokenizer/tokenizer_data.hpp"
+
+namespace jupiter {
+
+// Which model a draft is for. A model's conversions to other precisions share it.
+struct DraftIdentity {
+  std::int64_t vocab_size = 0;
+  std::int64_t dim = 0;
+  std::int64_t n_layers = 0;
+  std::string tokenizer_hash;  // hex, over the checksums of its datasets
+};
+
+// A small network that goes from one drafted token to the next (Hydra, Ankner et al. 2024; recurrent drafter, Zhang et
+// al. 2024). With unit(x) = x / rms(x), s the state (first: the model's hidden row after its final norm) and e the row
+// of the model's output head of the token that comes next:
+//   next state = gain * unit(unit(s) + w2 silu(w1 [unit(s); unit(e)] + b1))
+// and what follows has the logits (output head) * (next state), over the draft vocabulary only.
+struct HeadShape {
+  std::int64_t dim = 0;
+  std::int64_t units = 0;
+  std::int64_t w1() const { return units * 2 * dim; }  // [units][2 dim]
+  std::int64_t w2() const { return dim * units; }      // [dim][units]
+  std::int64_t b1_at() const { return w1(); }          // [units]
+  std::int64_t w2_at() const { return b1_at() + units; }
+  std::int64_t gain_at() const { return w2_at() + w2(); }  // [dim]
+  std::int64_t size() const { return gain_at() + dim; }
+};
+
+struct SequentialHead {
+  HeadShape shape;
+  std::vector<TokenId> tokens;  // draft vocabulary: rows of the model's output head, ascending
+  std::vector<float> weights;   // [shape.size()]: w1, b1, w2, gain
+  std::string accuracy;         // what validation said; information only
+};
+
+// Medusa heads (Cai et al. 2024). Head i guesses the token i + 1 places after the newest one, whatever comes between:
+// each layer is x + silu(W x + b), then a matrix to the whole vocabulary.
+struct MedusaHeads {
+  struct Layer {
+    std::vector<f16_t> weight;  // [dim][dim]
+    std::vector<f16_t> bias;    // [dim]
+  };
+  struct Head {
+    std::vector<Layer> layers;
+    std::vector<f16_t> output;  // [vocab_size][dim]
+  };
+  std::vector<Head> heads;
+};
+
+// Published Medusa heads: "{head}.{layer}.linear.weight", "....bias", "{head}.{layers}.weight". FormatError where a
+// tensor is missing, too many, or of another shape than this model's.
+MedusaHeads read_medusa_safetensors(const std::string& path, const Manifest& manifest);
+
+// Training in progress.
+struct HeadTraining {
+  std::string key;                   // of data and settings; another key is another training
+  std::int64_t steps = 0;            // done
+  std::vector<float> weights;        // as in SequentialHead
+  std::vector<float> first, second;  // AdamW's moments
+};
+
+// RunError where it cannot be written.
+void write_head_training(const std::filesystem::path& path, const HeadTraining& training);
+// None where there is no file or it is of another training; FormatError where it is damaged.
+std::optional<HeadTraining> read_head_training(const std::filesystem::path& path, const std::string& key,
+                                               std::int64_t size);
+
+}  // namespace jupiter

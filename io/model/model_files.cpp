@@ -1,0 +1,68 @@
+// Mapping of a stage's shards into typed views.
+#include "io/model/model_files.hpp"
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+LayerWeights view_layer(const ShardFile& f, const ModelConfig& c) {
+  LayerWeights w;
+  w.attn_norm = f.vector("attn_norm", c.dim).data();
+  w.wq = f.matrix("wq", c.q_dim(), c.dim);
+  w.wk = f.matrix("wk", c.kv_dim(), c.dim);
+  w.wv = f.matrix("wv", c.kv_dim(), c.dim);
+  w.wo = f.matrix("wo", c.dim, c.q_dim());
+  if (c.qkv_bias) {
+    w.bq = f.vector("bq", c.q_dim()).data();
+    w.bk = f.vector("bk", c.kv_dim()).data();
+    w.bv = f.vector("bv", c.kv_dim()).data();
+  }
+  if (c.qk_norm) {
+    w.q_norm = f.vector("q_norm", c.head_dim).data();
+    w.k_norm = f.vector("k_norm", c.head_dim).data();
+  }
+  w.ffn_norm = f.vector("ffn_norm", c.dim).data();
+  w.w_gate = f.matrix("w_gate", c.hidden_dim, c.dim);
+  w.w_up = f.matrix("w_up", c.hidden_dim, c.dim);
+  w.w_down = f.matrix("w_down", c.dim, c.hidden_dim);
+  return w;
+}
+}  // namespace
+
+const ShardFile& ModelFiles::open(const std::filesystem::path& folder, const Manifest& manifest,
+                                  const std::string& name, bool verify) {
+  const FileInfo& info = manifest.file(name);
+  for (const auto& file : files_) {
+    if (file->name() == (folder / name).string()) return *file;  // a tied head on the rank of the embedding
+  }
+  files_.push_back(std::make_unique<ShardFile>(folder, info, verify));
+  weight_bytes_ += info.bytes();
+  return *files_.back();
+}
+
+ModelFiles::ModelFiles(const std::filesystem::path& folder, const Manifest& manifest, const ModelPart& part,
+                       bool verify)
+    : part_(part) {
+  const ModelConfig& c = manifest.config;
+  if (part.embedding) {
+    embedding_ = open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim);
+  }
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) {
+    layers_.push_back(view_layer(open(folder, manifest, layer_file_name(i), verify), c));
+  }
+  if (part.head) {
+    const ShardFile& output = open(folder, manifest, output_file_name(), verify);
+    head_.norm = output.vector("output_norm", c.dim).data();
+    head_.output = c.tied_embeddings
+                       ? open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim)
+                       : output.matrix("output", c.vocab_size, c.dim);
+  }
+}
+
+TokenizerData load_tokenizer(const std::filesystem::path& folder, const Manifest& manifest, bool verify) {
+  const ShardFile file(folder, manifest.file(tokenizer_file_name()), verify);
+  return read_tokenizer(file, manifest.config.vocab_size);
+}
+
+}  // namespace jupiter

@@ -1,0 +1,30 @@
+// Views of a model's weights as the forward pass reads them. Whoever maps the shards (io/model/model_files.hpp) owns
+// the bytes.
+#pragma once
+
+#include "io/model/packed.hpp"
+
+namespace jupiter {
+
+// One transformer layer. Absent parts are null (vectors) or have no data (matrices).
+struct LayerWeights {
+  const float* attn_norm = nullptr;  // [dim]
+  PackedMatrix wq;                   // [q_dim][dim], rows in half-split rotary order
+  PackedMatrix wk, wv;               // [kv_dim][dim]
+  PackedMatrix wo;                   // [dim][q_dim]
+  const float* bq = nullptr;         // [q_dim]
+  const float* bk = nullptr;         // [kv_dim]
+  const float* bv = nullptr;         // [kv_dim]
+  const float* q_norm = nullptr;     // [head_dim]
+  const float* k_norm = nullptr;     // [head_dim]
+  const float* ffn_norm = nullptr;   // [dim]
+  PackedMatrix w_gate, w_up;         // [hidden_dim][dim]
+  PackedMatrix w_down;               // [dim][hidden_dim]
+};
+
+struct HeadWeights {
+  const float* norm = nullptr;  // [dim]
+  PackedMatrix output;          // [vocab_size][dim]; the embedding where they are tied
+};
+
+}  // namespace jupiter

@@ -1,0 +1,164 @@
+// Session, signals, polite waiting.
+#include "parallel/comm/mpi.hpp"
+
+#include <mpi.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include "parallel/comm/collectives.hpp"
+
+namespace jupiter {
+
+namespace {
+
+bool has_environment(std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(), [](const char* n) { return std::getenv(n) != nullptr; });
+}
+
+bool launched_by_mpi() {
+  return has_environment({"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"});
+}
+
+long slurm_tasks() {
+  const char* text = std::getenv("SLURM_NTASKS");
+  return text == nullptr || std::getenv("SLURM_PROCID") == nullptr ? 1 : std::strtol(text, nullptr, 10);
+}
+
+std::string host_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+std::chrono::seconds grace_after_signal{5};
+
+std::uint64_t activity = 0;  // arrivals so far; the main thread's alone
+
+volatile std::sig_atomic_t pending_signal = 0;
+extern "C" void note_signal(int signal) {
+  pending_signal = signal;
+}
+
+void sleep_us(long us) {
+  const timespec t{0, us * 1000};
+  ::nanosleep(&t, nullptr);
+}
+
+}  // namespace
+
+void check_mpi(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw PeerError(std::string(call) + ": " + text);
+}
+
+MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), host_(host_name()) {
+  ::prctl(PR_SET_TIMERSLACK, 1000UL);  // ns: the default 50 us would lengthen every short sleep
+  if (launched_by_mpi()) {
+    int provided = 0;
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    initialised_ = true;
+    // By default MPI ends the job before anybody can say what went wrong.
+    check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
+    if (provided < MPI_THREAD_FUNNELED) {
+      throw RunError("MPI: expected thread level " + std::to_string(MPI_THREAD_FUNNELED) +
+                     " (MPI_THREAD_FUNNELED: threads beside the one that calls MPI), found " +
+                     std::to_string(provided));
+    }
+  }
+  if (size_ == 1 && slurm_tasks() > 1) {
+    if (initialised_) MPI_Finalize();
+    throw UsageError("srun started " + std::to_string(slurm_tasks()) +
+                     " tasks, but MPI sees only this one: use srun --mpi=pmix (or pmi2), or mpirun");
+  }
+  stages_ = size_;
+  if (size_ > 1) find_neighbours();
+}
+
+void MpiSession::arrange(std::vector<int> world_of_rank, int stages) {
+  const int me = world(rank_);
+  world_ = std::move(world_of_rank);
+  rank_ = static_cast<int>(std::find(world_.begin(), world_.end(), me) - world_.begin());
+  stages_ = stages;
+}
+
+void MpiSession::find_neighbours() {
+  const std::vector<std::string> hosts = all_gather(*this, host_);
+  const auto before = hosts.begin() + rank_;
+  ranks_on_host_ = static_cast<int>(std::count(hosts.begin(), hosts.end(), host_));
+  rank_on_host_ = static_cast<int>(std::count(hosts.begin(), before, host_));
+}
+
+MpiSession::~MpiSession() {
+  if (initialised_ && std::uncaught_exceptions() == exceptions_at_start_) MPI_Finalize();
+}
+
+void MpiSession::abort(ExitCode code) const {
+  if (initialised_ && size_ > 1) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  std::_Exit(static_cast<int>(code));
+}
+
+void note_activity() {
+  ++activity;
+}
+
+ExitCode interrupted_by() {
+  switch (pending_signal) {
+    case 0:
+      return ExitCode::ok;
+    case SIGINT:
+    case SIGUSR1:
+      return ExitCode::interrupted;
+    default:
+      return ExitCode::terminated;
+  }
+}
+
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = note_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the process at once
+  for (const int s : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) ::sigaction(s, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a closed output is an error of the write, with a message
+}
+
+void set_grace_after_signal(std::chrono::seconds grace) {
+  grace_after_signal = grace;
+}
+
+void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for, std::chrono::seconds deadline) {
+  using Clock = std::chrono::steady_clock;
+  using std::chrono::microseconds;
+  auto start = Clock::now();
+  std::optional<Clock::time_point> signalled;
+  for (std::uint64_t seen = activity;;) {
+    if (ready()) return;
+    if (std::exchange(seen, activity) != activity) start = Clock::now();
+    if (interrupted_by() != ExitCode::ok) {
+      if (!signalled) signalled = Clock::now();
+      if (Clock::now() - *signalled > grace_after_signal) {
+        throw Error(interrupted_by(), "stopped while waiting for " + waiting_for);
+      }
+    }
+    const auto waited = std::chrono::duration_cast<microseconds>(Clock::now() - start);
+    if (waited < microseconds(30)) continue;
+    if (deadline.count() > 0 && waited > deadline) {
+      throw PeerError("no answer from " + waiting_for + " for " + std::to_string(deadline.count()) + " s");
+    }
+    // Sleep about a fiftieth of what was waited already: cheap when idle, prompt when busy.
+    sleep_us(std::clamp<long>(waited.count() / 50, 20, 1000));
+  }
+}
+
+}  // namespace jupiter

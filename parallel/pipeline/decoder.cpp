@@ -1,0 +1,283 @@
+// Runs of one frame walk through the head together: each round takes the rows that their paths need next.
+#include "parallel/pipeline/decoder.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+bool has(const FrameRun& run, FrameRun::Flags flag) {
+  return (run.flags & flag) != 0;
+}
+
+std::span<const float> row_of(MatrixView<const float> m, std::int64_t row) {
+  return {m.row(row), static_cast<std::size_t>(m.cols)};
+}
+
+}  // namespace
+
+Decoder::State& Decoder::state(SequenceId sequence) {
+  const auto it = states_.find(sequence);
+  if (it == states_.end()) throw PeerError("frame of sequence " + std::to_string(sequence) + ", which is not open");
+  return it->second;
+}
+
+void Decoder::open(SequenceId sequence, const SequenceOptions& options) {
+  std::vector<TokenId> shared;
+  if (options.parent != 0) {
+    const std::vector<TokenId>& history = state(options.parent).history;
+    const auto n = std::min<std::int64_t>(options.shared_tokens, std::ssize(history));
+    shared.assign(history.begin(), history.begin() + n);
+  }
+  State& s = states_[sequence];
+  s.options = options;
+  if (options.decode.mode != DecodeMode::plain) {
+    s.speculation.emplace(options.decode, drafters_ ? drafters_() : DraftMixer{});
+    s.speculation->read(shared);
+  } else {
+    s.history = std::move(shared);
+  }
+}
+
+SequenceEnd Decoder::close(SequenceId sequence, const SequenceClose& close) {
+  State& s = state(sequence);
+  SequenceEnd end;
+  const auto n = std::clamp<std::int64_t>(close.new_tokens, 0, std::ssize(s.digests));
+  end.logits_digest = n > 0 ? s.digests[static_cast<std::size_t>(n - 1)] : Hasher().digest();
+  if (s.speculation) end.draft = s.speculation->stats();
+  if (close.kept_tokens == 0) {
+    states_.erase(sequence);
+    return end;
+  }
+  State kept;
+  kept.history = s.speculation ? s.speculation->history() : std::move(s.history);
+  kept.history.resize(std::min<std::size_t>(kept.history.size(), static_cast<std::size_t>(close.kept_tokens)));
+  s = std::move(kept);
+  return end;
+}
+
+bool Decoder::ends(const State& s, TokenId token) {
+  const auto& ends = s.options.end_tokens;
+  return std::find(ends.begin(), ends.end(), token) != ends.end();
+}
+
+// Brings every sequence's history up to this frame and says which of its runs the head is for.
+void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
+  std::int64_t row = 0;
+  std::size_t link = 0;
+  for (const FrameRun& run : frame.runs) {
+    Walk w{&run, &state(run.sequence), row, {}, 0, false};
+    State& s = *w.state;
+    const auto n = static_cast<std::size_t>(run.rows);
+    s.seen = frames_;
+    if (has(run, FrameRun::tree)) {
+      if (!s.speculation) throw PeerError("tree of sequence " + std::to_string(run.sequence) + ", which has none");
+      s.speculation->arrive(run, std::span(frame.links).subspan(link, n));
+      link += n;
+    } else {
+      const std::span<const TokenId> tokens = std::span(frame.tokens).subspan(static_cast<std::size_t>(row), n);
+      if (s.speculation) {
+        s.speculation->read(tokens);
+      } else {
+        s.history.resize(static_cast<std::size_t>(run.first_position));
+        s.history.insert(s.history.end(), tokens.begin(), tokens.end());
+      }
+    }
+    row += run.rows;
+    walks.push_back(std::move(w));
+  }
+}
+
+// Rows of the frame that a run wants next.
+std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) const {
+  std::vector<std::int64_t> rows;
+  if (w.done) return rows;
+  if (has(*w.run, FrameRun::tree)) {
+    for (const std::size_t i : w.state->speculation->wanted_rows(limit, head_cost_.least_probability())) {
+      rows.push_back(w.first_row + static_cast<std::int64_t>(i));
+    }
+  } else if (has(*w.run, FrameRun::digest)) {
+    const std::int64_t room = std::max<std::int64_t>(1, static_cast<std::int64_t>(limit));
+    const std::int64_t end = std::min<std::int64_t>(w.run->rows, w.digested + room);
+    for (std::int64_t i = w.digested; i < end; ++i) rows.push_back(w.first_row + i);
+  } else if (has(*w.run, FrameRun::sample)) {
+    rows.push_back(w.first_row + w.run->rows - 1);
+  }
+  return rows;
+}
+
+void Decoder::digest(State& s, std::span<const float> logits) {
+  s.logits.update(logits.data(), logits.size_bytes());
+  s.digests.push_back(s.logits.digest());
+}
+
+TokenId Decoder::draw(State& s, std::span<const float> logits) {
+  const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
+  digest(s, logits);
+  const auto position = static_cast<std::int64_t>(history.size());
+  if (s.speculation && s.options.decode.typical) {
+    const TypicalAcceptance typical(kernels_, logits);
+    const auto child = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
+    if (child) return *child;
+  }
+  return sample(kernels_, logits, s.options.sampling, history, position);
+}
+
+// Rows of consecutive positions: those of known tokens are only digested, the last one may say what comes next.
+void Decoder::advance_linear(Walk& w, std::size_t rows, const HeadRows& passed, std::int64_t first) {
+  State& s = *w.state;
+  const std::int64_t last = first + static_cast<std::int64_t>(rows) - 1;
+  w.digested = has(*w.run, FrameRun::digest) ? w.digested + static_cast<std::int64_t>(rows) : w.run->rows;
+  w.done = w.digested == w.run->rows;
+  const bool draws = w.done && has(*w.run, FrameRun::sample);
+  for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) digest(s, row_of(passed.logits, row));
+  if (!draws) return;
+  const TokenId token = draw(s, row_of(passed.logits, last));
+  if (s.speculation && has(*w.run, FrameRun::draft)) {
+    s.speculation->see(row_of(passed.hidden, last));
+    s.speculation->start(token, ends(s, token));
+  } else {
+    w.tokens.push_back(token);
+  }
+}
+
+// Takes as many steps as the rows at hand allow. Row first + i of those passed belongs to rows[i].
+void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first) {
+  State& s = *w.state;
+  if (!has(*w.run, FrameRun::tree)) return advance_linear(w, rows.size(), passed, first);
+  for (;;) {
+    const auto wanted = s.speculation->wanted();
+    if (!wanted) break;
+    const auto at = std::find(rows.begin(), rows.end(), w.first_row + static_cast<std::int64_t>(*wanted));
+    if (at == rows.end()) return;
+    const std::int64_t row = first + (at - rows.begin());
+    const TokenId token = draw(s, row_of(passed.logits, row));
+    s.speculation->see(row_of(passed.hidden, row));
+    s.speculation->accept(token, ends(s, token));
+  }
+  w.done = true;
+}
+
+void Decoder::show_rows(const Walk& w, const HeadPass& head) const {
+  for (std::int64_t at = 0; at < w.run->rows; at += kMaxDrawnRows) {
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = at; i < std::min<std::int64_t>(w.run->rows, at + kMaxDrawnRows); ++i) {
+      rows.push_back(w.first_row + i);
+    }
+    const HeadRows passed = head(rows, true);
+    for (std::int64_t i = 0; i < passed.logits.rows; ++i) {
+      sink_(w.run->sequence, w.run->first_position + at + i, row_of(passed.logits, i));
+    }
+  }
+}
+
+void Decoder::show_hidden(const Walk& w, const HeadPass& head) const {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(w.run->rows));
+  std::iota(rows.begin(), rows.end(), w.first_row);
+  const HeadRows passed = head(rows, false);
+  for (std::int64_t i = 0; i < passed.hidden.rows; ++i) {
+    hidden_sink_(w.run->sequence, w.run->first_position + i, row_of(passed.hidden, i));
+  }
+}
+
+// The way of a tree's root round the ring tells what a lap takes besides computing.
+void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
+  if (!w.state->root_on_way || w.run->rows == 0) return;
+  w.state->root_on_way = false;
+  const std::chrono::duration<double> lap = std::chrono::steady_clock::now() - w.state->root_sent;
+  cost_.observe_overhead(lap.count() - frame.cost.sum_s - spent_s);
+}
+
+// Sequences of the last laps' frames: kept prefixes and earlier turns of a conversation are open, but no company.
+int Decoder::sequences_under_way() const {
+  const auto recent = static_cast<std::uint64_t>(2 * cost_.stages() + 2);  // that can be in flight
+  return static_cast<int>(
+      std::count_if(states_.begin(), states_.end(), [&](const auto& s) { return s.second.seen + recent > frames_; }));
+}
+
+// Of any sequence that drafts in this frame.
+Company Decoder::company_of(const Frame& frame) const {
+  Company c{sequences_under_way(), -1, 0};  // it is itself one of those that decode
+  for (const FrameRun& run : frame.runs) {
+    if (has(run, FrameRun::tree) || has(run, FrameRun::draft)) {
+      ++c.beside;
+    } else {
+      c.prompt_rows += run.rows;
+    }
+  }
+  return c;
+}
+
+FrameResult Decoder::late_drafts() {
+  FrameResult result;
+  result.late = true;
+  const auto now = std::chrono::steady_clock::now();
+  for (auto& [id, s] : states_) {
+    if (!s.speculation) continue;
+    // A frame a slot is what the stages take; meanwhile more becomes known.
+    const std::chrono::duration<double> since = now - s.segments_sent;
+    if (since.count() < cost_.slot_s(1)) continue;
+    if (auto r = s.speculation->late_result(id, cost_, {sequences_under_way(), 0, 0})) {
+      s.segments_sent = now;
+      result.sequences.push_back(std::move(*r));
+    }
+  }
+  return result;
+}
+
+FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& head) {
+  ++frames_;
+  std::vector<Walk> walks;
+  take_rows(frame, walks);
+  for (const Walk& w : walks) {
+    if (has(*w.run, FrameRun::tree)) time_lap(w, frame, spent_s);
+    if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, head);
+    if (has(*w.run, FrameRun::hidden) && hidden_sink_) show_hidden(w, head);
+  }
+  for (bool more = true; more;) {
+    more = false;
+    std::vector<std::int64_t> rows;
+    std::vector<std::pair<Walk*, std::vector<std::int64_t>>> asked;
+    for (Walk& w : walks) {
+      std::vector<std::int64_t> wanted = rows_of(w, static_cast<std::size_t>(kMaxDrawnRows) - rows.size());
+      if (wanted.empty()) continue;
+      more = true;
+      if (rows.size() + wanted.size() > static_cast<std::size_t>(kMaxDrawnRows)) break;  // in the next round
+      rows.insert(rows.end(), wanted.begin(), wanted.end());
+      asked.emplace_back(&w, std::move(wanted));
+    }
+    if (rows.empty()) break;
+    const auto start = std::chrono::steady_clock::now();
+    const HeadRows passed = head(rows, true);
+    head_cost_.observe(std::ssize(rows),
+                       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    std::int64_t first = 0;
+    for (auto& [walk, wanted] : asked) {
+      advance(*walk, wanted, passed, first);
+      first += static_cast<std::int64_t>(wanted.size());
+    }
+  }
+  FrameResult result;
+  for (Walk& w : walks) {
+    SequenceResult r;
+    r.sequence = w.run->sequence;
+    if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
+      r = w.state->speculation->result(w.run->sequence, cost_, company_of(frame));
+      if (!r.segments.empty()) w.state->segments_sent = std::chrono::steady_clock::now();
+      if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
+        w.state->root_sent = std::chrono::steady_clock::now();
+        w.state->root_on_way = true;
+      }
+    } else {
+      r.tokens = std::move(w.tokens);
+    }
+    result.sequences.push_back(std::move(r));
+  }
+  return result;
+}
+
+}  // namespace jupiter

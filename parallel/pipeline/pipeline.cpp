@@ -1,0 +1,325 @@
+// In-band order is the protocol: open, frames and close of a sequence pass every stage in the order of submission.
+#include "parallel/pipeline/pipeline.hpp"
+
+#include <sys/resource.h>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct CloseBody {
+  SequenceId sequence = 0;
+  std::uint32_t reserved = 0;
+  SequenceClose close;
+};
+
+struct StopBody {
+  std::uint32_t exit_code = 0;
+};
+
+template <typename T>
+T read_body(const Message& message) {
+  PayloadReader r(message.payload);
+  const auto body = r.value<T>();
+  r.end();
+  return body;
+}
+
+template <typename T>
+Message message_of(MessageKind kind, std::uint64_t id, const T& body) {
+  Message m{kind, id, {}};
+  PayloadWriter(m.payload).value(body);
+  return m;
+}
+
+constexpr std::size_t kMaxEndTokens = 1024;
+
+Message open_message(std::uint64_t id, SequenceId sequence, const SequenceOptions& o) {
+  Message m{MessageKind::open, id, {}};
+  PayloadWriter w(m.payload);
+  w.value(sequence);
+  w.value(o.sampling);
+  w.value(o.decode);
+  w.value(o.parent);
+  w.value(o.shared_tokens);
+  w.array(std::span<const TokenId>(o.end_tokens));
+  return m;
+}
+
+std::pair<SequenceId, SequenceOptions> read_open(const Message& message) {
+  PayloadReader r(message.payload);
+  const auto sequence = r.value<SequenceId>();
+  SequenceOptions o;
+  o.sampling = r.value<SamplingOptions>();
+  o.decode = r.value<DecodeOptions>();
+  o.parent = r.value<SequenceId>();
+  o.shared_tokens = r.value<std::int64_t>();
+  o.end_tokens = r.array<TokenId>(kMaxEndTokens);
+  r.end();
+  if (o.shared_tokens < 0 || o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
+    throw PeerError("options of a sequence: expected at most " + std::to_string(kMaxDraftNodes - 1) +
+                    " drafted tokens, found " + std::to_string(o.decode.draft_max));
+  }
+  return {sequence, std::move(o)};
+}
+
+struct ClosedBody {
+  SequenceId sequence = 0;
+  std::uint32_t reserved = 0;
+  SequenceEnd end;
+};
+
+std::optional<SendChannel> output_of(const MpiSession& mpi) {
+  if (mpi.stages() == 1) return std::nullopt;
+  if (mpi.rank() + 1 < mpi.stages()) return SendChannel(mpi, mpi.rank() + 1, Tag::forward);
+  return SendChannel(mpi, 0, Tag::ring);
+}
+
+}  // namespace
+
+StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
+    : stage_(stage), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
+  for (int r = 1; last_ && r < mpi.rank(); ++r) verdicts_.emplace_back(mpi, r, Tag::verdict);
+}
+
+void StageRunner::pass_on(Message&& message) {
+  if (out_) {
+    out_->send(std::move(message));
+  } else {
+    answers_.push_back(std::move(message));
+  }
+}
+
+// Stages between learn at once what is rejected; nobody waits for it (DESIGN.md, decision 9).
+void StageRunner::send_verdicts(const FrameResult& result, std::uint64_t id) {
+  for (const SequenceResult& r : result.sequences) {
+    if (r.verdict.node == 0) continue;
+    for (SendChannel& c : verdicts_) c.send(encode_verdict(id, {r.sequence, r.verdict}));
+  }
+}
+
+void StageRunner::send_late_drafts() {
+  const FrameResult late = stage_.late_drafts();
+  if (!late.sequences.empty()) pass_on(encode_result(0, late));
+}
+
+void StageRunner::compute(Message&& message, const std::function<void()>& newer) {
+  Frame frame = decode_frame(message, stage_.limits());
+  const auto start = Clock::now();
+  const FrameResult result = stage_.forward(frame, newer);
+  const auto computed = Clock::now();
+  if (last_) send_verdicts(result, message.id);
+  pass_on(last_ ? encode_result(message.id, result) : encode(frame, message.id));
+  const FrameRun run = frame.runs.empty() ? FrameRun{} : frame.runs.front();
+  const auto rows = static_cast<std::int32_t>(frame.rows());
+  trace_.add(Trace::Kind::compute, start, computed, run.sequence, run.first_position, rows);
+  trace_.add(Trace::Kind::send, computed, Clock::now(), run.sequence, run.first_position, rows);
+}
+
+void StageRunner::process(Message&& message, const std::function<void()>& newer) {
+  switch (message.kind) {
+    case MessageKind::open: {
+      const auto [sequence, options] = read_open(message);
+      stage_.open(sequence, options);
+      if (!last_) pass_on(std::move(message));
+      return;
+    }
+    case MessageKind::frame:
+      compute(std::move(message), newer);
+      return;
+    case MessageKind::close: {
+      const auto body = read_body<CloseBody>(message);
+      const SequenceEnd end = stage_.close(body.sequence, body.close);
+      if (last_) message = message_of(MessageKind::closed, message.id, ClosedBody{body.sequence, 0, end});
+      pass_on(std::move(message));
+      return;
+    }
+    case MessageKind::stop:
+      stage_.close_all();
+      if (!last_) pass_on(std::move(message));
+      return;
+    default:
+      throw PeerError("message: expected open, frame, close or stop, found kind " +
+                      std::to_string(static_cast<int>(message.kind)));
+  }
+}
+
+Pipeline::Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options)
+    : mpi_(mpi), stage_(stage), pool_(pool), trace_(trace), options_(options), runner_(mpi, stage, trace) {
+  if (options_.max_in_flight <= 0) options_.max_in_flight = 2 * mpi.stages() + 2;
+  if (mpi.stages() > 1) {
+    ring_.emplace(mpi, mpi.stages() - 1, Tag::ring, stage.limits().max_message_bytes());
+    pool.set_poll([this] { poll(); });
+  }
+}
+
+Pipeline::~Pipeline() {
+  pool_.set_poll(nullptr);
+}
+
+void Pipeline::poll() {
+  runner_.poll();
+  if (ring_) ring_->poll();
+}
+
+void Pipeline::take_answers() {
+  poll();
+  const auto take = [&](const Message& m) {
+    if (m.kind == MessageKind::result) {
+      results_.push_back(decode_result(m, stage_.limits()));
+      if (!results_.back().late) ++answered_;
+      for (const SequenceResult& r : results_.back().sequences) {
+        if (r.verdict.node != 0) stage_.settle(r.sequence, r.verdict);
+      }
+    } else if (m.kind == MessageKind::closed) {
+      const auto body = read_body<ClosedBody>(m);
+      closed_.emplace(body.sequence, body.end);
+    } else {
+      throw PeerError("answer of the last rank: expected a result, found kind " +
+                      std::to_string(static_cast<int>(m.kind)));
+    }
+  };
+  for (; !runner_.answers().empty(); runner_.answers().pop_front()) take(runner_.answers().front());
+  if (!ring_) return;
+  while (const auto m = ring_->receive()) take(*m);
+}
+
+void Pipeline::wait_for(const std::function<bool()>& ready) {
+  const auto start = Clock::now();
+  const auto wanted = [&] {
+    take_answers();
+    return ready();
+  };
+  wait_politely(
+      [&] {
+        if (wanted()) return true;
+        if (options_.idle != nullptr) options_.idle->work(wanted);
+        return false;
+      },
+      "rank " + std::to_string(mpi_.stages() - 1) + " (the last stage)", options_.deadline);
+  trace_.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
+  wait_s_ += seconds_since(start);
+}
+
+SequenceId Pipeline::open(const SequenceOptions& options) {
+  const SequenceId id = next_sequence_++;
+  runner_.process(open_message(next_id_++, id, options));
+  return id;
+}
+
+void Pipeline::submit(Frame&& frame) {
+  if (in_flight() >= options_.max_in_flight) {
+    wait_for([&] { return in_flight() < options_.max_in_flight; });
+  }
+  ++submitted_;
+  runner_.process(encode(frame, next_id_++), [this] { take_answers(); });
+  take_answers();
+}
+
+FrameResult Pipeline::next_result() {
+  if (results_.empty()) wait_for([&] { return !results_.empty(); });
+  FrameResult result = std::move(results_.front());
+  results_.pop_front();
+  if (!result.late) ++taken_;
+  return result;
+}
+
+void Pipeline::close(SequenceId sequence, const SequenceClose& close) {
+  runner_.process(message_of(MessageKind::close, next_id_++, CloseBody{sequence, 0, close}));
+}
+
+SequenceEnd Pipeline::closed(SequenceId sequence) {
+  if (!closed_.contains(sequence)) wait_for([&] { return closed_.contains(sequence); });
+  const auto oldest = closed_.lower_bound(sequence);
+  const SequenceEnd end = oldest->second;
+  closed_.erase(oldest);
+  return end;
+}
+
+void Pipeline::stop(ExitCode code) {
+  runner_.process(message_of(MessageKind::stop, next_id_++, StopBody{static_cast<std::uint32_t>(code)}));
+  wait_for([&] { return runner_.idle(); });
+}
+
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report,
+               IdleWork* idle) {
+  ReceiveChannel in(mpi, mpi.rank() - 1, Tag::forward, stage.limits().max_message_bytes());
+  StageRunner runner(mpi, stage, trace);
+  std::optional<ReceiveChannel> verdicts;
+  const bool last = mpi.rank() + 1 == mpi.stages();
+  if (!last) verdicts.emplace(mpi, mpi.stages() - 1, Tag::verdict, 256);
+  const auto poll = [&] {
+    in.poll();
+    runner.poll();
+    if (verdicts) verdicts->poll();
+  };
+  const auto newer = [&] {
+    poll();
+    while (const auto m = verdicts->receive()) {
+      const SequenceVerdict v = decode_verdict(*m);
+      stage.settle(v.sequence, v.verdict);
+    }
+  };
+  pool.set_poll(poll);
+  double wait_s = 0;
+  ExitCode code = ExitCode::ok;
+  for (bool running = true; running;) {
+    std::optional<Message> message;
+    const auto start = Clock::now();
+    const auto arrived = [&] {
+      poll();
+      if (!message) message = in.receive();
+      return message.has_value();
+    };
+    // No deadline: rank 0 may wait for its user. A peer that dies takes this rank along (mpirun).
+    wait_politely(
+        [&] {
+          if (arrived()) return true;
+          if (last) runner.send_late_drafts();
+          if (idle != nullptr) idle->work(arrived);
+          return false;
+        },
+        "rank " + std::to_string(mpi.rank() - 1));
+    wait_s += seconds_since(start);
+    trace.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
+    if (message->kind == MessageKind::stop) {
+      code = static_cast<ExitCode>(read_body<StopBody>(*message).exit_code);
+      running = false;
+    }
+    if (verdicts) newer();
+    runner.process(std::move(*message), verdicts ? std::function<void()>(newer) : nullptr);
+  }
+  wait_politely(
+      [&] {
+        runner.poll();
+        return runner.idle();
+      },
+      "the next rank");
+  pool.set_poll(nullptr);
+  report = local_report(mpi, stage, wait_s - (idle != nullptr ? idle->spent_s() : 0), runner.sent_bytes());
+  return code;
+}
+
+RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s, std::uint64_t sent_bytes) {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return {mpi.rank(),
+          mpi.host(),
+          stage.part().first_layer,
+          stage.part().last_layer,
+          stage.weight_bytes(),
+          stage.kv_bytes(),
+          usage.ru_maxrss * 1024,
+          stage.compute_s(),
+          wait_s,
+          sent_bytes};
+}
+
+}  // namespace jupiter

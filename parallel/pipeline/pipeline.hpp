@@ -1,0 +1,129 @@
+// The ring of stages: rank 0 submits frames, every rank computes its layers, the last rank answers rank 0.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <optional>
+
+#include "parallel/comm/channel.hpp"
+#include "parallel/comm/trace.hpp"
+#include "parallel/pipeline/stage.hpp"
+
+namespace jupiter {
+
+// What one rank did, for reports.
+struct RankReport {
+  int rank = 0;
+  std::string host;
+  std::int64_t first_layer = 0;
+  std::int64_t last_layer = 0;
+  std::uint64_t weight_bytes = 0;
+  std::int64_t kv_bytes = 0;
+  std::int64_t peak_rss_bytes = 0;
+  double compute_s = 0;
+  double wait_s = 0;
+  std::uint64_t sent_bytes = 0;
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.rank, s.host, s.first_layer, s.last_layer, s.weight_bytes, s.kv_bytes, s.peak_rss_bytes, s.compute_s,
+          s.wait_s, s.sent_bytes);
+  }
+};
+
+// A stage and the channel that its output goes to: the next rank, or rank 0 from the last one.
+class StageRunner {
+ public:
+  StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace);
+
+  // Computes or applies one message and passes its consequence on; at size 1 results pile up in `answers`. newer: as
+  // in Stage::forward.
+  void process(Message&& message, const std::function<void()>& newer = {});
+  // Last rank: sends on what drafters on other ranks found since the last answer.
+  void send_late_drafts();
+  void poll() {
+    if (out_) out_->poll();
+    for (SendChannel& c : verdicts_) c.poll();
+  }
+  bool idle() const { return !out_ || out_->idle(); }
+  std::deque<Message>& answers() { return answers_; }
+  std::uint64_t sent_bytes() const { return out_ ? out_->stats().bytes : 0; }
+
+ private:
+  void pass_on(Message&& message);
+  void compute(Message&& message, const std::function<void()>& newer);
+  void send_verdicts(const FrameResult& result, std::uint64_t id);
+  Stage& stage_;
+  Trace& trace_;
+  bool last_;
+  std::optional<SendChannel> out_;
+  std::vector<SendChannel> verdicts_;  // last rank: to the stages between the first and itself
+  std::deque<Message> answers_;
+};
+
+// What a rank does while it waits.
+class IdleWork {
+ public:
+  virtual ~IdleWork() = default;
+  // One piece of work, if there is any; ends early once `wanted` says that there is something better to do.
+  virtual void work(const std::function<bool()>& wanted) = 0;
+  virtual double spent_s() const = 0;
+};
+
+// Rank 0's end of the ring.
+class Pipeline {
+ public:
+  struct Options {
+    std::int64_t max_in_flight = 0;      // frames; 0: twice the ranks and two
+    std::chrono::seconds deadline{600};  // for any answer of the last rank
+    IdleWork* idle = nullptr;            // or none; must outlive the pipeline
+  };
+  Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options);
+  ~Pipeline();
+
+  SequenceId open(const SequenceOptions& options);
+  // Computes this rank's layers and sends the rest on its way; waits while too many frames are in flight.
+  void submit(Frame&& frame);
+  // The answer to the oldest frame whose answer was not taken yet; waits for it.
+  FrameResult next_result();
+  bool has_result() const { return !results_.empty(); }
+  std::int64_t in_flight() const { return submitted_ - answered_; }
+  std::int64_t pending_results() const { return submitted_ - taken_; }
+  // Ends a sequence; frames of it that are on their way end before it.
+  void close(SequenceId sequence, const SequenceClose& close);
+  bool is_closed(SequenceId sequence) const { return closed_.contains(sequence); }
+  // What a closed sequence left behind; waits for it.
+  SequenceEnd closed(SequenceId sequence);
+  // Ends the run on all ranks.
+  void stop(ExitCode code);
+  double wait_s() const { return wait_s_ - (options_.idle != nullptr ? options_.idle->spent_s() : 0); }
+  std::uint64_t sent_bytes() const { return runner_.sent_bytes(); }
+  FrameLimits limits() const { return stage_.limits(); }
+  const Stage& stage() const { return stage_; }  // this rank's
+
+ private:
+  void poll();
+  void take_answers();
+  void wait_for(const std::function<bool()>& ready);
+
+  const MpiSession& mpi_;
+  Stage& stage_;
+  ThreadPool& pool_;
+  Trace& trace_;
+  Options options_;
+  StageRunner runner_;
+  std::optional<ReceiveChannel> ring_;
+  std::deque<FrameResult> results_;
+  std::multimap<SequenceId, SequenceEnd> closed_;  // a kept sequence ends twice; equal keys stay in order
+  SequenceId next_sequence_ = 1;
+  std::uint64_t next_id_ = 1;
+  std::int64_t submitted_ = 0, answered_ = 0, taken_ = 0;
+  double wait_s_ = 0;
+};
+
+// The life of every other rank: computes what comes until the run is stopped. Returns the run's exit code.
+ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report, IdleWork* idle);
+
+// Fields that this process knows about itself.
+RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s, std::uint64_t sent_bytes);
+
+}  // namespace jupiter

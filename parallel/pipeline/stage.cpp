@@ -1,0 +1,269 @@
+// The stage's way from a frame to the next one.
+#include "parallel/pipeline/stage.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+// What is left of a frame that was given up: its runs, so that every stage and rank 0 know that it came by.
+void drop_rows(Frame& frame) {
+  frame.tokens.clear();
+  frame.links.clear();
+  frame.residual.clear();
+  for (FrameRun& run : frame.runs) run.rows = 0;
+}
+
+template <typename Sequences>
+auto& open_sequence(Sequences& sequences, SequenceId id) {
+  const auto it = sequences.find(id);
+  if (it == sequences.end()) throw PeerError("frame of sequence " + std::to_string(id) + ", which is not open");
+  return it->second;
+}
+
+KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
+  return {part.last_layer - part.first_layer, c.n_kv_heads, c.head_dim, o.keys, o.values};
+}
+
+}  // namespace
+
+Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages)
+    : config_(config),
+      files_(std::move(files)),
+      options_(options),
+      rt_{kernels(), pool},
+      cache_(kv_shape(config, files_.part(), options), options.cache_tokens / kKvBlock),
+      rope_(config, options.context_tokens),
+      scratch_(config, options.max_rows, pool.size()),
+      residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
+      logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
+      decoder_(rt_.kernels, stages) {}
+
+StageBuffers Stage::buffers() const {
+  return {cache_.allocated_bytes(), scratch_.bytes() + rope_.bytes() + residual_.bytes() + logits_.bytes()};
+}
+
+FrameLimits Stage::limits() const {
+  return {options_.max_rows, options_.context_tokens, config_.vocab_size,
+          part().first_layer == 0 && part().embedding ? 0 : wire_row_bytes(options_.wire, config_)};
+}
+
+Sequence& Stage::sequence(SequenceId id) {
+  return open_sequence(sequences_, id);
+}
+
+const Sequence& Stage::sequence(SequenceId id) const {
+  return open_sequence(sequences_, id);
+}
+
+void Stage::open(SequenceId id, const SequenceOptions& options) {
+  if (sequences_.contains(id)) throw PeerError("sequence " + std::to_string(id) + " is open already");
+  apply_verdicts();
+  sequences_[id] = options.parent != 0 ? cache_.fork(sequence(options.parent), options.shared_tokens) : Sequence{};
+  if (part().head) decoder_.open(id, options);
+}
+
+SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
+  Sequence& s = sequence(id);
+  if (close.kept_tokens > 0) {
+    apply_verdicts();
+    if (close.verdict.node != 0) jupiter::settle(cache_, s, close.verdict);
+    if (s.length < close.kept_tokens) {
+      throw PeerError("kept sequence " + std::to_string(id) + ": expected at least " +
+                      std::to_string(close.kept_tokens) + " positions, found " + std::to_string(s.length));
+    }
+    cache_.truncate(s, close.kept_tokens);
+  } else {
+    cache_.truncate(s, 0);
+    sequences_.erase(id);
+  }
+  return part().head ? decoder_.close(id, close) : SequenceEnd{};
+}
+
+void Stage::close_all() {
+  while (!sequences_.empty()) close(sequences_.begin()->first, {});
+}
+
+// Makes room in the cache and says where each row's keys lie.
+std::vector<RowRun> Stage::place(Frame& frame) {
+  std::vector<RowRun> runs;
+  std::size_t link = 0;
+  for (FrameRun& run : frame.runs) {
+    Sequence& s = sequence(run.sequence);
+    RowRun placed{&s, run.first_position, run.rows, {}};
+    if ((run.flags & FrameRun::tree) != 0) {
+      for (std::int32_t i = 0; i < run.rows; ++i, ++link) {
+        placed.tree.push_back(add_node(cache_, s, frame.links[link].node, frame.links[link].parent));
+        const std::int64_t position = placed.tree.back().position;
+        if (position >= options_.context_tokens) {
+          throw PeerError("tree row: expected a position below " + std::to_string(options_.context_tokens) +
+                          ", found " + std::to_string(position));
+        }
+        rope_.extend(position + 1);
+      }
+    } else {
+      if (run.first_position > s.length) {
+        throw PeerError("frame at position " + std::to_string(run.first_position) + " of a sequence that ends at " +
+                        std::to_string(s.length));
+      }
+      cache_.truncate(s, run.first_position);
+      cache_.reserve(s, run.first_position, run.first_position + run.rows);
+      s.length = run.first_position + run.rows;
+      rope_.extend(s.length);
+    }
+    if (run.rows > 0) runs.push_back(std::move(placed));
+  }
+  return runs;
+}
+
+void Stage::apply_verdicts() {
+  for (const auto& [id, verdict] : verdicts_) {
+    const auto it = sequences_.find(id);
+    if (it != sequences_.end()) jupiter::settle(cache_, it->second, verdict);
+  }
+  verdicts_.clear();
+}
+
+// Takes rows of trees out that can no longer be right.
+void Stage::prune(Frame& frame) {
+  if (frame.links.empty()) return;
+  const std::size_t row_bytes = frame.residual.size() / frame.tokens.size();
+  std::vector<TreeLink> links;
+  std::size_t row = 0, kept = 0, link = 0;
+  for (FrameRun& run : frame.runs) {
+    const bool tree = (run.flags & FrameRun::tree) != 0;
+    const auto n = static_cast<std::size_t>(run.rows);
+    std::vector<NodeId> live;  // of this run: rows may hang on rows before them
+    for (std::size_t i = 0; i < n; ++i, ++row) {
+      if (tree) {
+        const TreeLink& l = frame.links[link++];
+        const bool keep = std::find(live.begin(), live.end(), l.parent) != live.end() ||
+                          is_live(sequence(run.sequence), l.node, l.parent);
+        if (!keep) continue;
+        live.push_back(l.node);
+        links.push_back(l);
+      }
+      if (kept != row) {
+        frame.tokens[kept] = frame.tokens[row];
+        std::memmove(frame.residual.data() + kept * row_bytes, frame.residual.data() + row * row_bytes, row_bytes);
+      }
+      ++kept;
+    }
+    if (tree) run.rows = static_cast<std::int32_t>(live.size());
+  }
+  frame.tokens.resize(kept);
+  frame.residual.resize(kept * row_bytes);
+  frame.links = std::move(links);
+}
+
+// Whether verdicts that came while a frame is computed leave none of its rows alive. They are applied later, at its
+// end.
+bool Stage::is_stale(const Frame& frame) {
+  if (verdicts_.empty()) return false;
+  std::size_t link = 0;
+  for (const FrameRun& run : frame.runs) {
+    if ((run.flags & FrameRun::tree) == 0) return false;
+    const Sequence& s = sequence(run.sequence);
+    const auto newest = std::find_if(verdicts_.rbegin(), verdicts_.rend(),
+                                     [&](const auto& v) { return v.first == run.sequence && v.second.node > s.tip; });
+    for (std::int32_t i = 0; i < run.rows; ++i, ++link) {
+      if (newest == verdicts_.rend() || descends(s, frame.links[link].node, newest->second.node)) return false;
+    }
+  }
+  return true;
+}
+
+FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  for (const FrameRun& run : frame.runs) {
+    if (run.verdict.node != 0) settle(run.sequence, run.verdict);
+  }
+  apply_verdicts();
+  prune(frame);
+  const std::vector<RowRun> runs = place(frame);
+  const MatrixView<float> x(residual_.data(), frame.rows(), config_.dim);
+  const BlockContext context{rt_, config_, cache_, rope_, scratch_};
+  bool alive = !runs.empty();
+  if (alive && part().embedding) {
+    embed(context, files_.embedding(), frame.tokens, x);
+  } else if (alive) {
+    from_wire(rt_, options_.wire, config_.residual, frame.residual.data(), x);
+  }
+  for (std::size_t i = 0; i < files_.layers().size() && alive; ++i) {
+    forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
+    if (newer) {
+      newer();
+      alive = !std::exchange(given_up_, false) && !is_stale(frame);
+    }
+  }
+  if (alive) {
+    for (const FrameRun& run : frame.runs) settle_decided(cache_, sequence(run.sequence));
+  } else {
+    drop_rows(frame);
+  }
+  FrameResult result;
+  if (part().head) {
+    result = decoder_.decode(frame, elapsed(), [&](std::span<const std::int64_t> rows, bool logits) {
+      return pass_head(context, x, rows, logits);
+    });
+    for (const SequenceResult& r : result.sequences) {
+      if (r.verdict.node != 0) settle(r.sequence, r.verdict);
+    }
+  } else if (alive) {
+    frame.residual.resize(static_cast<std::size_t>(x.rows * wire_row_bytes(options_.wire, config_)));
+    to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
+  }
+  add_cost(frame, elapsed());
+  if (part().head) decoder_.observe(frame);
+  result.cost = frame.cost;
+  return result;
+}
+
+void Stage::learn_widths() {
+  constexpr SequenceId probe = 0;
+  constexpr int repeats = 4;  // the first one warms up
+  std::vector<double> seconds;
+  sequences_[probe] = {};
+  for (const std::int64_t rows : StepCost::kShape) {
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < repeats; ++i) {
+      const MatrixView<float> x(residual_.data(), rows, config_.dim);
+      std::fill_n(residual_.data(), rows * config_.dim, 0.0f);
+      Frame f;
+      f.runs.push_back({probe, 0, static_cast<std::int32_t>(rows), 0, 0, {}});
+      const std::vector<RowRun> runs = place(f);
+      const auto start = std::chrono::steady_clock::now();
+      for (std::size_t l = 0; l < files_.layers().size(); ++l) {
+        forward_block({rt_, config_, cache_, rope_, scratch_}, files_.layers()[l], static_cast<std::int64_t>(l), runs,
+                      x);
+      }
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    seconds.push_back(best);
+  }
+  cache_.truncate(sequences_[probe], 0);
+  sequences_.erase(probe);
+  decoder_.set_shape(seconds);
+}
+
+void Stage::add_cost(Frame& frame, double seconds) {
+  compute_s_ += seconds;
+  frame.cost.sum_s += seconds;
+  frame.cost.most_s = std::max(frame.cost.most_s, seconds);
+}
+
+HeadRows Stage::pass_head(const BlockContext& context, MatrixView<const float> x, std::span<const std::int64_t> rows,
+                          bool with_logits) {
+  if (!with_logits) return {{}, final_norm(context, files_.head(), x, rows)};
+  const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
+  return {logits, forward_head(context, files_.head(), x, rows, logits)};
+}
+
+}  // namespace jupiter

@@ -1,0 +1,23 @@
+// Which board of a plan a draft model works on: one whose memory holds it beside its layers, and that waits longest for
+// others while a token goes round, for the model drafts meanwhile.
+#pragma once
+
+#include "parallel/plan/planner.hpp"
+
+namespace jupiter {
+
+// A draft model as the planner sees it.
+struct DraftNeeds {
+  std::string model_hash;
+  std::uint64_t bytes = 0;  // weights, cache, work space (draft_model_bytes())
+  double relative = 0;      // its bytes of weights over those of the model that it drafts for: so is its time
+};
+
+// The best plan among those that leave room for the draft model on one of their boards: the quickest request first;
+// where several are within 2 %, the one whose board computes most drafts in the time that a decoded token takes
+// elsewhere. The last stage is taken where no other has room: drafting there delays the answer. MemoryError where
+// nothing fits. profile and manifest as for Planner.
+Plan plan_with_draft(const Profile& profile, const Manifest& manifest, const PlanRequest& request,
+                     const DraftNeeds& needs);
+
+}  // namespace jupiter

@@ -1,0 +1,65 @@
+// A plan: which board holds which layers, and into which chunks a prompt is cut. Made by the planner, saved as JSON,
+// read and maybe edited by a person, obeyed by `run`.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "parallel/plan/stage_memory.hpp"
+
+namespace jupiter {
+
+struct StagePlan {
+  std::string host;
+  int slot = 0;  // which of that host's ranks
+  std::int64_t first_layer = 0;
+  std::int64_t last_layer = 0;      // one past the end
+  std::uint64_t weight_bytes = 0;   // mapped
+  std::uint64_t private_bytes = 0;  // KV cache for the plan's workload, work space, program
+  double time_share = 0;            // of the prompt's computing that this stage does
+};
+
+struct ChunkPlan {
+  std::int64_t prompt_tokens = 0;
+  std::vector<std::int64_t> lengths;  // sum to prompt_tokens
+};
+
+// Where a draft model works.
+struct DraftPlace {
+  std::string model_hash;  // of the draft model
+  std::string host;
+  int slot = 0;
+  std::uint64_t bytes = 0;  // weights, cache and work space
+};
+
+struct Plan {
+  std::string model_hash;
+  std::string objective;
+  std::int64_t prompt_tokens = 0;  // the workload it was made for
+  std::int64_t new_tokens = 0;
+  std::int64_t context_tokens = 0;
+  std::optional<Workload> workload;  // that memory was planned for; none in plans of older programs
+  double predicted_ttft_s = 0;
+  double predicted_decode_tokens_per_s = 0;
+  std::vector<StagePlan> stages;      // in the order of the pipeline
+  std::vector<std::string> left_out;  // "host:slot" of boards that do not take part
+  std::vector<ChunkPlan> chunks;      // ascending prompt_tokens
+  std::optional<DraftPlace> draft;    // on one of the stages
+
+  ModelPart part(std::size_t stage) const;
+  std::int64_t max_chunk() const;
+  std::size_t draft_stage() const;  // that has the draft model
+};
+
+std::string to_json(const Plan& plan);
+Plan parse_plan(const std::string& text, const std::string& file);
+// FormatError where layers overlap, are missing or out of order, a chunk is empty, or a board stands there twice.
+void check(const Plan& plan, std::int64_t n_layers, const std::string& file);
+
+// Chunk lengths for a prompt of any length: those of the nearest longer entry, shrunk in proportion.
+std::vector<std::int64_t> chunks_for(const Plan& plan, std::int64_t prompt_tokens);
+// Chunks of a fixed length.
+std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length);
+
+}  // namespace jupiter

@@ -1,0 +1,418 @@
+// What boards cost in each place of a split, and plans from splits.
+#include "parallel/plan/planner.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <numeric>
+#include <set>
+
+#include "io/enum_names.hpp"
+#include "io/error.hpp"
+#include "io/hash.hpp"
+#include "io/tokenizer/tokenizer_data.hpp"
+
+namespace jupiter {
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr std::int64_t kGroupRows = 4;  // of a decode frame while many requests are under way
+constexpr double kRequestsOfARun = 16;  // the pipeline fills once for so many
+constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
+
+std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
+  const std::int64_t pieces = (n + most - 1) / most;
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    const Slice slice = slice_of(n, i, pieces);
+    lengths.push_back(slice.last - slice.first);
+  }
+  return lengths;
+}
+
+}  // namespace
+
+std::string_view name(Objective o) {
+  return kObjectives[static_cast<std::size_t>(o)];
+}
+
+std::optional<Objective> objective_from_name(std::string_view text) {
+  return enum_from_name<Objective>(kObjectives, text);
+}
+
+// What one board adds to the objective with so many layers.
+struct Planner::Piece {
+  double sum = 0;  // u
+  double max = 0;  // v
+};
+
+Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanRequest& request)
+    : profile_(profile), manifest_(manifest), request_(request) {
+  if (profile.model_hash != hex(manifest.hash)) {
+    throw FormatError("profile", "model_hash", hex(manifest.hash) + " (this model)", profile.model_hash);
+  }
+  Workload& w = request_.workload;
+  if (w.context_tokens == 0) w.context_tokens = manifest.config.max_seq_len;
+  w.chunk_tokens = std::min(w.chunk_tokens, w.context_tokens);
+  const std::int64_t n = manifest.config.n_layers;
+  std::vector<std::uint64_t> sums{0};
+  for (std::int64_t i = 0; i < n; ++i) sums.push_back(sums.back() + mapped_bytes(manifest, {i, i + 1, false, false}));
+  for (std::int64_t k = 0; k <= n; ++k) {
+    std::uint64_t most = 0;
+    for (std::int64_t i = 0; i + k <= n; ++i) most = std::max(most, sums[i + k] - sums[i]);
+    heaviest_.push_back(most);
+  }
+}
+
+int Planner::longest_pipeline() const {
+  return static_cast<int>(std::min<std::int64_t>(std::ssize(profile_.boards), manifest_.config.n_layers));
+}
+
+std::uint64_t Planner::memory_bytes(int board, std::int64_t layers, bool first, bool last) const {
+  // How many stages the plan will have, and which layers these will be, is not known yet.
+  const int stages = first && last ? 1 : longest_pipeline();
+  const StageSetting setting{stages, profile_.boards[static_cast<std::size_t>(board)].threads};
+  return heaviest_[static_cast<std::size_t>(layers)] + mapped_bytes(manifest_, {0, 0, first, last}) +
+         own_memory(manifest_, {0, layers, first, last}, request_.workload, setting).total();
+}
+
+// Memory grows with layers.
+std::int64_t Planner::most_layers(int board, Role role, std::uint64_t budget) const {
+  const bool first = role == Role::first || role == Role::alone, last = role == Role::last || role == Role::alone;
+  const BoardProfile& b = profile_.boards[static_cast<std::size_t>(board)];
+  if ((first && b.embedding.empty()) || (last && b.head.empty())) return 0;
+  std::int64_t low = 0, high = manifest_.config.n_layers;
+  while (low < high) {
+    const std::int64_t k = (low + high + 1) / 2;
+    if (memory_bytes(board, k, first, last) <= budget) {
+      low = k;
+    } else {
+      high = k - 1;
+    }
+  }
+  return low;
+}
+
+bool Planner::fits(int board, std::int64_t layers, bool first, bool last) const {
+  const std::uint64_t budget = profile_.boards[static_cast<std::size_t>(board)].memory_bytes;
+  return layers <= most_layers(board, role_of(first, last), budget);
+}
+
+std::vector<StageMemory> Planner::memory_of(const Plan& plan) const {
+  Workload w = request_.workload;
+  w.chunk_tokens = plan.max_chunk();
+  std::vector<StageMemory> all;
+  for (std::size_t s = 0; s < plan.stages.size(); ++s) {
+    const StageCost cost = costs_of(plan)[s];
+    const std::uint64_t draft = plan.draft && plan.draft_stage() == s ? plan.draft->bytes : 0;
+    const StageSetting setting{static_cast<int>(plan.stages.size()), cost.board->threads};
+    all.push_back(stage_memory(manifest_, plan.part(s), w, setting, draft));
+  }
+  return all;
+}
+
+std::vector<StageCost> Planner::stage_costs(const Split& split) const {
+  std::vector<StageCost> stages;
+  for (std::size_t s = 0; s < split.boards.size(); ++s) {
+    StageCost c;
+    c.board = &profile_.boards[static_cast<std::size_t>(split.boards[s])];
+    c.layers = split.layers[s];
+    c.embedding = s == 0;
+    c.head = s + 1 == split.boards.size();
+    c.scores = request_.workload.every_row;
+    c.hop = profile_.hop_into(split.boards[s]);
+    c.row_bytes = static_cast<double>(wire_row_bytes(request_.workload.wire, manifest_.config)) + sizeof(TokenId);
+    stages.push_back(c);
+  }
+  return stages;
+}
+
+std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
+  Split split;
+  for (const StagePlan& s : plan.stages) {
+    const auto it = std::find_if(profile_.boards.begin(), profile_.boards.end(),
+                                 [&](const BoardProfile& b) { return b.host == s.host && b.slot == s.slot; });
+    if (it == profile_.boards.end()) {
+      throw FormatError("profile", "boards", fmt::format("{}:{} (of the plan)", s.host, s.slot), "none");
+    }
+    split.boards.push_back(static_cast<int>(it - profile_.boards.begin()));
+    split.layers.push_back(s.last_layer - s.first_layer);
+  }
+  return stage_costs(split);
+}
+
+Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk) const {
+  Piece p;
+  const bool first = role == Role::first || role == Role::alone;
+  StageCost c = stage_costs({{board}, {layers}})[0];
+  c.embedding = first;
+  c.head = role == Role::last || role == Role::alone;
+  const std::int64_t n_chunks = (request_.prompt_tokens + chunk - 1) / chunk;
+  for (std::int64_t i = 0; i < n_chunks; ++i) {
+    const std::int64_t head_rows = request_.workload.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
+    p.max += c.compute_s(chunk, i * chunk, head_rows) / static_cast<double>(n_chunks);
+  }
+  const double working = p.max;
+  p.max += c.receive_s(chunk) + c.send_s(chunk);
+  if (request_.objective == Objective::throughput) {
+    p.max = busy_s(c, even_pieces(request_.prompt_tokens, chunk));
+    p.sum = working / kRequestsOfARun;
+    return p;
+  }
+  const double step =
+      c.decode_s(request_.prompt_tokens + request_.new_tokens / 2) + (first ? c.hop.latency_s : c.arrive_s(1));
+  p.sum = working + (first ? 0 : c.arrive_s(chunk));
+  if (request_.objective == Objective::latency) p.sum += step * static_cast<double>(request_.new_tokens);
+  return p;
+}
+
+namespace {
+double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
+  if (r.objective == Objective::throughput) return 1;
+  return static_cast<double>((r.prompt_tokens + chunk - 1) / chunk - 1);
+}
+}  // namespace
+
+// A stage's work for one of many requests.
+double Planner::busy_s(const StageCost& c, std::span<const std::int64_t> chunks) const {
+  double s = 0;
+  std::int64_t context = 0;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const std::int64_t head_rows = request_.workload.every_row ? chunks[i] : i + 1 == chunks.size() ? 1 : 0;
+    s += c.compute_s(chunks[i], context, head_rows) + c.receive_s(chunks[i]) + c.send_s(chunks[i]);
+    context += chunks[i];
+  }
+  const double group = c.compute_s(kGroupRows, context + request_.new_tokens / 2, kGroupRows) +
+                       c.receive_s(kGroupRows) + c.send_s(kGroupRows);
+  return s + group * static_cast<double>(request_.new_tokens) / static_cast<double>(kGroupRows);
+}
+
+double Planner::interval_s(const Plan& plan) const {
+  double slowest = 0;
+  for (const StageCost& c : costs_of(plan)) {
+    slowest = std::max(slowest, busy_s(c, chunks_for(plan, request_.prompt_tokens)));
+  }
+  return slowest;
+}
+
+// By board of the profile; memory as without a draft model. Every term of a piece is a constant or grows with the
+// number of layers in a straight line, so that two points tell it.
+const std::vector<BoardCost>& Planner::costs(std::int64_t chunk) const {
+  std::vector<BoardCost>& boards = costs_[chunk];
+  if (!boards.empty()) return boards;
+  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
+    BoardCost cost;
+    for (std::size_t r = 0; r < kRoles; ++r) {
+      const auto role = static_cast<Role>(r);
+      const Piece none = piece(b, 0, role, chunk), one = piece(b, 1, role, chunk);
+      cost.roles[r].sum = {none.sum, one.sum - none.sum};
+      cost.roles[r].max = {none.max, one.max - none.max};
+      cost.roles[r].most_layers = most_layers(b, role, profile_.boards[static_cast<std::size_t>(b)].memory_bytes);
+    }
+    boards.push_back(cost);
+  }
+  return boards;
+}
+
+std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat) const {
+  std::vector<BoardCost> boards = costs(chunk);
+  for (BoardCost& b : boards) b.needed = use_all;
+  if (seat.board >= 0) {
+    const std::uint64_t budget = profile_.boards[static_cast<std::size_t>(seat.board)].memory_bytes;
+    if (budget < seat.bytes) return std::nullopt;
+    BoardCost& b = boards[static_cast<std::size_t>(seat.board)];
+    b.needed = true;
+    for (const Role role : {Role::between, Role::last, Role::first, Role::alone}) {
+      const bool refused = !seat.may_end && (role == Role::last || role == Role::alone);
+      b.roles[static_cast<std::size_t>(role)].most_layers =
+          refused ? 0 : most_layers(seat.board, role, budget - seat.bytes);
+    }
+  }
+  auto found = search_split(boards, manifest_.config.n_layers, weight_of_max(request_, chunk));
+  if (!found) return std::nullopt;
+  return std::move(found->split);
+}
+
+double Planner::split_cost(const Split& split, std::int64_t chunk) const {
+  double sum = 0, slowest = 0;
+  for (std::size_t s = 0; s < split.boards.size(); ++s) {
+    const bool first = s == 0, last = s + 1 == split.boards.size();
+    if (!fits(split.boards[s], split.layers[s], first, last)) return kInfinity;
+    const Piece p = piece(split.boards[s], split.layers[s], role_of(first, last), chunk);
+    sum += p.sum;
+    slowest = std::max(slowest, p.max);
+  }
+  return sum + weight_of_max(request_, chunk) * slowest;
+}
+
+std::vector<std::int64_t> Planner::chunk_candidates() const {
+  const std::int64_t most = std::min(request_.prompt_tokens, request_.workload.chunk_tokens);
+  std::vector<std::int64_t> candidates;
+  for (std::int64_t m = 16; m < most; m *= 2) candidates.push_back(m);
+  candidates.push_back(most);
+  return candidates;
+}
+
+std::vector<std::int64_t> Planner::chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
+                                                 std::int64_t even_chunk) const {
+  if (even_chunk > 0) return even_pieces(tokens, even_chunk);
+  return best_chunks(costs, tokens, request_.workload.chunk_tokens, request_.workload.every_row);
+}
+
+Planner::Candidate Planner::candidate(const Split& split, std::int64_t even_chunk) const {
+  const auto [at, fresh] = candidates_.try_emplace({split.boards, split.layers, even_chunk});
+  Candidate& c = at->second;
+  if (!fresh) return c;
+  const std::vector<StageCost> costs = stage_costs(split);
+  c.split = split;
+  c.even_chunk = even_chunk;
+  const auto chunks = chunk_lengths(costs, request_.prompt_tokens, even_chunk);
+  c.ttft_s = prefill_s(costs, chunks, request_.workload.every_row);
+  c.decode_step_s = jupiter::decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
+  c.request_s = c.ttft_s + static_cast<double>(request_.new_tokens) * c.decode_step_s;
+  return c;
+}
+
+Plan Planner::plan_of(const Split& split) const {
+  return plan_of(candidate(split, 0));
+}
+
+Plan Planner::plan_of(const Candidate& c) const {
+  const std::vector<StageCost> costs = stage_costs(c.split);
+  Plan p;
+  p.model_hash = profile_.model_hash;
+  p.objective = name(request_.objective);
+  p.prompt_tokens = request_.prompt_tokens;
+  p.new_tokens = request_.new_tokens;
+  p.context_tokens = request_.workload.context_tokens;
+  p.predicted_ttft_s = c.ttft_s;
+  p.predicted_decode_tokens_per_s = 1 / c.decode_step_s;
+  std::set<std::int64_t> lengths{request_.prompt_tokens, p.context_tokens};
+  for (std::int64_t n = 32; n < p.context_tokens; n *= 2) lengths.insert(n);
+  for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, c.even_chunk)});
+  p.workload = request_.workload;
+  p.workload->chunk_tokens = p.max_chunk();
+
+  double total = 0;
+  for (const StageCost& cost : costs) {
+    const double work = cost.compute_s(std::min(request_.workload.chunk_tokens, request_.prompt_tokens), 0, 1);
+    const std::int64_t first = p.stages.empty() ? 0 : p.stages.back().last_layer;
+    p.stages.push_back({cost.board->host, cost.board->slot, first, first + cost.layers, 0, 0, work});
+    total += work;
+  }
+  const std::vector<StageMemory> memory = memory_of(p);
+  for (std::size_t s = 0; s < p.stages.size(); ++s) {
+    p.stages[s].time_share /= total;
+    p.stages[s].weight_bytes = memory[s].weights;
+    p.stages[s].private_bytes = memory[s].own();
+  }
+  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
+    if (std::find(c.split.boards.begin(), c.split.boards.end(), b) != c.split.boards.end()) continue;
+    const BoardProfile& board = profile_.boards[static_cast<std::size_t>(b)];
+    p.left_out.push_back(fmt::format("{}:{}", board.host, board.slot));
+  }
+  return p;
+}
+
+double Planner::request_s(const Plan& plan) const {
+  return plan.predicted_ttft_s + static_cast<double>(request_.new_tokens) / plan.predicted_decode_tokens_per_s;
+}
+
+std::optional<Planner::Candidate> Planner::best_candidate(bool use_all, const DraftSeat& seat) const {
+  std::optional<Candidate> best;
+  double best_cost = kInfinity;
+  for (const std::int64_t chunk : chunk_candidates()) {
+    const auto split = best_split(chunk, use_all, seat);
+    if (!split) continue;
+    const bool steady = request_.objective == Objective::throughput;
+    const Candidate c = candidate(*split, steady ? chunk : 0);
+    const double cost = request_.objective == Objective::latency   ? c.request_s
+                        : request_.objective == Objective::prefill ? c.ttft_s
+                                                                   : split_cost(*split, chunk);
+    if (cost >= best_cost) continue;
+    best_cost = cost;
+    best = c;
+  }
+  return best;
+}
+
+Plan Planner::best() const {
+  if (const auto candidate = best_candidate(false)) return plan_of(*candidate);
+  std::string budgets;
+  std::uint64_t whole = 0;
+  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
+    const BoardProfile& board = profile_.boards[static_cast<std::size_t>(b)];
+    whole = std::max(whole, memory_bytes(b, manifest_.config.n_layers, true, true));
+    const bool one = fits(b, 1, false, false);
+    budgets += fmt::format("{}{}:{} has {} MiB{}", budgets.empty() ? "" : ", ", board.host, board.slot,
+                           board.memory_bytes >> 20, one ? "" : " (not even one layer fits)");
+  }
+  throw MemoryError(
+      fmt::format("no plan fits: expected room for {} MiB in all (weights, cache and work space at -c {}, "
+                  "on one board), found {}; use a smaller -c, --cache-tokens, --parallel or --quant, or more boards",
+                  whole >> 20, request_.workload.context_tokens, budgets));
+}
+
+std::optional<Split> Planner::equal_split() const {
+  Split s;
+  const auto n = static_cast<std::int64_t>(profile_.boards.size());
+  if (n > manifest_.config.n_layers) return std::nullopt;
+  for (std::int64_t b = 0; b < n; ++b) {
+    const Slice slice = slice_of(manifest_.config.n_layers, b, n);
+    s.boards.push_back(static_cast<int>(b));
+    s.layers.push_back(slice.last - slice.first);
+  }
+  return s;
+}
+
+std::optional<Split> Planner::proportional_split() const {
+  Split s;
+  std::vector<double> speed;
+  for (const BoardProfile& b : profile_.boards) speed.push_back(1 / b.layer.at(64, 0));
+  const double total = std::accumulate(speed.begin(), speed.end(), 0.0);
+  double sum = 0;
+  std::int64_t done = 0;
+  for (std::size_t b = 0; b < speed.size(); ++b) {
+    sum += speed[b];
+    const auto end = static_cast<std::int64_t>(sum / total * static_cast<double>(manifest_.config.n_layers) + 0.5);
+    if (end <= done) return std::nullopt;
+    s.boards.push_back(static_cast<int>(b));
+    s.layers.push_back(end - done);
+    done = end;
+  }
+  return s;
+}
+
+std::vector<Planner::Alternative> Planner::alternatives() const {
+  std::vector<Alternative> all;
+  const auto add = [&](const std::string& what, const std::optional<Split>& split) {
+    Alternative a{what, std::nullopt, 0};
+    bool ok = split.has_value();
+    for (std::size_t s = 0; ok && s < split->boards.size(); ++s) {
+      ok = fits(split->boards[s], split->layers[s], s == 0, s + 1 == split->boards.size());
+    }
+    if (ok) {
+      a.plan = plan_of(*split);
+      a.request_s = request_s(*a.plan);
+    }
+    all.push_back(std::move(a));
+  };
+  add("equal split", equal_split());
+  add("proportional to speed", proportional_split());
+  Alternative every{"all boards", std::nullopt, 0};
+  if (const auto candidate = best_candidate(true)) {
+    every.plan = plan_of(*candidate);
+    every.request_s = candidate->request_s;
+  }
+  all.push_back(std::move(every));
+  for (std::size_t b = 0; b < profile_.boards.size(); ++b) {
+    const BoardProfile& board = profile_.boards[b];
+    add(fmt::format("{}:{} alone", board.host, board.slot), Split{{static_cast<int>(b)}, {manifest_.config.n_layers}});
+  }
+  return all;
+}
+
+}  // namespace jupiter

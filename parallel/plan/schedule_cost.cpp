@@ -1,0 +1,181 @@
+// The flow-shop recurrence and the chunk planner on it.
+#include "parallel/plan/schedule_cost.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "parallel/plan/stage_memory.hpp"
+
+namespace jupiter {
+
+double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const {
+  double s = static_cast<double>(layers) * board->layer.at(n, context);
+  if (embedding) s += board->embedding.at(n);
+  if (head && head_rows > 0) {
+    const std::int64_t last = (head_rows - 1) % kMaxDrawnRows + 1;
+    s += board->head.at(last) + static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->head.at(kMaxDrawnRows);
+    if (scores) s += static_cast<double>(head_rows) * board->score_s;
+  }
+  return s;
+}
+
+namespace {
+constexpr double kAnswerBytes = 100;  // of the last stage's answer, and of a frame besides its rows
+}
+
+double StageCost::receive_s(std::int64_t n) const {
+  if (embedding && head) return 0;
+  return board->receive.at(kAnswerBytes + (embedding ? 0 : static_cast<double>(n) * row_bytes));
+}
+
+double StageCost::send_s(std::int64_t n) const {
+  if (embedding && head) return 0;
+  return board->send.at(kAnswerBytes + (head ? 0 : static_cast<double>(n) * row_bytes));
+}
+
+double StageCost::decode_s(std::int64_t context) const {
+  return compute_s(1, context, 1) + (embedding && head ? 0 : board->wake_s);
+}
+
+double StageCost::arrive_s(std::int64_t n) const {
+  return hop.seconds(static_cast<double>(n) * row_bytes + kAnswerBytes);
+}
+
+namespace {
+
+// What one chunk costs a stage, whatever happened before it.
+struct ChunkCost {
+  double receive_s, arrive_s, compute_s, send_s;
+};
+
+void cost_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
+                std::vector<ChunkCost>& costs) {
+  costs.clear();
+  for (const StageCost& s : stages) {
+    costs.push_back({s.receive_s(n), s.arrive_s(n), s.compute_s(n, context, head_rows), s.send_s(n)});
+  }
+}
+
+void pass(std::span<const ChunkCost> chunk, std::span<StageTimes> times) {
+  for (std::size_t r = 0; r < chunk.size(); ++r) {
+    StageTimes& t = times[r];
+    const double busy = t.busy_until_s > 0 ? t.busy_until_s + chunk[r].receive_s : 0;
+    t.start_s = std::max(busy, r > 0 ? times[r - 1].done_s + chunk[r].arrive_s : 0);
+    t.done_s = t.start_s + chunk[r].compute_s;
+    t.busy_until_s = t.done_s + chunk[r].send_s;
+  }
+}
+
+}  // namespace
+
+void pass_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
+                std::span<StageTimes> times) {
+  std::vector<ChunkCost> costs;
+  cost_chunk(stages, n, context, head_rows, costs);
+  pass(costs, times);
+}
+
+namespace {
+
+using Finish = std::vector<StageTimes>;  // of the last chunk, by stage
+
+bool dominates(const Finish& a, const Finish& b) {
+  for (std::size_t r = 0; r < a.size(); ++r) {
+    if (a[r].busy_until_s > b[r].busy_until_s) return false;
+  }
+  return true;
+}
+
+struct Label {
+  Finish finish;
+  std::size_t from_boundary;
+  std::size_t from_label;
+};
+
+double end(const Label& l) {
+  return l.finish.back().busy_until_s;
+}
+
+// Keeps labels that no other beats at every stage, at most `beam` of them, those that end first.
+void insert(std::vector<Label>& labels, const Finish& finish, std::size_t from_boundary, std::size_t from_label,
+            std::size_t beam) {
+  for (const Label& l : labels) {
+    if (dominates(l.finish, finish)) return;
+  }
+  std::erase_if(labels, [&](const Label& l) { return dominates(finish, l.finish); });
+  labels.push_back({finish, from_boundary, from_label});
+  if (labels.size() <= beam) return;
+  const auto worst =
+      std::max_element(labels.begin(), labels.end(), [](const Label& a, const Label& b) { return end(a) < end(b); });
+  labels.erase(worst);
+}
+
+std::int64_t default_grain(std::int64_t prompt_tokens) {
+  std::int64_t grain = 1;
+  while (prompt_tokens / grain > 64) grain *= 2;
+  return grain;
+}
+
+}  // namespace
+
+double prefill_s(std::span<const StageCost> stages, std::span<const std::int64_t> chunks, bool every_row) {
+  Finish times(stages.size());
+  std::int64_t context = 0;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const std::int64_t head_rows = every_row ? chunks[i] : i + 1 == chunks.size() ? 1 : 0;
+    pass_chunk(stages, chunks[i], context, head_rows, times);
+    context += chunks[i];
+  }
+  return times.back().done_s + (stages.size() > 1 ? stages[0].hop.latency_s : 0.0);
+}
+
+double decode_step_s(std::span<const StageCost> stages, std::int64_t context) {
+  double s = 0;
+  for (std::size_t r = 0; r < stages.size(); ++r) {
+    s += stages[r].decode_s(context);
+    if (r > 0) s += stages[r].arrive_s(1);
+  }
+  return s + (stages.size() > 1 ? stages[0].hop.latency_s : 0.0);
+}
+
+std::vector<std::int64_t> best_chunks(std::span<const StageCost> stages, std::int64_t prompt_tokens,
+                                      std::int64_t max_chunk, bool every_row, std::int64_t grain, std::size_t beam) {
+  if (grain <= 0) grain = default_grain(prompt_tokens);
+  std::vector<std::int64_t> boundaries;
+  for (std::int64_t b = 0; b < prompt_tokens; b += grain) boundaries.push_back(b);
+  boundaries.push_back(prompt_tokens);
+
+  // Labels hold where they came from, so lists of finished boundaries must not change any more: boundaries are left in
+  // ascending order, and every step goes forward.
+  std::vector<std::vector<Label>> labels(boundaries.size());
+  labels[0].push_back({Finish(stages.size()), 0, 0});
+  std::vector<ChunkCost> costs;
+  Finish times;
+  for (std::size_t a = 0; a + 1 < boundaries.size(); ++a) {
+    for (std::size_t b = a + 1; b < boundaries.size(); ++b) {
+      const std::int64_t n = boundaries[b] - boundaries[a];
+      if (n > max_chunk) break;
+      const std::int64_t head_rows = every_row ? n : b + 1 == boundaries.size() ? 1 : 0;
+      cost_chunk(stages, n, boundaries[a], head_rows, costs);
+      for (std::size_t l = 0; l < labels[a].size(); ++l) {
+        times = labels[a][l].finish;
+        pass(costs, times);
+        insert(labels[b], times, a, l, beam);
+      }
+    }
+  }
+  const auto& last = labels.back();
+  const auto best =
+      std::min_element(last.begin(), last.end(), [](const Label& x, const Label& y) { return end(x) < end(y); });
+  std::vector<std::int64_t> chunks;
+  const Label* at = &*best;
+  for (std::size_t b = boundaries.size() - 1; b != 0;) {
+    chunks.push_back(boundaries[b] - boundaries[at->from_boundary]);
+    b = at->from_boundary;
+    at = &labels[b][at->from_label];
+  }
+  std::reverse(chunks.begin(), chunks.end());
+  return chunks;
+}
+
+}  // namespace jupiter
