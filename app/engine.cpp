@@ -127,7 +127,7 @@ EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<
 Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void(const Manifest&)>& prepare)
     : trace_(options.trace) {
   set_grace_after_signal(options.timeout);
-  RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
+  RankStatus status{.version = JUPITER_VERSION, .model_hash = "", .format_version = kFormatVersion};
   try {
     manifest_ = read_manifest(options.model);
     status.model_hash = hex(manifest_.hash);

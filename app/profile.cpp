@@ -188,7 +188,7 @@ ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
   if (!args) return ExitCode::ok;
   const ProfileOptions o = read_profile_options(*args, mpi);
 
-  RankStatus status{JUPITER_VERSION, "", kFormatVersion, std::nullopt};
+  RankStatus status{.version = JUPITER_VERSION, .model_hash = "", .format_version = kFormatVersion};
   Manifest manifest;
   std::unique_ptr<ModelFiles> files;
   together(mpi, status, [&] {

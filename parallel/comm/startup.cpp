@@ -12,11 +12,12 @@ struct Received {
   std::string version;
   std::string model_hash;
   std::int32_t format_version = 0;
+  std::int32_t protocol = 0;
   ExitCode code = ExitCode::ok;
   std::string message;
   template <typename Self, typename Visit>
   static void fields(Self& s, Visit&& visit) {
-    visit(s.host, s.version, s.model_hash, s.format_version, s.code, s.message);
+    visit(s.host, s.version, s.model_hash, s.format_version, s.protocol, s.code, s.message);
   }
 };
 
@@ -31,6 +32,10 @@ std::optional<Error> compare(const Received& first, std::size_t rank, const Rece
                                        place(rank, s) + " has " + b);
   };
   if (s.version != first.version) return differs("program version", first.version, s.version);
+  if (s.protocol != first.protocol) {
+    return differs("message protocol (another build of the program)", std::to_string(first.protocol),
+                   std::to_string(s.protocol));
+  }
   if (s.format_version != first.format_version) {
     return differs("file format", std::to_string(first.format_version), std::to_string(s.format_version));
   }
@@ -58,6 +63,7 @@ void agree(const MpiSession& mpi, const RankStatus& s) {
                       s.version,
                       s.model_hash,
                       s.format_version,
+                      s.protocol,
                       s.problem ? s.problem->code() : ExitCode::ok,
                       s.problem ? s.problem->what() : ""};
   const std::vector<Received> all = gather(mpi, mine);

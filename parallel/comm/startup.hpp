@@ -4,6 +4,7 @@
 #include <new>
 #include <optional>
 
+#include "parallel/comm/message.hpp"
 #include "parallel/comm/mpi.hpp"
 
 namespace jupiter {
@@ -18,7 +19,8 @@ struct RankStatus {
   std::string version;     // of this program
   std::string model_hash;  // hex
   int format_version = 0;
-  std::optional<Error> problem;  // what keeps this rank from running
+  std::int32_t protocol = kProtocol;
+  std::optional<Error> problem = std::nullopt;  // what keeps this rank from running
 };
 
 // Throws CollectiveError on all ranks where one has a problem or two disagree; the message names rank, host and value.

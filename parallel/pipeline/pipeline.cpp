@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include "io/error.hpp"
+#include "parallel/pipeline/control.hpp"
 
 namespace jupiter {
 
@@ -13,68 +14,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-struct CloseBody {
-  SequenceId sequence = 0;
-  std::uint32_t reserved = 0;
-  SequenceClose close;
-};
-
-struct StopBody {
-  std::uint32_t exit_code = 0;
-};
-
-template <typename T>
-T read_body(const Message& message) {
-  PayloadReader r(message.payload);
-  const auto body = r.value<T>();
-  r.end();
-  return body;
-}
-
-template <typename T>
-Message message_of(MessageKind kind, std::uint64_t id, const T& body) {
-  Message m{kind, id, {}};
-  PayloadWriter(m.payload).value(body);
-  return m;
-}
-
-constexpr std::size_t kMaxEndTokens = 1024;
-
-Message open_message(std::uint64_t id, SequenceId sequence, const SequenceOptions& o) {
-  Message m{MessageKind::open, id, {}};
-  PayloadWriter w(m.payload);
-  w.value(sequence);
-  w.value(o.sampling);
-  w.value(o.decode);
-  w.value(o.parent);
-  w.value(o.shared_tokens);
-  w.array(std::span<const TokenId>(o.end_tokens));
-  return m;
-}
-
-std::pair<SequenceId, SequenceOptions> read_open(const Message& message) {
-  PayloadReader r(message.payload);
-  const auto sequence = r.value<SequenceId>();
-  SequenceOptions o;
-  o.sampling = r.value<SamplingOptions>();
-  o.decode = r.value<DecodeOptions>();
-  o.parent = r.value<SequenceId>();
-  o.shared_tokens = r.value<std::int64_t>();
-  o.end_tokens = r.array<TokenId>(kMaxEndTokens);
-  r.end();
-  if (o.shared_tokens < 0 || o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
-    throw PeerError("options of a sequence: expected at most " + std::to_string(kMaxDraftNodes - 1) +
-                    " drafted tokens, found " + std::to_string(o.decode.draft_max));
-  }
-  return {sequence, std::move(o)};
-}
-
-struct ClosedBody {
-  SequenceId sequence = 0;
-  std::uint32_t reserved = 0;
-  SequenceEnd end;
-};
 
 std::optional<SendChannel> output_of(const MpiSession& mpi) {
   if (mpi.stages() == 1) return std::nullopt;
@@ -126,8 +65,8 @@ void StageRunner::compute(Message&& message, const std::function<void()>& newer)
 void StageRunner::process(Message&& message, const std::function<void()>& newer) {
   switch (message.kind) {
     case MessageKind::open: {
-      const auto [sequence, options] = read_open(message);
-      stage_.open(sequence, options);
+      const Opened opened = decode_open(message);
+      stage_.open(opened.sequence, opened.options);
       if (!last_) pass_on(std::move(message));
       return;
     }
@@ -135,9 +74,9 @@ void StageRunner::process(Message&& message, const std::function<void()>& newer)
       compute(std::move(message), newer);
       return;
     case MessageKind::close: {
-      const auto body = read_body<CloseBody>(message);
-      const SequenceEnd end = stage_.close(body.sequence, body.close);
-      if (last_) message = message_of(MessageKind::closed, message.id, ClosedBody{body.sequence, 0, end});
+      const CloseRequest request = decode_close(message);
+      const SequenceEnd end = stage_.close(request.sequence, request.how);
+      if (last_) message = encode_closed(message.id, {request.sequence, 0, end});
       pass_on(std::move(message));
       return;
     }
@@ -179,8 +118,8 @@ void Pipeline::take_answers() {
         if (r.verdict.node != 0) stage_.settle(r.sequence, r.verdict);
       }
     } else if (m.kind == MessageKind::closed) {
-      const auto body = read_body<ClosedBody>(m);
-      closed_.emplace(body.sequence, body.end);
+      const Closed closed = decode_closed(m);
+      closed_.emplace(closed.sequence, closed.end);
     } else {
       throw PeerError("answer of the last rank: expected a result, found kind " +
                       std::to_string(static_cast<int>(m.kind)));
@@ -210,7 +149,7 @@ void Pipeline::wait_for(const std::function<bool()>& ready) {
 
 SequenceId Pipeline::open(const SequenceOptions& options) {
   const SequenceId id = next_sequence_++;
-  runner_.process(open_message(next_id_++, id, options));
+  runner_.process(encode_open(next_id_++, {id, options}));
   return id;
 }
 
@@ -232,7 +171,7 @@ FrameResult Pipeline::next_result() {
 }
 
 void Pipeline::close(SequenceId sequence, const SequenceClose& close) {
-  runner_.process(message_of(MessageKind::close, next_id_++, CloseBody{sequence, 0, close}));
+  runner_.process(encode_close(next_id_++, {sequence, 0, close}));
 }
 
 SequenceEnd Pipeline::closed(SequenceId sequence) {
@@ -244,7 +183,7 @@ SequenceEnd Pipeline::closed(SequenceId sequence) {
 }
 
 void Pipeline::stop(ExitCode code) {
-  runner_.process(message_of(MessageKind::stop, next_id_++, StopBody{static_cast<std::uint32_t>(code)}));
+  runner_.process(encode_stop(next_id_++, code));
   wait_for([&] { return runner_.idle(); });
 }
 
@@ -290,7 +229,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
     wait_s += seconds_since(start);
     trace.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
     if (message->kind == MessageKind::stop) {
-      code = static_cast<ExitCode>(read_body<StopBody>(*message).exit_code);
+      code = decode_stop(*message);
       running = false;
     }
     if (verdicts) newer();
