@@ -2,7 +2,7 @@
 lines and the README are short, pictures are those that their scripts draw, environment variables are in the manual.
 
 A path is a word in backticks or in a code block that begins with a folder of the repository (or of the document). A name
-with () is a function of the code, `Suite.Name` a test. The README has at most 700 words: code blocks, tables, comments
+with () is a function of the code, `CamelCase` a class, `Suite.Name` a test. The README has at most 700 words: code blocks, tables, comments
 and pictures are not counted. Lines have at most 120 characters outside tables and code blocks."""
 import functools
 import pathlib
@@ -112,11 +112,12 @@ class Documents(unittest.TestCase):
                 if re.fullmatch(r"[\w-]+\.(cpp|hpp|py|sh|cmake|sbatch)", word) and "NAME" not in word:
                     self.assertTrue(word in names, f"{path.relative_to(ROOT)}: {word}")
 
-    def test_functions_that_are_named_exist(self):
+    def test_functions_and_classes_that_are_named_exist(self):
         words = set(re.findall(r"\w+", "\n".join(code().values())))
         for path, text in documents().items():
             for span in spans(text):
-                named = re.fullmatch(r"((?:\w+::)*\w+)\(\)", span) or re.fullmatch(r"((?:[A-Z]\w+::)\w+)", span)
+                named = re.fullmatch(r"((?:\w+::)*\w+)\(\)", span) or re.fullmatch(
+                    r"((?:[A-Z]\w+::)\w+|[A-Z][a-z0-9]+[A-Z]\w*)", span)
                 for part in named[1].split("::") if named and "NAME" not in span else []:
                     self.assertTrue(part in words, f"{path.relative_to(ROOT)}: {span}")
 

@@ -78,12 +78,11 @@ def command_lines(text):
             words = words.split()  # a quote that the document does not close
         program = next((i for i, w in enumerate(words) if re.fullmatch(r"(\S*/)?jupiter(-run)?", w)), None)
         if program is not None:
-            rest = words[program + 1:]
-            launched = words[program].endswith("-run")
-            at = next((i for i, w in enumerate(rest) if w in known_options()), None) if launched else 0
-            if at is None or not rest or (not launched and not re.fullmatch(r"[a-z][a-z-]*", rest[0])):
-                continue
-            yield rest[at], rest[at + 1:]
+            # The first word that looks like a subcommand and is not the value of an option of the launcher.
+            at = next((i for i in range(program + 1, len(words)) if re.fullmatch(r"[a-z][a-z-]*", words[i])
+                       and not words[i - 1].startswith("-")), None)
+            if at is not None and (at == program + 1 or words[program].endswith("-run")):
+                yield words[at], words[at + 1:]
         elif len(words) > 1 and words[0] in known_options() and words[1].startswith("-"):
             yield words[0], words[1:]
 
