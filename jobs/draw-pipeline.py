@@ -64,8 +64,8 @@ def messages():
 
 
 def schedule():
-    yield text(LEFT, LANES_TOP - 16, "A prompt in four chunks; then segments (s) of drafted tokens, one behind the other",
-               15, anchor="start")
+    title = "A prompt in four chunks; then segments (s) of drafted tokens, one behind the other"
+    yield text(LEFT, LANES_TOP - 16, title, 15, anchor="start")
     for rank in range(len(BOARDS)):
         y = LANES_TOP + rank * LANE
         yield text(LEFT, y + 19, f"rank {rank}", 14, anchor="start")

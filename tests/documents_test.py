@@ -1,9 +1,9 @@
 """The rules of the documents, which need no build: links and paths lead somewhere, what is named exists in the code,
 lines and the README are short, pictures are those that their scripts draw, environment variables are in the manual.
 
-A path is a word in backticks or in a code block that begins with a folder of the repository (or of the document). A name
-with () is a function of the code, `CamelCase` a class, `Suite.Name` a test. The README has at most 700 words: code blocks, tables, comments
-and pictures are not counted. Lines have at most 120 characters outside tables and code blocks."""
+A path is a word in backticks or in a code block that begins with a folder of the repository (or of the document). A
+name with () is a function of the code, `CamelCase` a class, `Suite.Name` a test. The README has at most 700 words: code
+blocks, tables, comments and pictures are not counted. Lines have at most 120 characters outside tables and code."""
 import functools
 import pathlib
 import re

@@ -57,15 +57,15 @@ def documents():
 
 @functools.cache
 def known_options():
-    """What each subcommand's --help lists: -m, --model, -ctk, ... by subcommand. Other options may be mentioned there."""
+    """What each subcommand's --help lists, by subcommand: -m, --model, -ctk, ...; not what its texts mention."""
     listed = re.compile(r"(?m)^ +(?:(-\w), )? *(--[\w-]+)(?:.* (-\w{3}):)?")
     names = re.findall(r"(?m)^  ([a-z-]+)  +\S", jupiter("--help").stdout)
     return {n: {o for options in listed.findall(jupiter(n, "--help").stdout) for o in options if o} for n in names}
 
 
 def command_lines(text):
-    """Subcommand and words behind it of every command that a document shows in a block or within a sentence. A span that
-    begins with a subcommand and an option counts, too."""
+    """Subcommand and words behind it of every command that a document shows in a block or within a sentence. A span
+    that begins with a subcommand and an option counts, too."""
     fenced = text.split("```")[1::2]
     blocks = [line for part in fenced for line in part.replace("\\\n", " ").splitlines()]
     blocks += re.findall(r"(?m)^    (\S.*)$", text)
