@@ -1,7 +1,7 @@
 // A draft model on another rank than the last one: it computes while that rank waits for frames. The last rank tells
 // it what is decided; it goes on from there, always with its likeliest token, and tells what it thinks at every step.
-// Nobody waits for either message (DESIGN.md, decision 9): a guess that comes too late for one segment joins a later
-// one.
+// Nobody waits for either message (parallel/DESIGN.md, decision 9): a guess that comes too late for one segment joins a
+// later one.
 #pragma once
 
 #include "parallel/comm/channel.hpp"

@@ -36,7 +36,7 @@ void StageRunner::pass_on(Message&& message) {
   }
 }
 
-// Stages between learn at once what is rejected; nobody waits for it (DESIGN.md, decision 9).
+// Stages between learn at once what is rejected; nobody waits for it (parallel/DESIGN.md, decision 9).
 void StageRunner::send_verdicts(const FrameResult& result, std::uint64_t id) {
   for (const SequenceResult& r : result.sequences) {
     if (r.verdict.node == 0) continue;

@@ -1,5 +1,5 @@
-// Times of stages and of whole schedules, from a profile. Prefill is a flow shop (DESIGN.md, objectives) in which
-// messages take time from the boards too: chunk i leaves stage r computed at
+// Times of stages and of whole schedules, from a profile. Prefill is a flow shop (parallel/DESIGN.md, decision 7) in
+// which messages take time from the boards too: chunk i leaves stage r computed at
 // C(i,r) = max(C(i-1,r) + send_s + receive_s, C(i,r-1) + arrive_s) + t_r(n_i, context_i).
 // A stage that waits takes its message at once (arrive_s holds that); one that computes takes it in between.
 #pragma once

@@ -1,20 +1,30 @@
-"""Every example that a document shows runs as it stands there, on SmolLM2; `run` and `batch` also on 1 and 3 ranks."""
+"""Every example of the README and of the manual runs as it stands there, on SmolLM2; `run` and `batch` also on 1 and 3
+ranks. Every command line of every document names a subcommand that exists and options that it knows."""
+import functools
 import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import unittest
 
-from program import JUPITER, REAL_MODEL, ROOT, ProgramTest
+from program import JUPITER, REAL_MODEL, ROOT, ProgramTest, jupiter
 
 DATA = ROOT / "tests" / "data"
+RUN = ("README.md", "app/README.md")  # documents whose examples run here; what the others show is listed below
 CHAT = "Hi\nAnd?\nName three fruits.\n"
 # Examples that are not run here, with the reason. What is not listed is run.
 NOT_RUN = {
     "bash jobs/quickstart.sh": "installs packages and builds: .ci/run and jobs/test.sh do the same",
     "bash jobs/test.sh": "runs this test",
     "build/jupiter synth --shape llama2-7b": "3.6 GB; synth is tested with smaller shapes",
+    "bash .ci/run": "runs this test",
+    "bash jobs/check-format.sh": "looks at the sources only: .ci/run does it",
+    "bash jobs/test-sanitizers.sh": "builds: .ci/run does it",
+    "bash jobs/test-aarch64.sh": "builds: .ci/run does it",
+    "ctest --test-dir build-test": "runs tests",
+    "build-test/tests/parallel/parallel_test": "runs tests",
     "jobs/jupiter-run -n 4 train-draft": "trains for hours: test_train_draft",
     "build/jupiter train-draft": "trains for hours: test_train_draft",
     "jobs/supervise": "needs boards: test_supervise",
@@ -36,6 +46,53 @@ def examples(document):
         command = re.split(r"\s+# ", line.strip())[0]
         if command and (fenced or re.match(r" {4}(bash |sudo |build/|jobs/)", line)):
             yield command
+
+
+@functools.cache
+def documents():
+    """Texts by name; none where this is no git checkout."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in listed.stdout.split()}
+
+
+@functools.cache
+def known_options():
+    """What each subcommand's --help lists, by subcommand: -m, --model, -ctk, ...; not what its texts mention."""
+    listed = re.compile(r"(?m)^ +(?:(-\w), )? *(--[\w-]+)(?:.* (-\w{3}):)?")
+    names = re.findall(r"(?m)^  ([a-z-]+)  +\S", jupiter("--help").stdout)
+    return {n: {o for options in listed.findall(jupiter(n, "--help").stdout) for o in options if o} for n in names}
+
+
+def command_lines(text):
+    """Subcommand and words behind it of every command that a document shows in a block or within a sentence. A span
+    that begins with a subcommand and an option counts, too."""
+    fenced = text.split("```")[1::2]
+    blocks = [line for part in fenced for line in part.replace("\\\n", " ").splitlines()]
+    blocks += re.findall(r"(?m)^    (\S.*)$", text)
+    spans = [" ".join(s.split()) for s in re.findall(r"`([^`]+)`", "".join(text.split("```")[0::2]))]
+    for line in [*blocks, *spans]:
+        words = re.split(r"\s+# ", line)[0]
+        try:
+            words = shlex.split(words)
+        except ValueError:
+            words = words.split()  # a quote that the document does not close
+        program = next((i for i, w in enumerate(words) if re.fullmatch(r"(\S*/)?jupiter(-run)?", w)), None)
+        if program is not None:
+            # The first word that looks like a subcommand and is not the value of an option of the launcher.
+            at = next((i for i in range(program + 1, len(words)) if re.fullmatch(r"[a-z][a-z-]*", words[i])
+                       and not words[i - 1].startswith("-")), None)
+            if at is not None and (at == program + 1 or words[program].endswith("-run")):
+                yield words[at], words[at + 1:]
+        elif len(words) > 1 and words[0] in known_options() and words[1].startswith("-"):
+            yield words[0], words[1:]
+
+
+def options_of(words):
+    for word in words:
+        if word in ("|", ">", "&&", ";", "--"):
+            return
+        if re.match(r"--?[a-zA-Z]", word):
+            yield re.split(r"[=,|\[]", word)[0]
 
 
 def not_run(command):
@@ -78,10 +135,12 @@ class Documents(ProgramTest):
         self.assertEqual(result.returncode, 0, f"{command}\n{result.stdout}\n{result.stderr}")
         return result.stdout
 
-    def test_readme(self):
-        for command in examples(ROOT / "README.md"):
-            if not_run(command):
-                continue
+    def shown(self):
+        """The commands that run here, each once."""
+        return [c for c in dict.fromkeys(c for name in RUN for c in examples(ROOT / name)) if not not_run(c)]
+
+    def test_examples(self):
+        for command in self.shown():
             with self.subTest(command=command):
                 for word, option in ADDED.items():
                     command += option if word in command else ""
@@ -93,10 +152,8 @@ class Documents(ProgramTest):
         self.assertIn("traceEvents", json.loads((self.home / "trace.json").read_text()))
 
     def test_answers_are_the_same_on_any_number_of_ranks_and_without_a_length(self):
-        convert = next(c for c in examples(ROOT / "README.md") if " convert model.gguf" in c)
-        self.succeed(convert)
-        commands = [c for c in examples(ROOT / "README.md")
-                    if re.match(r"jobs/jupiter-run -n 4 (run|batch) ", c) and not not_run(c)]
+        self.succeed(next(c for c in self.shown() if " convert model.gguf" in c))
+        commands = [c for c in self.shown() if re.match(r"jobs/jupiter-run -n 4 (run|batch) ", c)]
         self.assertGreaterEqual(len(commands), 4)
         for command in commands:
             command = re.sub(r" -n \d+(?= --json| *$)", "", command)
@@ -111,21 +168,45 @@ class Documents(ProgramTest):
                     found.add(shown)
             self.assertEqual(len(found), 1, command)
 
+
+class EveryDocument(unittest.TestCase):
+    def setUp(self):
+        if not documents():
+            self.skipTest("not a git checkout")
+
     def test_examples_of_the_other_documents_are_known(self):
         """An example that is added runs here, or says why it does not."""
-        documents = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
-        for name in documents.stdout.split():
-            for command in examples(ROOT / name):
-                if name != "README.md":
-                    self.assertIsNotNone(not_run(command), f"{name}: {command}")
+        for name in documents():
+            for command in examples(ROOT / name) if name not in RUN else []:
+                self.assertIsNotNone(not_run(command), f"{name}: {command}")
 
     def test_every_reason_still_has_its_example(self):
-        documents = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
-        if not documents.stdout:
-            self.skipTest("not a git checkout")
-        shown = "\n".join(c for name in documents.stdout.split() for c in examples(ROOT / name))
+        shown = "\n".join(c for name in documents() for c in examples(ROOT / name))
         for start in NOT_RUN:
             self.assertIn(start, shown)
+
+    def test_subcommands_and_options_exist(self):
+        seen = 0
+        for name, text in documents().items():
+            for subcommand, words in command_lines(text):
+                with self.subTest(document=name, command=f"{subcommand} {shlex.join(words)}"):
+                    self.assertTrue(subcommand in known_options(), subcommand)
+                    for option in options_of(words):
+                        self.assertTrue(option in known_options()[subcommand], option)
+                        seen += 1
+        self.assertGreater(seen, 50)
+
+    def test_the_manual_lists_every_subcommand_and_the_launcher_knows_it(self):
+        manual = set(re.findall(r"(?m)^\| `([a-z-]+)` \|", documents()["app/README.md"].split("## ")[0]))
+        launcher = re.search(r"SUBCOMMANDS = \{(.*?)\}", (ROOT / "jobs/jupiter-run").read_text(encoding="utf-8"))[1]
+        self.assertEqual(manual, set(known_options()))
+        self.assertEqual(set(re.findall(r'"([a-z-]+)"', launcher)), set(known_options()))
+
+    def test_the_check_itself_finds_something(self):
+        lines = list(command_lines("```sh\njobs/jupiter-run -n 2 run -m DIR --no-such\n```\nand `plan -c 1 --json x`"))
+        self.assertEqual([(c, list(options_of(w))) for c, w in lines],
+                         [("run", ["-m", "--no-such"]), ("plan", ["-c", "--json"])])
+        self.assertNotIn("--no-such", known_options()["run"])
 
 
 if __name__ == "__main__":
