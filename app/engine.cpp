@@ -12,6 +12,7 @@
 #include "app/workload.hpp"
 #include "io/hash.hpp"
 #include "io/memory.hpp"
+#include "io/timer.hpp"
 #include "parallel/pipeline/memory_check.hpp"
 #include "parallel/pipeline/placement.hpp"
 
@@ -228,7 +229,7 @@ void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part_, options.verify),
                                    stage_options_, *pool_, mpi.stages());
   load_drafters(mpi, options);
-  load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  load_s_ = seconds_since(start);
 }
 
 // The plan's, else the last one.

@@ -17,6 +17,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "io/progress.hpp"
+#include "io/timer.hpp"
 #include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
@@ -233,7 +234,7 @@ Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const
         if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
         bar.update(done, work.windows.size());
       });
-  s.eval_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  s.eval_s = seconds_since(start);
   s.answers = answer_prompts(pipeline, mpi.stages(), engine, o.engine.decoding.decode, work.check_prompts);
   if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
   pipeline.stop(ExitCode::ok);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "io/timer.hpp"
+
 namespace jupiter {
 
 enum class Stream : int { in = 0, out = 1, err = 2 };
@@ -20,7 +22,6 @@ class ProgressBar {
   void update(std::uint64_t done, std::uint64_t total);
 
  private:
-  using Clock = std::chrono::steady_clock;
   std::string label_, unit_;
   double unit_size_;
   bool visible_;

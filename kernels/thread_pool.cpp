@@ -1,5 +1,6 @@
 // A pool that sleeps in the kernel when there is no work and spins only for moments between pieces of it.
 #include "kernels/thread_pool.hpp"
+#include "io/timer.hpp"
 
 #include <linux/futex.h>
 #include <sched.h>
@@ -20,7 +21,6 @@ namespace jupiter {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds kSpin{30};   // about what a wake-up through the kernel costs
 constexpr std::chrono::microseconds kPoll{500};  // least time between two polls
 

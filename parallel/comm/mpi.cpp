@@ -13,6 +13,7 @@
 #include <optional>
 #include <utility>
 
+#include "io/timer.hpp"
 #include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
@@ -138,7 +139,6 @@ void set_grace_after_signal(std::chrono::seconds grace) {
 }
 
 void wait_politely(const std::function<bool()>& ready, const std::string& waiting_for, std::chrono::seconds deadline) {
-  using Clock = std::chrono::steady_clock;
   using std::chrono::microseconds;
   auto start = Clock::now();
   std::optional<Clock::time_point> signalled;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "io/model/quantize.hpp"
+#include "io/timer.hpp"
 
 namespace jupiter {
 
@@ -330,7 +331,7 @@ const HeadDrafter::Node* HeadDrafter::ask(DraftContext context, const std::vecto
   if (!fresh) return &node->second;
   const auto start = std::chrono::steady_clock::now();
   node->second = {others, head_->guess(context, root_ - 1), sureness_of(others)};
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = seconds_since(start);
   cost_s_ += (use_.asked == 0 ? 1 : kNewest) * (seconds - cost_s_);
   ++use_.asked;
   use_.seconds += seconds;

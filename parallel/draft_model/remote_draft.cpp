@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "io/hash.hpp"
+#include "io/timer.hpp"
 
 namespace jupiter {
 
@@ -226,7 +227,7 @@ void DraftServer::work(const std::function<bool()>& wanted) {
       context_.push_back(guesses->front().token);
     }
   }
-  spent_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  spent_s_ += seconds_since(start);
 }
 
 }  // namespace jupiter

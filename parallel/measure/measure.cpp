@@ -7,16 +7,12 @@
 #include <numeric>
 #include <thread>
 
+#include "io/timer.hpp"
 #include "parallel/pipeline/evaluate.hpp"
 
 namespace jupiter {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
 constexpr std::int64_t kWorkRows = 16;

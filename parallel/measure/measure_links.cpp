@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "io/timer.hpp"
 #include "parallel/comm/channel.hpp"
 #include "parallel/comm/collectives.hpp"
 #include "parallel/measure/measure.hpp"
@@ -11,11 +12,6 @@
 namespace jupiter {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 constexpr std::size_t kSmall = 1200, kLarge = 96 << 10;
 

@@ -8,12 +8,11 @@
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
+#include "io/timer.hpp"
 
 namespace jupiter {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kLongestPoint = 120;    // bytes; a longer line is an answer, not a point
 constexpr std::int64_t kTokensOfAPoint = 16;  // an outline that does not end is cut here, times the points
@@ -134,7 +133,7 @@ class OutlineRun {
   }
 
  private:
-  double elapsed() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  double elapsed() const { return seconds_since(start_); }
 
   void show(const std::string& text) {
     if (answer_.ttft_s == 0) answer_.ttft_s = elapsed();

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "io/error.hpp"
+#include "io/timer.hpp"
 
 namespace jupiter {
 
@@ -253,8 +254,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     if (rows.empty()) break;
     const auto start = std::chrono::steady_clock::now();
     const HeadRows passed = head(rows, true);
-    head_cost_.observe(std::ssize(rows),
-                       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    head_cost_.observe(std::ssize(rows), seconds_since(start));
     std::int64_t first = 0;
     for (auto& [walk, wanted] : asked) {
       advance(*walk, wanted, passed, first);

@@ -4,16 +4,12 @@
 #include <sys/resource.h>
 
 #include "io/error.hpp"
+#include "io/timer.hpp"
 #include "parallel/pipeline/control.hpp"
 
 namespace jupiter {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::optional<SendChannel> output_of(const MpiSession& mpi) {
   if (mpi.stages() == 1) return std::nullopt;

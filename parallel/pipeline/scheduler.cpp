@@ -1,19 +1,12 @@
 // The life of a request: taken, started, its tokens, its end.
 #include "parallel/pipeline/scheduler.hpp"
+#include "io/timer.hpp"
 
 #include <algorithm>
 
 namespace jupiter {
 
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-}  // namespace
+namespace {}  // namespace
 
 Scheduler::Scheduler(Pipeline& pipeline, int stages, Options options)
     : pipeline_(pipeline), stages_(stages), options_(std::move(options)), account_(pipeline.stage()) {}

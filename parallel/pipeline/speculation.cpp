@@ -1,5 +1,6 @@
 // Bookkeeping of one tree; every decision about costs is in best_width().
 #include "parallel/pipeline/speculation.hpp"
+#include "io/timer.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -288,7 +289,7 @@ SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, co
 void Speculation::timed_extend(SequenceResult& r, const StepCost& cost, const Company& company, bool late) {
   const auto start = std::chrono::steady_clock::now();
   extend(r, cost, company, late);
-  stats_.draft_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  stats_.draft_s += seconds_since(start);
 }
 
 std::optional<SequenceResult> Speculation::late_result(SequenceId sequence, const StepCost& cost,

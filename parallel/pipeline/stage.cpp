@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "io/error.hpp"
+#include "io/timer.hpp"
 
 namespace jupiter {
 
@@ -181,7 +182,7 @@ bool Stage::is_stale(const Frame& frame) {
 
 FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   const auto start = std::chrono::steady_clock::now();
-  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  const auto elapsed = [&] { return seconds_since(start); };
   for (const FrameRun& run : frame.runs) {
     if (run.verdict.node != 0) settle(run.sequence, run.verdict);
   }
@@ -244,7 +245,7 @@ void Stage::learn_widths() {
         forward_block({rt_, config_, cache_, rope_, scratch_}, files_.layers()[l], static_cast<std::int64_t>(l), runs,
                       x);
       }
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      best = std::min(best, seconds_since(start));
     }
     seconds.push_back(best);
   }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "io/hash.hpp"
+#include "io/timer.hpp"
 #include "parallel/comm/collectives.hpp"
 #include "parallel/comm/message.hpp"
 
@@ -19,10 +20,6 @@ constexpr std::int64_t kReports = 10;  // of one training
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 // Numbers behind the gradient: the score, and who was interrupted.
 constexpr std::size_t kScoreFloats = 2 + 2 * static_cast<std::size_t>(kHeadDepths) + 2;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // A rank's stretches of a batch, with their rows.
 HeadBatch share(const HeadBatch& all, int rank, int ranks) {
