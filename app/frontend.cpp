@@ -55,13 +55,13 @@ std::int64_t Frontend::answer_room() const {
 }
 
 // Half of the context, not just enough: what is left has to be computed again from where the gap is.
-void Frontend::forget_oldest(Conversation& c) {
+void Frontend::forget_oldest(Conversation& c) const {
   const std::size_t first = c.messages.front().role == "system" ? 1 : 0;
   while (c.messages.size() > first + 1 && std::ssize(c.tokens) > context_tokens_ / 2) {
     const auto oldest = c.messages.begin() + static_cast<std::ptrdiff_t>(first);
     c.messages.erase(oldest, oldest + 2);  // a question and its answer
     c.tokens = encode_segments(tokenizer_, template_->render(c.messages, true));
-    has_forgotten_ = true;
+    c.has_forgotten = true;
   }
 }
 
@@ -73,6 +73,7 @@ void Frontend::add_user_turn(const std::string& text) {
     throw UsageError(fmt::format("prompt: expected at most {} tokens (the context, -c), found {}", context_tokens_,
                                  c.tokens.size()));
   }
+  has_forgotten_ |= c.has_forgotten;
   messages_ = std::move(c.messages);
   tokens_ = std::move(c.tokens);
 }

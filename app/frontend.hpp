@@ -54,9 +54,10 @@ class Frontend {
   struct Conversation {
     std::vector<ChatMessage> messages;
     std::vector<TokenId> tokens;
+    bool has_forgotten = false;  // turns, to make room for this one
   };
   Conversation with_turn(const std::string& text) const;
-  void forget_oldest(Conversation& c);
+  void forget_oldest(Conversation& c) const;
   std::int64_t answer_room() const;
   const RunOptions& options_;
   Tokenizer tokenizer_;

@@ -122,7 +122,7 @@ class Scheduler {
   bool make_room(std::int64_t blocks, SequenceId spared);
   std::int64_t blocks_of_next_rows(const Active& a) const;
   void secure_next_rows();
-  bool drop_kept(const std::function<bool(SequenceId)>& may_go);
+  bool drop_kept(SequenceId spared);
   void set_back(Place a);
 
   // Frames (scheduler_frames.cpp).

@@ -39,8 +39,12 @@ std::int64_t Scheduler::blocks_to_come() const {
   return blocks;
 }
 
-bool Scheduler::drop_kept(const std::function<bool(SequenceId)>& may_go) {
-  const auto dropped = kept_.drop(may_go);
+// The one used longest ago, of those first whose end frees blocks: two kept sequences may hold the same blocks, and
+// then neither frees any by itself. false: none is left but the spared one.
+bool Scheduler::drop_kept(SequenceId spared) {
+  const auto others = [&](SequenceId s) { return s != spared; };
+  auto dropped = kept_.drop([&](SequenceId s) { return others(s) && account_.frees_blocks(s); });
+  if (!dropped) dropped = kept_.drop(others);
   if (dropped) close(*dropped, {}, nullptr, false);
   return dropped.has_value();
 }
@@ -51,11 +55,8 @@ bool Scheduler::make_room(std::int64_t blocks, SequenceId spared) {
   const std::int64_t wanted = blocks + blocks_to_come();
   if (account_.free() >= wanted) return true;
   if (account_.free_for_open() < wanted) return false;
-  const auto others = [&](SequenceId s) { return s != spared; };
-  const auto useful = [&](SequenceId s) { return others(s) && account_.frees_blocks(s); };
   while (account_.free() < wanted) {
-    // Two kept sequences may hold the same blocks: then neither frees any by itself.
-    if (!drop_kept(useful) && !drop_kept(others)) return false;
+    if (!drop_kept(spared)) return false;
   }
   return true;
 }
@@ -112,15 +113,12 @@ std::int64_t Scheduler::blocks_of_next_rows(const Active& a) const {
 
 // Room for the rows that every running request sends next. What is kept goes first, then the youngest request.
 void Scheduler::secure_next_rows() {
-  while (kept_.size() > kMostKept) drop_kept([](SequenceId) { return true; });
+  while (kept_.size() > kMostKept && drop_kept(0)) continue;
   for (;;) {
     std::int64_t wanted = 0;
     for (const Active& a : active_) wanted += blocks_of_next_rows(a);
     if (wanted <= account_.free()) return;
-    if (wanted <= account_.free_for_open()) {
-      if (drop_kept([&](SequenceId s) { return account_.frees_blocks(s); })) continue;
-      if (drop_kept([](SequenceId) { return true; })) continue;
-    }
+    if (wanted <= account_.free_for_open() && drop_kept(0)) continue;
     if (active_.size() < 2) {
       throw RunError("scheduler: expected " + std::to_string(wanted) + " free blocks of the KV cache, found " +
                      std::to_string(account_.free()) + " with one request running (a defect of this program)");
