@@ -19,70 +19,48 @@ namespace {
 constexpr std::size_t kWaiting = 64;  // requests that are tokenized ahead
 
 struct BatchOptions {
+  void declare(OptionSet& options);
+  void check(const OptionSet& options);
+
   EngineOptions engine;
+  TextOptions text;
   BatchRequest defaults;
-  std::string input, output, template_name;
+  std::string input, output;
   std::string trace_file;
   bool stats = false;
   bool resume = false;
   bool skip_failed = false;
-  bool ignore_eos = false;
-  bool raw = false;
 };
 
-cxxopts::Options batch_usage() {
-  cxxopts::Options options("jupiter batch",
-                           "Answers the requests of a JSONL file, many at once. Alone or under mpirun.");
-  options.set_width(110);
+void BatchOptions::declare(OptionSet& options) {
   // clang-format off
-  options.add_options("Requests")
-    ("i,input", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop", cxxopts::value<std::string>(), "FILE")
-    ("o,output", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, ttft_s, total_s, steps, logits_hash, model_hash; or error", cxxopts::value<std::string>(), "FILE")
-    ("resume", "Go on with an output file: what it answers is not done again. Requests that ended with an error are tried again; the last line of an id counts")
-    ("skip-failed", "With --resume: requests that ended with an error are not tried again")
-    ("cache-tokens", "Positions in the KV cache, of all requests together; more wait (default: the plan's, else 32768 or the context, as far as memory reaches)", cxxopts::value<std::int64_t>(), "N")
-    ("parallel", "Requests at a time at most (default: the plan's, else as many as the cache holds)", cxxopts::value<std::int64_t>(), "N")
-    ("stats", "Tokens and time of all answers, to standard error")
-    ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
-    ("n,predict", "New tokens at most where a line has no max_tokens (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
-    ("ignore-eos", "End-of-turn tokens do not end an answer")
-    ("raw", "No chat template; special tokens in the text are parsed")
-    ("chat-template", "Template to use instead of the model's: " + ChatTemplate::names(), cxxopts::value<std::string>(), "NAME");
+  options.group("Requests");
+  options.text("i,input", input, "FILE", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop");
+  options.text("o,output", output, "FILE", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, ttft_s, total_s, steps, logits_hash, model_hash; or error");
+  options.flag("resume", resume, "Go on with an output file: what it answers is not done again. Requests that ended with an error are tried again; the last line of an id counts");
+  options.flag("skip-failed", skip_failed, "With --resume: requests that ended with an error are not tried again");
+  options.number("cache-tokens", engine.cache_tokens, {1, kMostTokens}, "N", "Positions in the KV cache, of all requests together; more wait (default: the plan's, else 32768 or the context, as far as memory reaches)");
+  options.number("parallel", engine.most_at_once, {1, kMostTokens}, "N", "Requests at a time at most (default: the plan's, else as many as the cache holds)");
+  options.flag("stats", stats, "Tokens and time of all answers, to standard error");
+  options.text("trace", trace_file, "FILE", "Write a timeline of all ranks to this file (Chrome trace)");
+  text.declare_answer(options, "New tokens at most where a line has no max_tokens (default: to the end of the turn)");
+  text.declare_template(options);
   // clang-format on
-  add_sampling_options(options.add_options("Sampling, where a line does not say it"));
-  add_decoding_options(options, "spec");
-  add_engine_options(options);
-  return options;
+  declare_sampling(options, "Sampling, where a line does not say it", defaults.sampling);
+  engine.decoding.declare(options);
+  engine.declare(options);
 }
 
-BatchOptions read_batch_options(const cxxopts::ParseResult& args) {
-  BatchOptions o;
-  o.engine = read_engine_options(args);
-  o.engine.decoding = read_decoding_options(args);
-  o.defaults.sampling = read_sampling(args);
-  const auto refuse = [](bool wrong, const std::string& message) {
-    if (wrong) throw CollectiveError(ExitCode::usage, message);
-  };
-  refuse(args.count("input") == 0 || args.count("output") == 0, "batch: expected -i FILE and -o FILE (see --help)");
-  o.input = args["input"].as<std::string>();
-  o.output = args["output"].as<std::string>();
-  o.resume = args.count("resume") > 0;
-  o.skip_failed = args.count("skip-failed") > 0;
-  refuse(o.skip_failed && !o.resume, "--skip-failed: expected --resume with it");
-  o.ignore_eos = args.count("ignore-eos") > 0;
-  o.raw = args.count("raw") > 0;
-  if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
-  o.defaults.max_tokens = predict_option(args);
-  EngineOptions& e = o.engine;
-  if (args.count("cache-tokens") > 0) e.cache_tokens = whole_option(args, "cache-tokens", 1, kMostTokens);
-  e.cache_wish = kBatchCacheTokens;
-  if (args.count("parallel") > 0) e.most_at_once = whole_option(args, "parallel", 1, kMostTokens);
-  e.sequences = std::min(e.most_at_once, kBatchRequests);
-  e.default_sequences = kBatchRequests;
-  o.stats = args.count("stats") > 0;
-  if (args.count("trace") > 0) o.trace_file = args["trace"].as<std::string>();
-  o.engine.trace = !o.trace_file.empty();
-  return o;
+void BatchOptions::check(const OptionSet& options) {
+  engine.check(options);
+  engine.decoding.check(options);
+  refuse(input.empty() || output.empty(), "batch: expected -i FILE and -o FILE (see --help)");
+  refuse(skip_failed && !resume, "--skip-failed: expected --resume with it");
+  defaults.max_tokens = text.most_new_tokens();
+  engine.cache_wish = kBatchCacheTokens;
+  engine.sequences = std::min(engine.most_at_once, kBatchRequests);
+  engine.default_sequences = kBatchRequests;
+  engine.trace = !trace_file.empty();
 }
 
 // Rank 0's side: lines to requests, answers to lines.
@@ -95,7 +73,7 @@ class Batch {
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
         requests_(read_requests(text, options.input, options.defaults)),
         answers_(options.output, options.resume, model_hash_, options.input) {
-    if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
+    if (!options.text.raw) template_ = choose_template(tokenizer_, options.text.template_name);
     std::erase_if(requests_, [&](const BatchRequest& r) { return !r.id.empty() && answers_.done().contains(r.id); });
     if (options.skip_failed) {
       faults_ = std::erase_if(requests_, [&](const BatchRequest& r) { return answers_.failed().contains(r.id); });
@@ -147,7 +125,7 @@ class Batch {
   std::vector<TokenId> tokens_of(const BatchRequest& r) const {
     std::vector<ChatMessage> messages = r.messages;
     if (messages.empty()) messages.push_back({"user", r.prompt});
-    if (options_.raw && r.messages.empty()) return encode_segments(tokenizer_, {{r.prompt, true}});
+    if (options_.text.raw && r.messages.empty()) return encode_segments(tokenizer_, {{r.prompt, true}});
     if (!template_) throw UsageError(fmt::format("{}: line {}: messages need a chat template", options_.input, r.line));
     return encode_segments(tokenizer_, template_->render(messages, true));
   }
@@ -190,7 +168,7 @@ class Batch {
     const bool begins_alike =
         prefix_.size() <= request.prompt.size() && std::equal(prefix_.begin(), prefix_.end(), request.prompt.begin());
     if (begins_alike) request.keep_tokens = std::ssize(prefix_);
-    if (!options_.ignore_eos) request.end_tokens = tokenizer_.data().end_of_turn;
+    if (!options_.text.ignore_eos) request.end_tokens = tokenizer_.data().end_of_turn;
     const auto growing = std::make_shared<Growing>(tokenizer_, r);
     request.on_token = [growing](TokenId token) {
       growing->text += growing->stops.push(growing->decoder.push(token));
@@ -250,16 +228,6 @@ class Batch {
   std::size_t next_ = 0, total_ = 0, done_ = 0, faults_ = 0, answered_ = 0, tokens_ = 0;
 };
 
-ExitCode drive(const MpiSession& mpi, const BatchOptions& o, Engine& engine, Batch& batch) {
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
-                    {.deadline = o.engine.timeout, .idle = engine.idle_work()});
-  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
-  if (o.stats) std::cerr << fmt::format("KV cache of {} positions\n", engine.stage().options().cache_tokens);
-  const ExitCode code = batch.run(scheduler);
-  pipeline.stop(code);
-  return code;
-}
-
 // The input file lies where the user is; with a plan the first stage, which answers, may be on another board.
 std::string share_requests(const MpiSession& mpi, const BatchOptions& o) {
   const bool travels = !o.engine.plan.empty();
@@ -273,23 +241,26 @@ std::string share_requests(const MpiSession& mpi, const BatchOptions& o) {
 
 }  // namespace
 
-ExitCode batch_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options usage = batch_usage();
-  const auto args = parse(mpi, usage, arguments);
-  if (!args) return ExitCode::ok;
-  BatchOptions options = read_batch_options(*args);
+ExitCode batch_command(const MpiSession& mpi, const Arguments& arguments) {
+  BatchOptions options;
+  OptionSet set("batch", "Answers the requests of a JSONL file, many at once. Alone or under mpirun.");
+  options.declare(set);
+  if (!set.parse(mpi, arguments)) return ExitCode::ok;
+  options.check(set);
   const std::string requests = share_requests(mpi, options);
-  std::optional<Batch> batch;
-  Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
+  std::optional<Batch> batch;  // rank 0's
+  Engine engine(mpi, options.engine, [&](const Manifest& manifest, const MpiSession& ranks) {
     batch.emplace(options, manifest, requests);
-    if (!mpi.is_launcher()) {
-      std::cerr << fmt::format("batch: host {} is the plan's first stage, answers are written there\n", mpi.host());
+    if (!ranks.is_launcher()) {
+      std::cerr << fmt::format("batch: host {} is the plan's first stage, answers are written there\n", ranks.host());
     }
   });
-  RankReport report;
-  const ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *batch) : engine.serve(mpi, report);
-  engine.trace().write(mpi, options.trace_file, options.engine.timeout);
-  return code;
+  const DriveEnd end = engine.drive([&](Pipeline&, Scheduler& scheduler) {
+    if (options.stats) std::cerr << fmt::format("KV cache of {} positions\n", engine.stage().options().cache_tokens);
+    return batch->run(scheduler);
+  });
+  engine.trace().write(engine.mpi(), options.trace_file, options.engine.timeout());
+  return end.code;
 }
 
 }  // namespace jupiter

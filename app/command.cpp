@@ -5,42 +5,10 @@
 
 #include <algorithm>
 #include <iostream>
-#include <map>
 
 #include "io/files.hpp"
 
 namespace jupiter {
-
-namespace {
-// llama.cpp's options of several letters behind one dash, which cxxopts would read as bundles.
-const std::map<std::string, std::string> kLongNames = {
-    {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}, {"-sys", "--system-prompt"}};
-}  // namespace
-
-std::optional<cxxopts::ParseResult> parse(const MpiSession& mpi, cxxopts::Options& options,
-                                          const Arguments& arguments) {
-  std::vector<std::string> spelled{"jupiter"};
-  for (const std::string& a : arguments) {
-    const auto it = kLongNames.find(a);
-    spelled.push_back(it == kLongNames.end() ? a : it->second);
-  }
-  std::vector<const char*> argv;
-  for (const std::string& a : spelled) argv.push_back(a.c_str());
-  options.add_options()("h,help", "This text");
-  try {
-    cxxopts::ParseResult result = options.parse(static_cast<int>(argv.size()), argv.data());
-    if (result.count("help") > 0) {
-      if (mpi.rank() == 0) std::cout << options.help() << std::flush;
-      return std::nullopt;
-    }
-    if (!result.unmatched().empty()) {
-      throw CollectiveError(ExitCode::usage, "unexpected argument '" + result.unmatched().front() + "' (see --help)");
-    }
-    return result;
-  } catch (const cxxopts::exceptions::exception& e) {
-    throw CollectiveError(ExitCode::usage, std::string(e.what()) + " (see --help)");
-  }
-}
 
 void print(const std::string& text) {
   std::cout << text << std::flush;
@@ -59,12 +27,6 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
   for (const std::string& out : outputs) {
     if (!out.empty()) check_writable(out);
   }
-}
-
-std::int64_t whole_option(const cxxopts::ParseResult& args, const char* option, std::int64_t low, std::int64_t high) {
-  const auto value = args[option].as<std::int64_t>();
-  if (value >= low && value <= high) return value;
-  throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected {} to {}, found {}", option, low, high, value));
 }
 
 void expect_one_rank(const MpiSession& mpi, const char* command) {

@@ -38,7 +38,7 @@ std::span<const Command> commands() {
   return kCommands;
 }
 
-ExitCode dispatch(MpiSession& mpi, const Arguments& arguments) {
+ExitCode dispatch(const MpiSession& mpi, const Arguments& arguments) {
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h") {
     if (mpi.rank() == 0) print_help(arguments.empty() ? std::cerr : std::cout);
     return arguments.empty() ? ExitCode::usage : ExitCode::ok;

@@ -10,11 +10,11 @@ namespace jupiter {
 struct Command {
   const char* name;
   const char* summary;
-  ExitCode (*function)(MpiSession&, const Arguments&);
+  ExitCode (*function)(const MpiSession&, const Arguments&);
 };
 std::span<const Command> commands();
 
 // Runs the subcommand that the arguments begin with, or prints what there is. CollectiveError (usage) where it is none.
-ExitCode dispatch(MpiSession& mpi, const Arguments& arguments);
+ExitCode dispatch(const MpiSession& mpi, const Arguments& arguments);
 
 }  // namespace jupiter

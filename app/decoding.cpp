@@ -64,55 +64,35 @@ std::vector<TokenId> recorded_tokens(const std::string& file) {
 
 }  // namespace
 
-void add_decoding_options(cxxopts::Options& options, const std::string& default_mode) {
+void DecodingOptions::declare(OptionSet& options) {
   // clang-format off
-  options.add_options("Decoding")
-    ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
-    ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
-    ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the rank that the plan names, else the last one), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
-    ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
-    ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
-    ("accept", "exact, or typical: plausible drafts are kept too, which changes the text", cxxopts::value<std::string>()->default_value("exact"), "RULE");
+  options.group("Decoding");
+  options.choice("decode", drafts_wanted, {{"spec", true}, {"plain", false}}, "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one");
+  options.choice("spec-mode", spec_mode, {{"auto", DecodeMode::continuous}, {"lap", DecodeMode::lap}, {"continuous", DecodeMode::continuous}}, "lap: one tree on its way round the ranks; continuous: several segments, of which one rank alone has one at a time; auto: continuous");
+  options.texts("draft", draft_texts, "LIST", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the rank that the plan names, else the last one), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay");
+  options.number("draft-max", decode.draft_max, {0, kMaxDraftNodes - 1}, "N", "Drafted tokens of a segment at most");
+  options.number("draft-width", decode.fixed_width, {0, kMaxDraftNodes}, "N", "Rows of a segment; 0: chosen from measured costs");
+  options.choice("accept", decode.typical, {{"exact", false}, {"typical", true}}, "exact, or typical: plausible drafts are kept too, which changes the text");
   // clang-format on
 }
 
-DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
-  DecodingOptions o;
-  const auto mode = args["decode"].as<std::string>(), spec = args["spec-mode"].as<std::string>();
-  const auto accept = args["accept"].as<std::string>();
-  if (mode != "spec" && mode != "plain") throw wrong("--decode: expected spec or plain, found '" + mode + "'");
-  if (spec != "auto" && spec != "lap" && spec != "continuous") {
-    throw wrong("--spec-mode: expected auto, lap or continuous, found '" + spec + "'");
+void DecodingOptions::check(const OptionSet& options) {
+  decode.mode = drafts_wanted ? spec_mode : DecodeMode::plain;
+  refuse(decode.fixed_width > decode.draft_max + 1,
+         fmt::format("--draft-width: expected 0 to {} (--draft-max and the root), found {}", decode.draft_max + 1,
+                     decode.fixed_width));
+  mode_given = options.given("decode") || options.given("spec-mode") || options.given("draft");
+  draft_max_given = options.given("draft-max") || options.given("draft-width");
+  auto_draft = draft_texts == std::vector<std::string>{"auto"};
+  if (auto_draft) {
+    drafts.push_back({DraftSource::lookup, "", 0});
+    return;
   }
-  if (accept != "exact" && accept != "typical") {
-    throw wrong("--accept: expected exact or typical, found '" + accept + "'");
-  }
-  // On one rank a lap is all there is; on several, segments that follow the first one fill stages that would wait.
-  o.decode.mode = mode == "plain" ? DecodeMode::plain : spec == "lap" ? DecodeMode::lap : DecodeMode::continuous;
-  o.decode.typical = accept == "typical";
-  o.decode.draft_max = args["draft-max"].as<int>();
-  o.decode.fixed_width = args["draft-width"].as<int>();
-  if (o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
-    throw wrong(fmt::format("--draft-max: expected 0 to {}, found {}", kMaxDraftNodes - 1, o.decode.draft_max));
-  }
-  if (o.decode.fixed_width < 0 || o.decode.fixed_width > o.decode.draft_max + 1) {
-    throw wrong(fmt::format("--draft-width: expected 0 to {} (--draft-max and the root), found {}",
-                            o.decode.draft_max + 1, o.decode.fixed_width));
-  }
-  o.mode_given = args.count("decode") + args.count("spec-mode") + args.count("draft") > 0;
-  o.draft_max_given = args.count("draft-max") + args.count("draft-width") > 0;
-  const auto drafts = args["draft"].as<std::vector<std::string>>();
-  o.auto_draft = drafts == std::vector<std::string>{"auto"};
-  if (o.auto_draft) {
-    o.drafts.push_back({DraftSource::lookup, "", 0});
-  } else {
-    for (const std::string& text : drafts) o.drafts.push_back(read_choice(text));
-    const auto asks = std::count_if(o.drafts.begin(), o.drafts.end(), [](const DraftChoice& c) {
-      return c.source == DraftSource::heads || c.source == DraftSource::model;
-    });
-    if (asks > 1) throw wrong("--draft: expected one of heads and model, found several");
-  }
-  return o;
+  for (const std::string& text : draft_texts) drafts.push_back(read_choice(text));
+  const auto asks = std::count_if(drafts.begin(), drafts.end(), [](const DraftChoice& c) {
+    return c.source == DraftSource::heads || c.source == DraftSource::model;
+  });
+  refuse(asks > 1, "--draft: expected one of heads and model, found several");
 }
 
 namespace {

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "app/command.hpp"
+#include "app/options.hpp"
 #include "io/model/manifest.hpp"
 #include "parallel/draft/draft_head.hpp"
 #include "parallel/pipeline/stage.hpp"
@@ -19,6 +19,10 @@ struct DraftChoice {
 };
 
 struct DecodingOptions {
+  void declare(OptionSet& options);
+  // After parsing. CollectiveError (usage) where the options contradict each other.
+  void check(const OptionSet& options);
+
   DecodeOptions decode;
   std::vector<DraftChoice> drafts;
   bool auto_draft = false;  // besides them what the model folder's draft file has, the heads where they pay
@@ -26,11 +30,11 @@ struct DecodingOptions {
   // Whether the command line says it, or the command has no such option; a plan decides otherwise.
   bool mode_given = true;
   bool draft_max_given = true;
+  // As they stand on the command line.
+  bool drafts_wanted = true;
+  DecodeMode spec_mode = DecodeMode::continuous;
+  std::vector<std::string> draft_texts{"auto"};
 };
-
-void add_decoding_options(cxxopts::Options& options, const std::string& default_mode);
-// stages: of the pipeline, for --spec-mode auto. CollectiveError where an option is wrong.
-DecodingOptions read_decoding_options(const cxxopts::ParseResult& args);
 
 // Folder of the draft model that these options ask for.
 std::optional<std::string> model_folder(const DecodingOptions& options);
@@ -44,10 +48,10 @@ DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& man
                              const std::filesystem::path& folder, const Stage& stage,
                              std::shared_ptr<const HeadMaker> model);
 
-// steps, acceptance by depth and drafter, for reports.
 // Lines for --stats: tokens a step, how often each drafter and each depth was right, what drafting and rejected rows
 // took. tokens: of the answer; decode_s: all its time after the first token.
 std::string draft_text(const DraftStats& stats, std::int64_t tokens, double decode_s);
+// Steps, acceptance by depth and drafter.
 nlohmann::ordered_json draft_json(const DraftStats& stats);
 
 }  // namespace jupiter

@@ -12,15 +12,18 @@
 namespace jupiter {
 
 struct TrainOptions {
+  void declare(OptionSet& options);
+  void check(const OptionSet& options);
+
   EngineOptions engine;
   std::string input, output, template_name;
-  std::int64_t self = 0;
-  std::int64_t answer_tokens = 0;
-  std::uint64_t seed = 0;
+  std::int64_t self = 3000;
+  std::int64_t answer_tokens = 192;
+  std::uint64_t seed = 1;
   bool raw = false;
-  double epochs = 0;            // of heads; 0: none
-  std::int64_t vocabulary = 0;  // of heads
-  std::int64_t units = 0;       // of heads
+  double epochs = 1;               // of heads; 0: none
+  std::int64_t vocabulary = 8192;  // of heads
+  std::int64_t units = 1024;       // of heads
   std::string checkpoint() const { return output + ".part.jsonl"; }
   std::string state() const { return output + ".part.h5"; }
   std::string hidden() const { return output + ".part.hidden"; }

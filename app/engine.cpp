@@ -7,12 +7,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <numeric>
 
 #include "app/workload.hpp"
 #include "io/hash.hpp"
 #include "io/memory.hpp"
 #include "io/timer.hpp"
+#include "parallel/comm/collectives.hpp"
 #include "parallel/pipeline/memory_check.hpp"
 #include "parallel/pipeline/placement.hpp"
 
@@ -63,71 +63,32 @@ ModelPart default_part(const Manifest& manifest, int rank, int ranks) {
   return {s.first, s.last, rank == 0, false};
 }
 
-void add_engine_options(cxxopts::Options& options) {
+void EngineOptions::declare(OptionSet& options, std::vector<int>* thread_counts) {
+  const char* threads_help = "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)";
   // clang-format off
-  options.add_options("Model and machine")
-    ("m,model", "Model folder that `convert` made", cxxopts::value<std::string>(), "DIR")
-    ("t,threads", "Threads of each rank (default: SLURM_CPUS_PER_TASK, else cores over ranks on the host)", cxxopts::value<std::vector<int>>(), "N")
-    ("c,ctx-size", "Context, tokens (default: the plan's, else the model's)", cxxopts::value<std::int64_t>(), "N")
-    ("chunk", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)", cxxopts::value<std::int64_t>(), "N")
-    ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0 (default: the plan's, else f16, or f32 with f32 weights)", cxxopts::value<std::string>(), "TYPE")
-    ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
-    ("plan", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted in layers by its bytes; chunks of --chunk)", cxxopts::value<std::string>(), "FILE")
-    ("wire", "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)", cxxopts::value<std::string>()->default_value("exact"), "NAME")
-    ("no-verify", "Do not check the shards' checksums at start")
-    ("timeout", "Seconds to wait for another rank before giving up (exit 5), also for the frame in progress after Ctrl-C or SIGTERM", cxxopts::value<int>()->default_value("600"), "S");
+  options.group("Model and machine");
+  options.text("m,model", model, "DIR", "Model folder that `convert` made");
+  if (thread_counts == nullptr) options.number("t,threads", threads, {1, kMostThreads}, "N", threads_help);
+  else options.numbers("t,threads", *thread_counts, {1, kMostThreads}, "N", threads_help);
+  options.number("c,ctx-size", context_tokens, {1, kMostTokens}, "N", "Context, tokens (default: the plan's, else the model's)");
+  options.number("chunk", chunk_tokens, {1, kMostTokens}, "N", "Prompt tokens of a pipeline frame (default: 512 on one rank, else 16 to 128 by the prompt's length)");
+  options.choice("cache-type-k", keys, kKvTypes, "-ctk: type of cached keys: f16, f32 or q8_0 (default: the plan's, else f16, or f32 with f32 weights)");
+  options.choice("cache-type-v", values, kKvTypes, "-ctv: type of cached values");
+  options.text("plan", plan, "FILE", "Plan that `plan` wrote: layers and chunks (default: equal parts, the head counted in layers by its bytes; chunks of --chunk)");
+  options.choice("wire", wire, kWires, "Residual between ranks: exact, or q8 (8 bits: fewer bytes, other answers)");
+  options.flag("no-verify", verify, "Do not check the shards' checksums at start");
+  options.number("timeout", timeout_s, {1, INT32_MAX}, "S", "Seconds to wait for another rank before giving up (exit 5), also for the frame in progress after Ctrl-C or SIGTERM");
   // clang-format on
 }
 
-KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option) {
-  const auto text = args[option].as<std::string>();
-  const auto type = kv_type_from_name(text);
-  if (!type)
-    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected f16, f32 or q8_0, found '{}'", option, text));
-  return *type;
+void EngineOptions::check(const OptionSet&) {
+  refuse(model.empty(), "expected -m DIR (see --help)");
 }
 
-Wire wire_option(const cxxopts::ParseResult& args) {
-  const auto text = args["wire"].as<std::string>();
-  const auto wire = wire_from_name(text);
-  if (!wire) throw CollectiveError(ExitCode::usage, fmt::format("--wire: expected exact or q8, found '{}'", text));
-  return *wire;
-}
-
-EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts) {
-  EngineOptions o;
-  if (args.count("model") == 0) throw CollectiveError(ExitCode::usage, "expected -m DIR (see --help)");
-  o.model = args["model"].as<std::string>();
-  const auto check = [&](const char* option, std::int64_t value, std::int64_t most) {
-    if (value >= 1 && value <= most) return;
-    throw CollectiveError(ExitCode::usage, fmt::format("--{}: expected 1 to {}, found {}", option, most, value));
-  };
-  if (args.count("threads") > 0) {
-    const auto counts = args["threads"].as<std::vector<int>>();
-    for (const int n : counts) check("threads", n, kMostThreads);
-    if (thread_counts != nullptr) *thread_counts = counts;
-    if (thread_counts == nullptr && counts.size() > 1) {
-      throw CollectiveError(ExitCode::usage, "--threads: expected one number, found a list");
-    }
-    o.threads = counts.front();
-  }
-  if (args.count("ctx-size") > 0) o.context_tokens = whole_option(args, "ctx-size", 1, kMostTokens);
-  if (args.count("chunk") > 0) o.chunk_tokens = whole_option(args, "chunk", 1, kMostTokens);
-  o.kv_given = args.count("cache-type-k") + args.count("cache-type-v") > 0;
-  if (args.count("cache-type-k") > 0) o.keys = kv_type_option(args, "cache-type-k");
-  if (args.count("cache-type-v") > 0) o.values = kv_type_option(args, "cache-type-v");
-  if (args.count("plan") > 0) o.plan = args["plan"].as<std::string>();
-  o.wire = wire_option(args);
-  o.verify = args.count("no-verify") == 0;
-  const int timeout = args["timeout"].as<int>();
-  check("timeout", timeout, INT32_MAX);
-  o.timeout = std::chrono::seconds(timeout);
-  return o;
-}
-
-Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void(const Manifest&)>& prepare)
-    : trace_(options.trace) {
-  set_grace_after_signal(options.timeout);
+Engine::Engine(const MpiSession& started, EngineOptions& options,
+               const std::function<void(const Manifest&, const MpiSession&)>& prepare)
+    : mpi_(started), trace_(options.trace), timeout_(options.timeout()) {
+  set_grace_after_signal(timeout_);
   RankStatus status{.version = JUPITER_VERSION, .model_hash = "", .format_version = kFormatVersion};
   try {
     manifest_ = read_manifest(options.model);
@@ -136,69 +97,61 @@ Engine::Engine(MpiSession& mpi, EngineOptions& options, const std::function<void
     status.problem = e;
   }
   if (!options.plan.empty()) {
-    agree(mpi, status);
-    obey_plan(mpi, options);
+    agree(started, status);
+    plan_ = share_plan(started, options.plan, manifest_);
+    mpi_ = take_places(started, *plan_, options.plan);
   }
-  together(mpi, status, [&] {
-    check_config(config(), mpi);
-    choose(mpi, options);
-    if (mpi.rank() == 0) prepare(manifest_);
+  together(mpi_, status, [&] {
+    check_config(config(), mpi_);
+    choose(options);
+    if (mpi_.rank() == 0) prepare(manifest_, mpi_);
   });
-  claim(mpi, options);
-  together(mpi, status, [&] { load(mpi, options); });
+  claim(options);
+  together(mpi_, status, [&] { load(options); });
 }
 
 // What this rank will do, and how large: nothing is taken yet.
-void Engine::choose(const MpiSession& mpi, EngineOptions& options) {
+void Engine::choose(EngineOptions& options) {
   if (plan_) take_from_plan(*plan_, config(), options);
-  workload_ = workload_of(options, config(), mpi.stages());
+  workload_ = workload_of(options, config(), mpi_.stages());
   if (options.cache_tokens > 0) options.context_tokens = workload_.context_tokens;
   if (plan_ && options.chunk_tokens == 0) {
     fixed_chunks_ = false;
     workload_.chunk_tokens = std::max(plan_->max_chunk(), options.least_rows);
   }
   chunk_tokens_ = std::min(workload_.chunk_tokens, workload_.context_tokens);
-  if (options.chunk_tokens == 0) stages_ = mpi.stages();
+  if (options.chunk_tokens == 0) prompt_stages_ = mpi_.stages();
   workload_.draft_file_bytes = draft_file_bytes(options.decoding, options.model);
-  stage_options_ = jupiter::stage_options(workload_, mpi.stages());
+  stage_options_ = jupiter::stage_options(workload_, mpi_.stages());
   wire_row_bytes(workload_.wire, config());  // the model's width must suit it
-  if (!mpi.holds_layers()) return;
-  part_ = plan_ ? plan_->part(static_cast<std::size_t>(mpi.rank())) : default_part(manifest_, mpi.rank(), mpi.stages());
-  threads_ = options.threads > 0 ? options.threads : default_threads(mpi);
+  if (!mpi_.holds_layers()) return;
+  part_ =
+      plan_ ? plan_->part(static_cast<std::size_t>(mpi_.rank())) : default_part(manifest_, mpi_.rank(), mpi_.stages());
+  threads_ = options.threads > 0 ? options.threads : default_threads(mpi_);
   const auto folder = model_folder(options.decoding);
-  if (folder && draft_rank(mpi) == mpi.rank()) draft_ = read_manifest(*folder);
+  if (folder && draft_rank() == mpi_.rank()) draft_ = read_manifest(*folder);
 }
 
 // All ranks of a host together must fit into its memory; a cache that nobody asked for by size is what fits.
-void Engine::claim(const MpiSession& mpi, const EngineOptions& options) {
+void Engine::claim(const EngineOptions& options) {
   MemoryClaim mine;
-  if (mpi.holds_layers()) {
+  if (mpi_.holds_layers()) {
     const std::uint64_t draft = draft_ ? draft_model_bytes(*draft_, workload_.context_tokens, threads_) : 0;
-    StageMemory m = stage_memory(manifest_, part_, workload_, {mpi.stages(), threads_}, draft);
+    StageMemory m = stage_memory(manifest_, part_, workload_, {mpi_.stages(), threads_}, draft);
     m.process -= std::min(m.process, resident_memory());
-    mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi.stages())),
+    mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi_.stages())),
             "", 0};
     if (part_.embedding || (part_.head && config().tied_embeddings)) {
       mine.file = file_identity((std::filesystem::path(options.model) / embed_file_name()).string());
       mine.file_bytes = manifest_.file(embed_file_name()).mapped_bytes();
     }
   }
-  const std::int64_t most = pool_blocks(workload_, mpi.stages());
-  const CacheWish wish{options.cache_tokens > 0 ? most : least_blocks(workload_, mpi.stages()), most};
+  const std::int64_t most = pool_blocks(workload_, mpi_.stages());
+  const CacheWish wish{options.cache_tokens > 0 ? most : least_blocks(workload_, mpi_.stages()), most};
   stage_options_.cache_tokens =
-      kKvBlock * claim_memory(mpi, mine, wish, [&](std::int64_t blocks) {
-        return memory_advice(workload_, config(), mpi.stages(), blocks, !options.plan.empty());
+      kKvBlock * claim_memory(mpi_, mine, wish, [&](std::int64_t blocks) {
+        return memory_advice(workload_, config(), mpi_.stages(), blocks, !options.plan.empty());
       });
-}
-
-void Engine::obey_plan(MpiSession& mpi, const EngineOptions& options) {
-  // An engine before this one (bench has one for each number of threads) may have placed the ranks already; the file
-  // of the plan lies where mpirun started.
-  std::vector<int> as_started(static_cast<std::size_t>(mpi.size()));
-  std::iota(as_started.begin(), as_started.end(), 0);
-  mpi.arrange(as_started, mpi.size());
-  plan_ = share_plan(mpi, options.plan, manifest_);
-  take_places(mpi, *plan_, options.plan);
 }
 
 Scheduler::Options Engine::scheduling() const {
@@ -207,40 +160,52 @@ Scheduler::Options Engine::scheduling() const {
 
 std::vector<std::int64_t> Engine::chunks(std::int64_t prompt_tokens) const {
   if (!fixed_chunks_) return chunks_for(*plan_, prompt_tokens);
-  if (stages_ == 1) return jupiter::fixed_chunks(prompt_tokens, chunk_tokens());
-  const std::int64_t rows = prompt_tokens / (kChunksAStage * stages_);
+  if (prompt_stages_ == 1) return jupiter::fixed_chunks(prompt_tokens, chunk_tokens());
+  const std::int64_t rows = prompt_tokens / (kChunksAStage * prompt_stages_);
   return jupiter::fixed_chunks(prompt_tokens, std::clamp<std::int64_t>(rows, kLeastChunk, chunk_tokens()));
 }
 
-ExitCode Engine::serve(const MpiSession& mpi, RankReport& report) {
-  if (mpi.holds_layers()) return jupiter::serve(mpi, stage(), pool(), trace_, report, idle_work());
-  report.rank = mpi.rank();
-  report.host = mpi.host();
-  return ExitCode::ok;
+DriveEnd Engine::drive(const std::function<ExitCode(Pipeline&, Scheduler&)>& work) {
+  DriveEnd end;
+  RankReport report{.rank = mpi_.rank(), .host = mpi_.host()};
+  const double computed_before_s = mpi_.holds_layers() ? stage().compute_s() : 0;
+  if (mpi_.rank() == 0) {
+    Pipeline pipeline(mpi_, stage(), pool(), trace_, {.deadline = timeout_, .idle = draft_server_.get()});
+    Scheduler scheduler(pipeline, mpi_.stages(), scheduling());
+    end.code = work(pipeline, scheduler);
+    pipeline.stop(end.code);
+    report = local_report(mpi_, stage(), pipeline.wait_s(), pipeline.sent_bytes());
+  } else if (mpi_.holds_layers()) {
+    serve(mpi_, stage(), pool(), trace_, report, draft_server_.get());
+  }
+  report.compute_s -= computed_before_s;
+  end.reports = gather(mpi_, report);
+  end.code = broadcast(mpi_, end.code);
+  return end;
 }
 
-void Engine::load(const MpiSession& mpi, const EngineOptions& options) {
-  if (!mpi.holds_layers()) return;
+void Engine::load(const EngineOptions& options) {
+  if (!mpi_.holds_layers()) return;
   const auto start = std::chrono::steady_clock::now();
-  const bool alone = mpi.ranks_on_host() == 1;
+  const bool alone = mpi_.ranks_on_host() == 1;
   pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads_,
                                                            .pin = alone && threads_ > 1 && threads_ == allowed_cores(),
                                                            .share_cores = !alone || threads_ > allowed_cores()});
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part_, options.verify),
-                                   stage_options_, *pool_, mpi.stages());
-  load_drafters(mpi, options);
+                                   stage_options_, *pool_, mpi_.stages());
+  load_drafters(options);
   load_s_ = seconds_since(start);
 }
 
 // The plan's, else the last one.
-int Engine::draft_rank(const MpiSession& mpi) const {
-  return plan_ && plan_->draft ? static_cast<int>(plan_->draft_stage()) : mpi.stages() - 1;
+int Engine::draft_rank() const {
+  return plan_ && plan_->draft ? static_cast<int>(plan_->draft_stage()) : mpi_.stages() - 1;
 }
 
-void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) {
+void Engine::load_drafters(const EngineOptions& options) {
   if (options.decoding.decode.mode == DecodeMode::plain) return;
   const auto folder = model_folder(options.decoding);
-  const int last = mpi.stages() - 1;
+  const int last = mpi_.stages() - 1;
   std::unique_ptr<DraftModel> model;
   if (draft_) {
     const std::string hash_found = hex(draft_->hash);
@@ -250,15 +215,15 @@ void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) 
     }
     model = std::make_unique<DraftModel>(*folder, *draft_, manifest_, *pool_, stage_options_.context_tokens);
   }
-  if (mpi.rank() != last) {
+  if (mpi_.rank() != last) {
     if (model)
       draft_server_ =
-          std::make_unique<DraftServer>(mpi, last, std::move(model), stage_->limits(), DraftServer::Enough{});
+          std::make_unique<DraftServer>(mpi_, last, std::move(model), stage_->limits(), DraftServer::Enough{});
     return;
   }
   std::unique_ptr<HeadMaker> head;
   if (model) head = draft_model_head(std::move(model));
-  if (folder && !head) head = remote_draft_head(mpi, draft_rank(mpi), stage_->limits());
+  if (folder && !head) head = remote_draft_head(mpi_, draft_rank(), stage_->limits());
   stage_->learn_widths();
   stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(head)));
 }

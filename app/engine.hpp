@@ -6,6 +6,7 @@
 
 #include "app/command.hpp"
 #include "app/decoding.hpp"
+#include "app/options.hpp"
 #include "parallel/draft_model/remote_draft.hpp"
 #include "parallel/pipeline/pipeline.hpp"
 #include "parallel/pipeline/scheduler.hpp"
@@ -13,19 +14,25 @@
 
 namespace jupiter {
 
+inline const Choices<KvType> kKvTypes = named({KvType::f16, KvType::f32, KvType::q8_0});
+inline const Choices<Wire> kWires = named({Wire::exact, Wire::q8});
+
 struct EngineOptions {
+  // thread_counts: for a command whose `-t` may be a list; empty where it is not given.
+  void declare(OptionSet& options, std::vector<int>* thread_counts = nullptr);
+  // After parsing. CollectiveError (usage) where something that must be given is not.
+  void check(const OptionSet& options);
+
   std::string model;
-  int threads = 0;                  // 0: SLURM_CPUS_PER_TASK, else the allowed cores over the ranks on this host
-  std::int64_t context_tokens = 0;  // 0: the plan's, else the model's maximum
-  std::int64_t needed_tokens = 0;   // positions that the command will use, if it knows; UsageError past the context
-  std::int64_t wished_tokens = 0;   // positions that it may use: fewer where the context is shorter
-  std::int64_t chunk_tokens = 0;    // rows of a prefill frame; 0: 512 on one rank, at most 128 on several
-  std::int64_t least_rows = 0;      // that a frame may have whatever the plan's chunks are
-  KvType keys = KvType::f16;
-  KvType values = KvType::f16;
-  bool kv_given = false;  // otherwise f32 with f32 weights
-  std::string plan;       // file; empty: default_part()
-  bool trace = false;     // keep a timeline
+  int threads = 0;                     // 0: SLURM_CPUS_PER_TASK, else the allowed cores over the ranks on this host
+  std::int64_t context_tokens = 0;     // 0: the plan's, else the model's maximum
+  std::int64_t needed_tokens = 0;      // positions that the command will use, if it knows; UsageError past the context
+  std::int64_t wished_tokens = 0;      // positions that it may use: fewer where the context is shorter
+  std::int64_t chunk_tokens = 0;       // rows of a prefill frame; 0: 512 on one rank, at most 128 on several
+  std::int64_t least_rows = 0;         // that a frame may have whatever the plan's chunks are
+  std::optional<KvType> keys, values;  // none: the plan's, else f16, or f32 with f32 weights
+  std::string plan;                    // file; empty: default_part()
+  bool trace = false;                  // keep a timeline
   DecodingOptions decoding;
   std::int64_t cache_tokens = 0;       // of all sequences in the KV cache; 0: the plan's, else ...
   std::int64_t cache_wish = 0;         // ... so many, as far as memory reaches; 0: one context
@@ -35,25 +42,26 @@ struct EngineOptions {
   std::int64_t most_at_once = 0;       // requests; 0: the plan's, else as many as the cache holds
   Wire wire = Wire::exact;
   bool verify = true;
-  std::chrono::seconds timeout{600};
+  std::int64_t timeout_s = 600;
+  std::chrono::seconds timeout() const { return std::chrono::seconds(timeout_s); }
 };
 
-void add_engine_options(cxxopts::Options& options);
-// thread_counts: where `-t` may be a list, and empty where it is not given.
-EngineOptions read_engine_options(const cxxopts::ParseResult& args, std::vector<int>* thread_counts = nullptr);
-
-// --wire NAME, or UsageError.
-Wire wire_option(const cxxopts::ParseResult& args);
-// One of three names, or UsageError.
-KvType kv_type_option(const cxxopts::ParseResult& args, const std::string& option);
+// How a driven pipeline ended: the same code on all ranks; every rank's report on rank 0.
+struct DriveEnd {
+  ExitCode code = ExitCode::ok;
+  std::vector<RankReport> reports;
+};
 
 class Engine {
  public:
-  // Loads this rank's part. `prepare` runs before loading on rank 0, with the manifest: what it throws ends all ranks
-  // in good order. Throws CollectiveError on all ranks where one of them cannot run. What the options leave open is
-  // filled in from the plan before `prepare` runs.
-  Engine(MpiSession& mpi, EngineOptions& options, const std::function<void(const Manifest&)>& prepare);
+  // Loads this rank's part. `prepare` runs before loading on rank 0, with the manifest and the ranks in their order:
+  // what it throws ends all ranks in good order. Throws CollectiveError on all ranks where one of them cannot run. What
+  // the options leave open is filled in from the plan before `prepare` runs. started: mpirun's order.
+  Engine(const MpiSession& started, EngineOptions& options,
+         const std::function<void(const Manifest&, const MpiSession&)>& prepare);
 
+  // The ranks in the plan's order; without a plan in mpirun's.
+  const MpiSession& mpi() const { return mpi_; }
   const Manifest& manifest() const { return manifest_; }
   const ModelConfig& config() const { return manifest_.config; }
   std::int64_t context_tokens() const { return stage_options_.context_tokens; }
@@ -67,22 +75,23 @@ class Engine {
   ThreadPool& pool() { return *pool_; }
   Trace& trace() { return trace_; }
   const Trace& trace() const { return trace_; }
-  Stage& stage() { return *stage_; }                     // of a rank that holds layers
-  IdleWork* idle_work() { return draft_server_.get(); }  // or none
-  // The life of every rank but 0: computes until the run is stopped, or waits for its end.
-  ExitCode serve(const MpiSession& mpi, RankReport& report);
+  Stage& stage() { return *stage_; }  // of a rank that holds layers
+
+  // What every command does that computes; collective. Rank 0 calls `work`, the other ranks compute for it until it has
+  // returned; its code ends all of them. Reports are of this call alone. What `work` throws ends all ranks.
+  DriveEnd drive(const std::function<ExitCode(Pipeline&, Scheduler&)>& work);
 
  private:
-  void obey_plan(MpiSession& mpi, const EngineOptions& options);
-  void choose(const MpiSession& mpi, EngineOptions& options);
-  void claim(const MpiSession& mpi, const EngineOptions& options);
-  void load(const MpiSession& mpi, const EngineOptions& options);
-  void load_drafters(const MpiSession& mpi, const EngineOptions& options);
-  int draft_rank(const MpiSession& mpi) const;
+  void choose(EngineOptions& options);
+  void claim(const EngineOptions& options);
+  void load(const EngineOptions& options);
+  void load_drafters(const EngineOptions& options);
+  int draft_rank() const;
+  MpiSession mpi_;
   Manifest manifest_;
   std::optional<Plan> plan_;
   bool fixed_chunks_ = true;
-  std::int64_t stages_ = 1;  // that prompts are cut for; 1: into chunks as long as may be
+  std::int64_t prompt_stages_ = 1;  // that prompts are cut for; 1: into chunks as long as may be
   std::int64_t chunk_tokens_ = 0;
   Workload workload_;
   StageOptions stage_options_;
@@ -93,6 +102,7 @@ class Engine {
   std::unique_ptr<Stage> stage_;
   std::unique_ptr<DraftServer> draft_server_;
   Trace trace_;
+  std::chrono::seconds timeout_;
   double load_s_ = 0;
 };
 

@@ -32,6 +32,9 @@ constexpr std::int64_t kWindowRows = 64;
 constexpr std::uint64_t kMaxInputBytes = 15 << 20;  // it travels to the other ranks in one text
 
 struct EvalOptions {
+  void declare(OptionSet& options);
+  void check(const OptionSet& options);
+
   EngineOptions engine;
   EvalInputs inputs;
   std::string text_file, golden_file, choices_file;
@@ -43,70 +46,43 @@ struct EvalOptions {
   ordered_json settings;  // that a baseline's result must share
 };
 
-cxxopts::Options eval_usage() {
-  cxxopts::Options options("jupiter eval",
-                           "Accuracy: perplexity of a text, golden tokens, multiple choice, KL divergence from saved "
-                           "distributions,\nequal bits on any number of ranks. Alone or under mpirun. Exit code 1: a "
-                           "metric moved from its baseline.");
-  options.set_width(110);
+void EvalOptions::declare(OptionSet& options) {
   // clang-format off
-  options.add_options("What to evaluate (at least one)")
-    ("text", "Text file: perplexity", cxxopts::value<std::string>(), "FILE")
-    ("golden", "JSONL with prompt_ids and greedy_ids: is each token the most likely one?", cxxopts::value<std::string>(), "FILE")
-    ("choices", "JSONL with question, choices, answer (index): acc and acc_norm by likelihood", cxxopts::value<std::string>(), "FILE")
-    ("self-check", "Answers must have the bits of one rank alone (the one that mpirun started first)");
-  options.add_options("Text")
-    ("window", "Tokens evaluated together; the first of a window is not scored", cxxopts::value<std::int64_t>()->default_value("512"), "N")
-    ("stride", "Tokens between the beginnings of windows (default: the window)", cxxopts::value<std::int64_t>(), "N")
-    ("tokens", "Only the first N tokens of the text", cxxopts::value<std::int64_t>(), "N")
-    ("save-reference", "Save the text's distributions to compare others with (HDF5, on the last stage's board)", cxxopts::value<std::string>(), "FILE")
-    ("reference", "Compare with saved distributions: KL divergence, top-1 agreement", cxxopts::value<std::string>(), "FILE");
-  options.add_options("Results")
-    ("baseline", "Compare with this baseline; exit 1 and a table where a metric moved", cxxopts::value<std::string>(), "FILE")
-    ("update-baseline", "Write the baseline instead; tolerances in it are kept")
-    ("json", "Write the results to this file", cxxopts::value<std::string>(), "FILE")
-    ("csv", "Write the metrics to this file", cxxopts::value<std::string>(), "FILE")
-    ("junit", "Write the metrics as test cases (JUnit XML)", cxxopts::value<std::string>(), "FILE");
+  options.group("What to evaluate (at least one)");
+  options.text("text", text_file, "FILE", "Text file: perplexity");
+  options.text("golden", golden_file, "FILE", "JSONL with prompt_ids and greedy_ids: is each token the most likely one?");
+  options.text("choices", choices_file, "FILE", "JSONL with question, choices, answer (index): acc and acc_norm by likelihood");
+  options.flag("self-check", inputs.self_check, "Answers must have the bits of one rank alone (the one that mpirun started first)");
+  options.group("Text");
+  options.number("window", inputs.window, {2, kMostTokens}, "N", "Tokens evaluated together; the first of a window is not scored");
+  options.number("stride", inputs.stride, {1, kMostTokens}, "N", "Tokens between the beginnings of windows (default: the window)");
+  options.number("tokens", inputs.max_text_tokens, {2, INT64_MAX}, "N", "Only the first N tokens of the text");
+  options.text("save-reference", save_reference, "FILE", "Save the text's distributions to compare others with (HDF5, on the last stage's board)");
+  options.text("reference", reference, "FILE", "Compare with saved distributions: KL divergence, top-1 agreement");
+  options.group("Results");
+  options.text("baseline", baseline_file, "FILE", "Compare with this baseline; exit 1 and a table where a metric moved");
+  options.flag("update-baseline", update_baseline, "Write the baseline instead; tolerances in it are kept");
+  options.text("json", json_file, "FILE", "Write the results to this file");
+  options.text("csv", csv_file, "FILE", "Write the metrics to this file");
+  options.text("junit", junit_file, "FILE", "Write the metrics as test cases (JUnit XML)");
   // clang-format on
-  add_decoding_options(options, "spec");
-  add_engine_options(options);
-  return options;
+  engine.decoding.declare(options);
+  engine.declare(options);
 }
 
-EvalOptions read_eval_options(const cxxopts::ParseResult& args) {
-  EvalOptions o;
-  o.engine = read_engine_options(args);
-  o.engine.decoding = read_decoding_options(args);
-  const auto refuse = [](bool wrong, const std::string& message) {
-    if (wrong) throw CollectiveError(ExitCode::usage, message);
-  };
-  const auto file = [&](const char* option) {
-    return args.count(option) > 0 ? args[option].as<std::string>() : std::string();
-  };
-  o.text_file = file("text");
-  o.golden_file = file("golden");
-  o.choices_file = file("choices");
-  o.save_reference = file("save-reference");
-  o.reference = file("reference");
-  o.json_file = file("json");
-  o.csv_file = file("csv");
-  o.junit_file = file("junit");
-  o.baseline_file = file("baseline");
-  o.update_baseline = args.count("update-baseline") > 0;
-  EvalInputs& in = o.inputs;
-  in.self_check = args.count("self-check") > 0;
-  in.window = whole_option(args, "window", 2, kMostTokens);
-  in.stride = args.count("stride") > 0 ? whole_option(args, "stride", 1, in.window) : in.window;
-  if (args.count("tokens") > 0) in.max_text_tokens = whole_option(args, "tokens", 2, INT64_MAX);
-  refuse(o.text_file.empty() && o.golden_file.empty() && o.choices_file.empty() && !in.self_check,
+void EvalOptions::check(const OptionSet& options) {
+  engine.check(options);
+  engine.decoding.check(options);
+  if (options.given("stride")) check_range("--stride", inputs.stride, {1, inputs.window});
+  if (inputs.stride == 0) inputs.stride = inputs.window;
+  refuse(text_file.empty() && golden_file.empty() && choices_file.empty() && !inputs.self_check,
          "eval: expected --text FILE, --golden FILE, --choices FILE or --self-check (see --help)");
   for (const char* option : {"save-reference", "reference", "tokens", "stride"}) {
-    refuse(args.count(option) > 0 && o.text_file.empty(), fmt::format("--{}: expected --text FILE with it", option));
+    refuse(options.given(option) && text_file.empty(), fmt::format("--{}: expected --text FILE with it", option));
   }
-  refuse(o.update_baseline && o.baseline_file.empty(), "--update-baseline: expected --baseline FILE with it");
-  if (!o.text_file.empty()) o.engine.needed_tokens = in.window;
-  o.engine.least_rows = kWindowRows;
-  return o;
+  refuse(update_baseline && baseline_file.empty(), "--update-baseline: expected --baseline FILE with it");
+  if (!text_file.empty()) engine.needed_tokens = inputs.window;
+  engine.least_rows = kWindowRows;
 }
 
 void parse_inputs(EvalOptions& o, const std::vector<std::string>& contents) {
@@ -126,10 +102,8 @@ ordered_json settings_of(const EvalOptions& o, const std::vector<std::string>& c
   }
   if (!o.golden_file.empty()) s["golden_hash"] = hex(hash_bytes(contents[1]));
   if (!o.choices_file.empty()) s["choices_hash"] = hex(hash_bytes(contents[2]));
-  if (o.engine.kv_given) {
-    s["type_k"] = name(o.engine.keys);
-    s["type_v"] = name(o.engine.values);
-  }
+  if (o.engine.keys) s["type_k"] = name(*o.engine.keys);
+  if (o.engine.values) s["type_v"] = name(*o.engine.values);
   return s;
 }
 
@@ -191,7 +165,8 @@ void check_reference(const ReferenceInfo& info, const EvalOptions& o, const std:
   if (info.tokens != tokens) throw FormatError(o.reference, "tokens", "those of the text", "others");
 }
 
-Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const EvalWork& work) {
+Instruments make_instruments(const EvalOptions& o, Engine& engine, const EvalWork& work) {
+  const MpiSession& mpi = engine.mpi();
   Instruments i;
   together(mpi, [&] {
     if (mpi.rank() + 1 == mpi.stages()) {
@@ -214,32 +189,32 @@ Instruments make_instruments(const MpiSession& mpi, const EvalOptions& o, Engine
   return i;
 }
 
-struct Session {
-  double eval_s = 0;                 // of the windows; rank 0
-  std::vector<CheckAnswer> answers;  // rank 0
-  std::vector<RankReport> reports;   // rank 0
+// What rank 0 found.
+struct Findings {
+  double eval_s = 0;  // of the windows
+  std::vector<CheckAnswer> answers;
 };
 
-Session drive(const MpiSession& mpi, const EvalOptions& o, Engine& engine, const EvalWork& work) {
-  Session s;
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
-                    {.deadline = o.engine.timeout, .idle = engine.idle_work()});
+Findings evaluate(const EvalOptions& o, Engine& engine, const EvalWork& work, Pipeline& pipeline,
+                  Scheduler& scheduler) {
+  const auto stop_if_interrupted = [] {
+    if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
+  };
+  Findings f;
   ProgressBar bar("eval", "windows");
-  const auto start = std::chrono::steady_clock::now();
-  const bool own_chunks = mpi.stages() > 1 && o.engine.chunk_tokens == 0 && o.engine.plan.empty();
+  const auto start = Clock::now();
+  const bool own_chunks = engine.mpi().stages() > 1 && o.engine.chunk_tokens == 0 && o.engine.plan.empty();
   submit_windows(
       pipeline, work.tokens, work.windows,
       [&](std::int64_t n) { return own_chunks ? fixed_chunks(n, kWindowRows) : engine.chunks(n); },
       [&](std::size_t done) {
-        if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
+        stop_if_interrupted();
         bar.update(done, work.windows.size());
       });
-  s.eval_s = seconds_since(start);
-  s.answers = answer_prompts(pipeline, mpi.stages(), engine, o.engine.decoding.decode, work.check_prompts);
-  if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
-  pipeline.stop(ExitCode::ok);
-  s.reports = gather(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
-  return s;
+  f.eval_s = seconds_since(start);
+  f.answers = answer_prompts(scheduler, o.engine.decoding.decode, work.check_prompts);
+  stop_if_interrupted();
+  return f;
 }
 
 // One rank's own answers to the self-check's prompts as JSON, or why it has none.
@@ -253,29 +228,30 @@ std::string check_alone(const MpiSession& mpi, const EvalOptions& o, const EvalW
 }
 
 // What all ranks learn from rank 0.
-ordered_json result_of(const MpiSession& mpi, const EvalOptions& o, const Engine& engine, const EvalWork& work,
-                       const Session& s, const std::vector<TokenScore>& scores, const std::string& alone_text) {
+ordered_json result_of(const EvalOptions& o, const Engine& engine, const EvalWork& work, const Findings& f,
+                       const std::vector<RankReport>& reports, const std::vector<TokenScore>& scores,
+                       const std::string& alone_text) {
   ordered_json j = result_info(engine.manifest(), engine.plan());
   j["model"] = identity_of(engine.manifest());
   j["settings"] = o.settings;
-  j["ranks"] = mpi.stages();
+  j["ranks"] = engine.mpi().stages();
   j["chunk_tokens"] = engine.chunk_tokens();
   j.update(summarize(o.inputs, work, scores, !o.reference.empty()));
   if (o.inputs.self_check) {
     const auto alone = parse_json<ordered_json>(alone_text, "self-check");
-    j.update(summarize_check(work, to_json(s.answers), alone.value("answers", ordered_json())));
+    j.update(summarize_check(work, to_json(f.answers), alone.value("answers", ordered_json())));
     if (alone.contains("problem")) j["self_check_problem"] = alone;
   }
   std::int64_t rows = 0;
   for (const EvalWindow& w : work.windows) rows += w.length - w.begin;
-  j["eval_s"] = s.eval_s;
-  j["eval_tokens_per_s"] = s.eval_s > 0 ? static_cast<double>(rows) / s.eval_s : 0;
-  for (const RankReport& r : s.reports) j["per_rank"].push_back(rank_json(r));
+  j["eval_s"] = f.eval_s;
+  j["eval_tokens_per_s"] = f.eval_s > 0 ? static_cast<double>(rows) / f.eval_s : 0;
+  for (const RankReport& r : reports) j["per_rank"].push_back(rank_json(r));
   return j;
 }
 
 // On every rank alike; the launching one prints and writes.
-ExitCode report(const MpiSession& mpi, const EvalOptions& o, const Engine& engine, ordered_json result) {
+ExitCode report(const EvalOptions& o, const Engine& engine, ordered_json result) {
   const bool compares = o.baseline && !o.update_baseline;
   if (result.contains("self_check_problem") && !compares) {
     const ordered_json& p = result["self_check_problem"];
@@ -296,7 +272,7 @@ ExitCode report(const MpiSession& mpi, const EvalOptions& o, const Engine& engin
                                   {"verdict", c.verdict}});
   }
   if (!result.value("self_check_equal", true)) code = ExitCode::failed;
-  if (!mpi.is_launcher()) return code;
+  if (!engine.mpi().is_launcher()) return code;
   std::string text = result_text(result);
   if (compares) {
     text += comparison_text(rows, o.baseline_file);
@@ -328,38 +304,40 @@ void prepare(const EvalOptions& o, const Manifest& manifest, EvalWork& work) {
 
 }  // namespace
 
-ExitCode eval_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options usage = eval_usage();
-  const auto args = parse(mpi, usage, arguments);
-  if (!args) return ExitCode::ok;
-  EvalOptions o = read_eval_options(*args);
-  read_inputs(mpi, o);
+ExitCode eval_command(const MpiSession& started, const Arguments& arguments) {
+  EvalOptions o;
+  OptionSet set("eval",
+                "Accuracy: perplexity of a text, golden tokens, multiple choice, KL divergence from saved "
+                "distributions,\nequal bits on any number of ranks. Alone or under mpirun. Exit code 1: a "
+                "metric moved from its baseline.");
+  o.declare(set);
+  if (!set.parse(started, arguments)) return ExitCode::ok;
+  o.check(set);
+  read_inputs(started, o);
   EvalWork work;
-  Engine engine(mpi, o.engine, [&](const Manifest& manifest) { prepare(o, manifest, work); });
+  Engine engine(started, o.engine, [&](const Manifest& manifest, const MpiSession&) { prepare(o, manifest, work); });
+  const MpiSession& mpi = engine.mpi();
   work = broadcast(mpi, work);
-  Instruments instruments = make_instruments(mpi, o, engine, work);
+  Instruments instruments = make_instruments(o, engine, work);
 
-  Session session;
-  if (mpi.rank() == 0) {
-    session = drive(mpi, o, engine, work);
-  } else {
-    RankReport report_of_mine;
-    engine.serve(mpi, report_of_mine);
-    gather(mpi, report_of_mine);
-  }
+  Findings findings;
+  const DriveEnd end = engine.drive([&](Pipeline& pipeline, Scheduler& scheduler) {
+    findings = evaluate(o, engine, work, pipeline, scheduler);
+    return ExitCode::ok;
+  });
   if (instruments.writer) instruments.writer->finish();
   // The last stage's, which has the logits.
   const std::vector<TokenScore> scores =
       broadcast(mpi, instruments.evaluator ? instruments.evaluator->scores() : std::vector<TokenScore>{},
-                mpi.stages() - 1, o.engine.timeout);
+                mpi.stages() - 1, o.engine.timeout());
   const auto all_alone = gather(mpi, check_alone(mpi, o, work));
   std::string result;
   if (mpi.rank() == 0) {
     std::string alone;
     for (const std::string& text : all_alone) alone += text;
-    result = result_of(mpi, o, engine, work, session, scores, alone).dump();
+    result = result_of(o, engine, work, findings, end.reports, scores, alone).dump();
   }
-  const ExitCode code = report(mpi, o, engine, parse_json<ordered_json>(broadcast(mpi, result), "result"));
+  const ExitCode code = report(o, engine, parse_json<ordered_json>(broadcast(mpi, result), "result"));
   barrier(mpi);  // nobody leaves before rank 0 does
   return code;
 }

@@ -41,7 +41,8 @@ struct EvalInputs {
   std::optional<InputFile> text;
   std::vector<GoldenLine> golden;
   std::vector<ChoiceLine> choices;
-  std::int64_t window = 0, stride = 0;
+  std::int64_t window = 512;
+  std::int64_t stride = 0;           // 0: the window
   std::int64_t max_text_tokens = 0;  // 0: all
   bool self_check = false;
 };

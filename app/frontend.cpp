@@ -31,13 +31,13 @@ Frontend::Frontend(const RunOptions& options, const Manifest& manifest)
     : options_(options),
       tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
       context_tokens_(options.engine.context_tokens > 0 ? options.engine.context_tokens : manifest.config.max_seq_len) {
-  if (!options.raw) template_ = choose_template(tokenizer_, options.template_name);
-  if (options.system && !options.raw) messages_.push_back({"system", *options.system});
+  if (!options.text.raw) template_ = choose_template(tokenizer_, options.text.template_name);
+  if (options.system && !options.text.raw) messages_.push_back({"system", *options.system});
   if (!options.chat || options.prompt) add_user_turn(read_prompt(options));
 }
 
 Frontend::Conversation Frontend::with_turn(const std::string& text) const {
-  if (options_.raw) return {{}, encode_segments(tokenizer_, {{text, true}})};
+  if (options_.text.raw) return {{}, encode_segments(tokenizer_, {{text, true}})};
   Conversation c{messages_, tokens_};
   c.messages.push_back({"user", text});
   const std::vector<TokenId> added =
@@ -51,7 +51,8 @@ Frontend::Conversation Frontend::with_turn(const std::string& text) const {
 // Tokens of the context that a turn leaves for its answer at least, where the conversation can give way.
 std::int64_t Frontend::answer_room() const {
   const std::int64_t quarter = context_tokens_ / 4;
-  return options_.max_new_tokens > 0 ? std::min(options_.max_new_tokens, quarter) : quarter;
+  const std::int64_t most = options_.text.most_new_tokens();
+  return most > 0 ? std::min(most, quarter) : quarter;
 }
 
 // Half of the context, not just enough: what is left has to be computed again from where the gap is.

@@ -10,12 +10,15 @@ namespace jupiter {
 enum class OutlineUse : std::uint8_t { never, when_it_suits, always };
 
 struct RunOptions {
+  void declare(OptionSet& options);
+  void check(const OptionSet& options);  // CollectiveError (usage) where options contradict each other
+
   EngineOptions engine;
   SamplingOptions sampling;
+  TextOptions text;
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_file;
   std::optional<std::string> system;
-  std::string template_name;
   std::vector<std::string> stops;
   std::string json_file;
   std::string trace_file;
@@ -23,9 +26,6 @@ struct RunOptions {
   OutlineOptions outline_options;
   std::string outline_file;
   bool stats = false;
-  std::int64_t max_new_tokens = 0;
-  bool ignore_eos = false;
-  bool raw = false;
   bool chat = false;
 };
 

@@ -55,25 +55,22 @@ void print_split(const Manifest& m, int ranks) {
 
 }  // namespace
 
-ExitCode inspect_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options options("jupiter inspect", "Shows what a model folder holds.");
-  options.positional_help("DIR");
-  // clang-format off
-  options.add_options()
-    ("model", "Model folder", cxxopts::value<std::string>(), "DIR")
-    ("ranks", "Also: the first layer of each of N ranks without a plan, and the end", cxxopts::value<int>(), "N")
-    ("verify", "Check every checksum; names what is bad, exit 3");
-  // clang-format on
-  options.parse_positional({"model"});
-  const auto args = parse(mpi, options, arguments);
-  if (!args) return ExitCode::ok;
+ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments) {
+  std::string folder;
+  int ranks = 0;
+  bool verify = false;
+  OptionSet set("inspect", "Shows what a model folder holds.");
+  set.positional("model", folder, "DIR", "Model folder");
+  set.number("ranks", ranks, {1, INT32_MAX}, "N",
+             "Also: the first layer of each of N ranks without a plan, and the end");
+  set.flag("verify", verify, "Check every checksum; names what is bad, exit 3");
+  if (!set.parse(mpi, arguments)) return ExitCode::ok;
   expect_one_rank(mpi, "inspect");
-  if (args->count("model") == 0) throw UsageError("inspect: expected a model folder (see --help)");
-  const std::string folder = (*args)["model"].as<std::string>();
+  if (folder.empty()) throw UsageError("inspect: expected a model folder (see --help)");
   const Manifest manifest = read_manifest(folder);
   print_model(folder, manifest);
-  if (args->count("ranks") > 0) print_split(manifest, (*args)["ranks"].as<int>());
-  if (args->count("verify") == 0) return ExitCode::ok;
+  if (set.given("ranks")) print_split(manifest, ranks);
+  if (!verify) return ExitCode::ok;
 
   ProgressBar bar("verify", "files");
   std::size_t done = 0, bad = 0;

@@ -1,4 +1,7 @@
 // jupiter SUBCOMMAND [options]: what becomes of an error, and the exit code.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <iostream>
 #include <new>
@@ -18,18 +21,29 @@ void report(const MpiSession* mpi, const char* message) {
   std::cerr << line << message << std::endl;
 }
 
+bool write_to_pipe(const char* path, const std::string& text) {
+  const int fd = ::open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);  // fails where nobody reads
+  if (fd < 0) return false;
+  const bool written = ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  ::close(fd);
+  return written;
+}
+
 // After an exit code other than 0 mpirun waits for its kill timeout; told to ignore such codes, it ignores killed ranks
-// too. So under jobs/jupiter-run ranks that end in good order exit with 0, and rank 0 tells the code on stderr, where
-// the launcher takes it out. A rank alone leaves the note too: where there is none, rank 0 did not come to its end.
-// Returns what to exit with.
+// too. So under jobs/jupiter-run ranks that end in good order exit with 0, and mpirun's first rank tells the code
+// through the launcher's named pipe. (Open MPI closes every other descriptor that a rank would inherit.) Where that
+// rank is on another machine than the launcher there is no pipe: it exits with the code, which mpirun passes on, later.
+// A rank alone uses the pipe too: where nothing came through it, the rank did not come to its end. Returns what to exit
+// with.
 int exit_status(const MpiSession& mpi, ExitCode code) {
-  if (std::getenv("JUPITER_EXIT_NOTE") == nullptr) return static_cast<int>(code);
-  if (mpi.rank() == 0) std::cerr << "\x1e" << static_cast<int>(code) << "\x1e" << std::endl;
-  return mpi.size() == 1 ? static_cast<int>(code) : 0;
+  const char* pipe = std::getenv("JUPITER_EXIT_PIPE");
+  if (pipe == nullptr) return static_cast<int>(code);
+  const bool told = mpi.rank() != 0 || write_to_pipe(pipe, std::to_string(static_cast<int>(code)) + "\n");
+  return mpi.size() == 1 || !told ? static_cast<int>(code) : 0;
 }
 
 // An error of one rank ends all of them; one that all know of ends each in good order.
-ExitCode run_all(MpiSession& mpi, const Arguments& arguments) {
+ExitCode run_all(const MpiSession& mpi, const Arguments& arguments) {
   try {
     return dispatch(mpi, arguments);
   } catch (const CollectiveError& e) {
@@ -54,7 +68,7 @@ int main(int argc, char** argv) {
   using namespace jupiter;
   install_signal_handlers();
   try {
-    MpiSession mpi;
+    const MpiSession mpi;
     const ExitCode code = run_all(mpi, {argv + 1, argv + argc});
     return exit_status(mpi, code);
   } catch (const Error& e) {

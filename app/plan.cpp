@@ -22,101 +22,96 @@ namespace {
 constexpr std::int64_t kMaxTokens = 1 << 28;
 constexpr std::int64_t kMaxRequests = 1 << 20;
 
-cxxopts::Options plan_usage() {
-  cxxopts::Options options("jupiter plan", "Chooses boards, layers and chunks from a profile, and predicts the times.");
-  options.set_width(110);
+struct PlanOptions {
+  void declare(OptionSet& options);
+  Workload workload(const Manifest& manifest) const;
+
+  std::string model;
+  std::string cluster = "cluster.json";
+  std::string output;
+  PlanRequest request;
+  std::int64_t max_chunk = 0;
+  Wire wire = Wire::exact;
+  std::string draft_model;
+  bool all_rows = false, explain = false, simulate = false;
+  std::vector<std::string> without;
+  std::vector<std::int64_t> memory_mib;
+  // What memory must hold.
+  std::int64_t context_tokens = 0, parallel = 0, cache_tokens = 0;
+  std::optional<KvType> keys, values;
+  bool drafts = true;
+  std::int64_t draft_max = 16;
+};
+
+void PlanOptions::declare(OptionSet& options) {
   // clang-format off
-  options.add_options()
-    ("m,model", "Model folder (its manifest is read)", cxxopts::value<std::string>(), "DIR")
-    ("cluster", "Profile that `profile` wrote", cxxopts::value<std::string>()->default_value("cluster.json"), "FILE")
-    ("o,output", "Plan to write", cxxopts::value<std::string>(), "FILE")
-    ("p,n-prompt", "Prompt tokens of the workload", cxxopts::value<std::int64_t>()->default_value("512"), "N")
-    ("n,n-gen", "New tokens of the workload", cxxopts::value<std::int64_t>()->default_value("128"), "N")
-    ("max-chunk", "Longest chunk, tokens (default: 512)", cxxopts::value<std::int64_t>(), "N")
-    ("objective", "latency, prefill or throughput", cxxopts::value<std::string>()->default_value("latency"), "NAME")
-    ("wire", "Residual between ranks that the runs will use: exact or q8", cxxopts::value<std::string>()->default_value("exact"), "NAME")
-    ("draft-model", "Also finds a board for this draft model (run --draft model=DIR), and counts its memory", cxxopts::value<std::string>(), "DIR")
-    ("all-rows", "Every prompt row passes the head (evaluation)")
-    ("without", "Leave this host's boards out (may stand there several times)", cxxopts::value<std::vector<std::string>>(), "HOST")
-    ("memory", "Budget of each board, MiB, instead of the profile's: one number, or one a board", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
-    ("explain", "What other splits would have cost")
-    ("simulate", "Draw the schedule of the prompt");
-  options.add_options("What memory must hold (runs obey it; defaults: those of run, with --objective throughput those of batch)")
-    ("c,ctx-size", "Context of a request, tokens (default: the model's)", cxxopts::value<std::int64_t>(), "N")
-    ("parallel", "Requests at a time at most", cxxopts::value<std::int64_t>(), "N")
-    ("cache-tokens", "Positions in the KV cache, of all requests together", cxxopts::value<std::int64_t>(), "N")
-    ("cache-type-k", "-ctk: type of cached keys: f16, f32 or q8_0 (default: f16, or f32 with f32 weights)", cxxopts::value<std::string>(), "TYPE")
-    ("cache-type-v", "-ctv: type of cached values", cxxopts::value<std::string>(), "TYPE")
-    ("decode", "spec or plain", cxxopts::value<std::string>()->default_value("spec"), "MODE")
-    ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N");
+  options.text("m,model", model, "DIR", "Model folder (its manifest is read)");
+  options.text("cluster", cluster, "FILE", "Profile that `profile` wrote");
+  options.text("o,output", output, "FILE", "Plan to write");
+  options.number("p,n-prompt", request.prompt_tokens, {1, kMostTokens}, "N", "Prompt tokens of the workload");
+  options.number("n,n-gen", request.new_tokens, {0, kMostTokens}, "N", "New tokens of the workload");
+  options.number("max-chunk", max_chunk, {1, kMaxTokens}, "N", "Longest chunk, tokens (default: 512)");
+  options.choice("objective", request.objective, named({Objective::latency, Objective::prefill, Objective::throughput}), "latency, prefill or throughput");
+  options.choice("wire", wire, kWires, "Residual between ranks that the runs will use: exact or q8");
+  options.text("draft-model", draft_model, "DIR", "Also finds a board for this draft model (run --draft model=DIR), and counts its memory");
+  options.flag("all-rows", all_rows, "Every prompt row passes the head (evaluation)");
+  options.texts("without", without, "HOST", "Leave this host's boards out (may stand there several times)");
+  options.numbers("memory", memory_mib, {0, kMostMib}, "MIB", "Budget of each board, MiB, instead of the profile's: one number, or one a board");
+  options.flag("explain", explain, "What other splits would have cost");
+  options.flag("simulate", simulate, "Draw the schedule of the prompt");
+  options.group("What memory must hold (runs obey it; defaults: those of run, with --objective throughput those of batch)");
+  options.number("c,ctx-size", context_tokens, {1, kMostTokens}, "N", "Context of a request, tokens (default: the model's)");
+  options.number("parallel", parallel, {1, kMaxRequests}, "N", "Requests at a time at most");
+  options.number("cache-tokens", cache_tokens, {1, kMaxTokens}, "N", "Positions in the KV cache, of all requests together");
+  options.choice("cache-type-k", keys, kKvTypes, "-ctk: type of cached keys: f16, f32 or q8_0 (default: f16, or f32 with f32 weights)");
+  options.choice("cache-type-v", values, kKvTypes, "-ctv: type of cached values");
+  options.choice("decode", drafts, {{"spec", true}, {"plain", false}}, "spec or plain");
+  options.number("draft-max", draft_max, {0, kMaxDraftNodes - 1}, "N", "Drafted tokens of a segment at most");
   // clang-format on
-  return options;
 }
 
-PlanRequest read_request(const cxxopts::ParseResult& args) {
-  PlanRequest r;
-  r.prompt_tokens = whole_option(args, "n-prompt", 1, kMostTokens);
-  r.new_tokens = whole_option(args, "n-gen", 0, kMostTokens);
-  const auto objective = args["objective"].as<std::string>();
-  const auto known = objective_from_name(objective);
-  if (!known)
-    throw UsageError(fmt::format("--objective: expected latency, prefill or throughput, found '{}'", objective));
-  r.objective = *known;
-  return r;
-}
-
-Workload read_workload(const cxxopts::ParseResult& args, Objective objective, const Manifest& manifest) {
-  const auto number = [&](const char* option, std::int64_t otherwise, std::int64_t most) {
-    return args.count(option) > 0 ? whole_option(args, option, 1, most) : otherwise;
-  };
+Workload PlanOptions::workload(const Manifest& manifest) const {
   const ModelConfig& c = manifest.config;
-  const bool many = objective == Objective::throughput;
+  const bool many = request.objective == Objective::throughput;
+  const auto given_or = [](std::int64_t given, std::int64_t otherwise) { return given > 0 ? given : otherwise; };
   Workload w;
-  w.context_tokens = number("ctx-size", c.max_seq_len, kMostTokens);
+  w.context_tokens = given_or(context_tokens, c.max_seq_len);
   if (w.context_tokens > c.max_seq_len) {
     throw UsageError(
         fmt::format("-c: expected at most {} (the model's context), found {}", c.max_seq_len, w.context_tokens));
   }
-  w.most_at_once = number("parallel", 0, kMaxRequests);
-  w.requests = w.most_at_once > 0 ? std::min(w.most_at_once, kBatchRequests) : many ? kBatchRequests : 1;
-  w.cache_tokens = number("cache-tokens", many ? kBatchCacheTokens : 0, kMaxTokens);
+  w.most_at_once = parallel;
+  w.requests = parallel > 0 ? std::min(parallel, kBatchRequests) : many ? kBatchRequests : 1;
+  w.cache_tokens = given_or(cache_tokens, many ? kBatchCacheTokens : 0);
   // Nobody gets more than the cache that was asked for.
-  if (args.count("cache-tokens") > 0) w.context_tokens = std::min(w.context_tokens, w.cache_tokens);
+  if (cache_tokens > 0) w.context_tokens = std::min(w.context_tokens, cache_tokens);
   w.cache_tokens = std::max(w.cache_tokens, w.context_tokens);
-  w.chunk_tokens = number("max-chunk", w.chunk_tokens, kMaxTokens);
-  w.keys = args.count("cache-type-k") > 0 ? kv_type_option(args, "cache-type-k") : default_kv_type(c);
-  w.values = args.count("cache-type-v") > 0 ? kv_type_option(args, "cache-type-v") : default_kv_type(c);
-  const auto decode = args["decode"].as<std::string>();
-  if (decode != "spec" && decode != "plain") {
-    throw UsageError(fmt::format("--decode: expected spec or plain, found '{}'", decode));
-  }
-  w.drafts = decode == "spec";
-  w.draft_max = args["draft-max"].as<int>();
-  if (w.draft_max < 0 || w.draft_max >= kMaxDraftNodes) {
-    throw UsageError(fmt::format("--draft-max: expected 0 to {}, found {}", kMaxDraftNodes - 1, w.draft_max));
-  }
-  w.wire = wire_option(args);
-  w.every_row = args.count("all-rows") > 0;
+  w.chunk_tokens = given_or(max_chunk, w.chunk_tokens);
+  w.keys = keys.value_or(default_kv_type(c));
+  w.values = values.value_or(default_kv_type(c));
+  w.drafts = drafts;
+  w.draft_max = draft_max;
+  w.wire = wire;
+  w.every_row = all_rows;
   DecodingOptions decoding;
-  decoding.decode.mode = w.drafts ? DecodeMode::continuous : DecodeMode::plain;
+  decoding.decode.mode = drafts ? DecodeMode::continuous : DecodeMode::plain;
   decoding.auto_draft = true;
-  w.draft_file_bytes = draft_file_bytes(decoding, args["model"].as<std::string>());
+  w.draft_file_bytes = draft_file_bytes(decoding, model);
   return w;
 }
 
 // Smaller caches to try where nothing fits and nobody asked for a size: a batch does with any that holds one request.
-std::optional<Workload> with_half_the_cache(const cxxopts::ParseResult& args, const Workload& w) {
-  if (args.count("cache-tokens") > 0) return std::nullopt;
+std::optional<Workload> with_half_the_cache(const PlanOptions& o, const Workload& w) {
+  if (o.cache_tokens > 0) return std::nullopt;
   Workload smaller = w;
   smaller.cache_tokens = std::max(w.cache_tokens / 2, w.context_tokens);
-  smaller.requests = args.count("parallel") > 0 ? w.requests : std::max<std::int64_t>(w.requests / 2, 1);
+  smaller.requests = o.parallel > 0 ? w.requests : std::max<std::int64_t>(w.requests / 2, 1);
   if (smaller.cache_tokens == w.cache_tokens && smaller.requests == w.requests) return std::nullopt;
   return smaller;
 }
 
-void leave_out_hosts(const cxxopts::ParseResult& args, Profile& profile) {
-  if (args.count("without") == 0) return;
-  for (const std::string& host : args["without"].as<std::vector<std::string>>()) {
+void leave_out_hosts(const PlanOptions& o, Profile& profile) {
+  for (const std::string& host : o.without) {
     if (leave_out(profile, host) == 0) {
       throw UsageError(fmt::format("--without: expected a host of the profile, found '{}'", host));
     }
@@ -124,19 +119,14 @@ void leave_out_hosts(const cxxopts::ParseResult& args, Profile& profile) {
   if (profile.boards.empty()) throw UsageError("--without: expected one host at least to remain, found none");
 }
 
-void apply_budgets(const cxxopts::ParseResult& args, Profile& profile) {
-  if (args.count("memory") == 0) return;
-  const auto mib = args["memory"].as<std::vector<std::int64_t>>();
+void apply_budgets(const std::vector<std::int64_t>& mib, Profile& profile) {
+  if (mib.empty()) return;
   if (mib.size() != 1 && mib.size() != profile.boards.size()) {
     throw UsageError(
         fmt::format("--memory: expected one number, or {} (one a board), found {}", profile.boards.size(), mib.size()));
   }
   for (std::size_t b = 0; b < profile.boards.size(); ++b) {
-    const std::int64_t budget = mib[mib.size() == 1 ? 0 : b];
-    if (budget < 0 || budget > kMostMib) {
-      throw UsageError(fmt::format("--memory: expected 0 to {} MiB, found {}", kMostMib, budget));
-    }
-    profile.boards[b].memory_bytes = static_cast<std::uint64_t>(budget) << 20;
+    profile.boards[b].memory_bytes = static_cast<std::uint64_t>(mib[mib.size() == 1 ? 0 : b]) << 20;
   }
 }
 
@@ -202,54 +192,58 @@ DraftNeeds draft_needs(const std::string& folder, const Manifest& target, const 
 }
 
 // request: its workload becomes the one that fits.
-Plan plan_that_fits(const cxxopts::ParseResult& args, const Profile& profile, const Manifest& manifest,
+Plan plan_that_fits(const PlanOptions& o, const Profile& profile, const Manifest& manifest,
                     const std::optional<DraftNeeds>& draft, PlanRequest& request) {
   for (;;) {
     try {
       return draft ? plan_with_draft(profile, manifest, request, *draft) : Planner(profile, manifest, request).best();
     } catch (const MemoryError&) {
-      const auto smaller = with_half_the_cache(args, request.workload);
+      const auto smaller = with_half_the_cache(o, request.workload);
       if (!smaller) throw;
       request.workload = *smaller;
     }
   }
 }
 
+// The profile as the options change it.
+Profile read_profile(const PlanOptions& o) {
+  Profile profile = parse_profile(read_file(o.cluster, 64 << 20), o.cluster);
+  if (profile.version != JUPITER_VERSION) {
+    throw FormatError(o.cluster, "version", JUPITER_VERSION " (this program; measure again)", profile.version);
+  }
+  leave_out_hosts(o, profile);
+  apply_budgets(o.memory_mib, profile);
+  return profile;
+}
+
 }  // namespace
 
-ExitCode plan_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options usage = plan_usage();
-  const auto args = parse(mpi, usage, arguments);
-  if (!args) return ExitCode::ok;
+ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments) {
+  PlanOptions o;
+  OptionSet set("plan", "Chooses boards, layers and chunks from a profile, and predicts the times.");
+  o.declare(set);
+  if (!set.parse(mpi, arguments)) return ExitCode::ok;
   expect_one_rank(mpi, "plan");
-  if (args->count("model") == 0) throw UsageError("plan: expected -m DIR (see --help)");
-  PlanRequest request = read_request(*args);
-  const Manifest manifest = read_manifest((*args)["model"].as<std::string>());
-  request.workload = read_workload(*args, request.objective, manifest);
-  const std::string cluster = (*args)["cluster"].as<std::string>();
-  Profile profile = parse_profile(read_file(cluster, 64 << 20), cluster);
-  if (profile.version != JUPITER_VERSION) {
-    throw FormatError(cluster, "version", JUPITER_VERSION " (this program; measure again)", profile.version);
-  }
-  leave_out_hosts(*args, profile);
-  apply_budgets(*args, profile);
+  if (o.model.empty()) throw UsageError("plan: expected -m DIR (see --help)");
+  const Manifest manifest = read_manifest(o.model);
+  PlanRequest request = o.request;
+  request.workload = o.workload(manifest);
+  const Profile profile = read_profile(o);
   if (request.prompt_tokens + request.new_tokens > request.workload.context_tokens) {
     throw UsageError(fmt::format("-p and -n: expected at most {} tokens together (the context), found {}",
                                  request.workload.context_tokens, request.prompt_tokens + request.new_tokens));
   }
-  const std::string output = args->count("output") > 0 ? (*args)["output"].as<std::string>() : "";
-  check_outputs({output}, {cluster});
-  const auto draft = args->count("draft-model") == 0
-                         ? std::optional<DraftNeeds>()
-                         : draft_needs((*args)["draft-model"].as<std::string>(), manifest, profile, request.workload);
-  const Plan plan = plan_that_fits(*args, profile, manifest, draft, request);
+  check_outputs({o.output}, {o.cluster});
+  std::optional<DraftNeeds> draft;
+  if (!o.draft_model.empty()) draft = draft_needs(o.draft_model, manifest, profile, request.workload);
+  const Plan plan = plan_that_fits(o, profile, manifest, draft, request);
   const Planner planner(profile, manifest, request);
   print_plan(plan, request, planner.memory_of(plan), planner.interval_s(plan));
-  if (args->count("explain") > 0) print_alternatives(planner, plan);
-  if (args->count("simulate") > 0)
+  if (o.explain) print_alternatives(planner, plan);
+  if (o.simulate)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);
   std::cout << std::flush;
-  if (!output.empty()) write_file_atomically(output, with_result_info(to_json(plan), manifest, &plan));
+  if (!o.output.empty()) write_file_atomically(o.output, with_result_info(to_json(plan), manifest, &plan));
   return ExitCode::ok;
 }
 

@@ -29,8 +29,11 @@ namespace {
 namespace fs = std::filesystem;
 
 struct ProfileOptions {
+  void declare(OptionSet& options);
+  void check(const MpiSession& mpi);
+
   std::string model;
-  std::string output;
+  std::string output = "cluster.json";
   std::vector<std::int64_t> memory_mib;  // one for all, or one a rank
   int threads = 0;
   std::int64_t context_tokens = 1024;
@@ -38,45 +41,22 @@ struct ProfileOptions {
   bool check_only = false;
 };
 
-cxxopts::Options profile_usage() {
-  cxxopts::Options options("jupiter profile", "Measures boards and links under mpirun; the planner reads the result.");
-  options.set_width(110);
+void ProfileOptions::declare(OptionSet& options) {
   // clang-format off
-  options.add_options()
-    ("m,model", "Model folder; each board measures the shards that it has", cxxopts::value<std::string>(), "DIR")
-    ("o,output", "File to write", cxxopts::value<std::string>()->default_value("cluster.json"), "FILE")
-    ("memory", "Budget of each board, MiB: one number, or one a rank (default: what is free)", cxxopts::value<std::vector<std::int64_t>>(), "MIB")
-    ("t,threads", "Threads of each rank", cxxopts::value<int>(), "N")
-    ("context", "Longest context to measure, tokens", cxxopts::value<std::int64_t>()->default_value("1024"), "N")
-    ("shared-host", "Several ranks may be on one host")
-    ("check", "Only look for what is wrong with the cluster");
+  options.text("m,model", model, "DIR", "Model folder; each board measures the shards that it has");
+  options.text("o,output", output, "FILE", "File to write");
+  options.numbers("memory", memory_mib, {1, kMostMib}, "MIB", "Budget of each board, MiB: one number, or one a rank (default: what is free)");
+  options.number("t,threads", threads, {1, kMostThreads}, "N", "Threads of each rank");
+  options.number("context", context_tokens, {0, kMostTokens}, "N", "Longest context to measure, tokens");
+  options.flag("shared-host", shared_host, "Several ranks may be on one host");
+  options.flag("check", check_only, "Only look for what is wrong with the cluster");
   // clang-format on
-  return options;
 }
 
-ProfileOptions read_profile_options(const cxxopts::ParseResult& args, const MpiSession& mpi) {
-  ProfileOptions o;
-  if (args.count("model") == 0) throw CollectiveError(ExitCode::usage, "profile: expected -m DIR (see --help)");
-  o.model = args["model"].as<std::string>();
-  o.output = args["output"].as<std::string>();
-  if (args.count("memory") > 0) o.memory_mib = args["memory"].as<std::vector<std::int64_t>>();
-  if (args.count("threads") > 0) o.threads = args["threads"].as<int>();
-  o.context_tokens = whole_option(args, "context", 0, kMostTokens);
-  o.shared_host = args.count("shared-host") > 0;
-  o.check_only = args.count("check") > 0;
-  const bool sizes =
-      o.memory_mib.empty() || o.memory_mib.size() == 1 || o.memory_mib.size() == static_cast<std::size_t>(mpi.size());
-  if (!sizes ||
-      std::any_of(o.memory_mib.begin(), o.memory_mib.end(), [](std::int64_t m) { return m < 1 || m > kMostMib; })) {
-    throw CollectiveError(ExitCode::usage,
-                          fmt::format("--memory: expected one number of 1 to {} MiB, or {} (one a rank), found {}",
-                                      kMostMib, mpi.size(), o.memory_mib.size()));
-  }
-  if (args.count("threads") > 0 && (o.threads < 1 || o.threads > kMostThreads)) {
-    throw CollectiveError(ExitCode::usage,
-                          fmt::format("--threads: expected 1 to {}, found {}", kMostThreads, o.threads));
-  }
-  return o;
+void ProfileOptions::check(const MpiSession& mpi) {
+  refuse(model.empty(), "profile: expected -m DIR (see --help)");
+  refuse(memory_mib.size() > 1 && std::ssize(memory_mib) != mpi.size(),
+         fmt::format("--memory: expected one number, or {} (one a rank), found {}", mpi.size(), memory_mib.size()));
 }
 
 // The longest run of layers whose shards are on this board, and which ends of the model.
@@ -182,11 +162,12 @@ std::string pack_board(const BoardProfile& b, const std::string& hash) {
 
 }  // namespace
 
-ExitCode profile_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options usage = profile_usage();
-  const auto args = parse(mpi, usage, arguments);
-  if (!args) return ExitCode::ok;
-  const ProfileOptions o = read_profile_options(*args, mpi);
+ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments) {
+  ProfileOptions o;
+  OptionSet set("profile", "Measures boards and links under mpirun; the planner reads the result.");
+  o.declare(set);
+  if (!set.parse(mpi, arguments)) return ExitCode::ok;
+  o.check(mpi);
 
   RankStatus status{.version = JUPITER_VERSION, .model_hash = "", .format_version = kFormatVersion};
   Manifest manifest;

@@ -3,60 +3,46 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <type_traits>
 
 #include "io/tokenizer/utf8.hpp"
 
 namespace jupiter {
 
-void add_sampling_options(cxxopts::OptionAdder add) {
-  // clang-format off
-  add
-    ("temp", "Temperature; 0 is greedy", cxxopts::value<float>()->default_value("0"), "T")
-    ("top-k", "Keep the K most likely tokens; 0: all", cxxopts::value<int>()->default_value("40"), "K")
-    ("top-p", "Keep the most likely tokens up to this sum; 1: all", cxxopts::value<float>()->default_value("0.95"), "P")
-    ("min-p", "Keep tokens of at least this share of the best one's probability; 0: all", cxxopts::value<float>()->default_value("0.05"), "P")
-    ("repeat-penalty", "Penalty on the last 64 tokens; 1: none", cxxopts::value<float>()->default_value("1"), "X")
-    ("seed", "Random numbers are keyed by it and the position", cxxopts::value<std::uint64_t>()->default_value("0"), "N");
-  // clang-format on
+void declare_sampling(OptionSet& options, const std::string& heading, SamplingOptions& sampling) {
+  options.group(heading);
+  visit_sampling(sampling, [&](const char* option, const char*, auto& place, auto range, const char* value,
+                               const char* help) { options.number(option, place, range, value, help); });
 }
 
-SamplingOptions read_sampling(const cxxopts::ParseResult& args) {
-  SamplingOptions s;
-  s.temperature = args["temp"].as<float>();
-  s.top_k = args["top-k"].as<int>();
-  s.top_p = args["top-p"].as<float>();
-  s.min_p = args["min-p"].as<float>();
-  s.repeat_penalty = args["repeat-penalty"].as<float>();
-  s.seed = args["seed"].as<std::uint64_t>();
-  try {
-    check_sampling(s, "--", ExitCode::usage);
-  } catch (const Error& e) {
-    throw CollectiveError(e.code(), e.what());
-  }
-  return s;
+void read_sampling(const JsonObject& o, SamplingOptions& sampling) {
+  visit_sampling(sampling, [&](const char*, const char* key, auto& place, auto range, const char*, const char*) {
+    using T = std::remove_reference_t<decltype(place)>;
+    if constexpr (std::is_same_v<T, std::uint64_t>) {
+      const auto* value = o.find(key);
+      if (value == nullptr) return;
+      if (!value->is_number_unsigned()) o.fail(key, fmt::format("0 to {}", UINT64_MAX), json_text(*value));
+      place = value->get<std::uint64_t>();
+    } else if constexpr (std::is_integral_v<T>) {
+      if (const auto value = o.find_int(key, range.low, range.high)) place = static_cast<T>(*value);
+    } else if (const auto value = o.find_number(key)) {
+      if (!(*value >= range.low && *value <= range.high)) {
+        o.fail(key, fmt::format("{} to {}", range.low, range.high), json_text(*value));
+      }
+      place = static_cast<T>(*value);
+    }
+  });
 }
 
-std::int64_t predict_option(const cxxopts::ParseResult& args) {
-  if (args.count("predict") == 0) return 0;
-  const auto tokens = args["predict"].as<std::int64_t>();
-  if (tokens < 1) {
-    throw CollectiveError(ExitCode::usage, fmt::format("-n: expected a positive number of tokens, found {}", tokens));
-  }
-  return std::min(tokens, kMostTokens);
+void TextOptions::declare_template(OptionSet& options) {
+  options.flag("raw", raw, "No chat template; special tokens in the text are parsed");
+  options.text("chat-template", template_name, "NAME",
+               "Template to use instead of the model's: " + ChatTemplate::names());
 }
 
-void check_sampling(const SamplingOptions& s, const std::string& prefix, ExitCode code) {
-  const auto check = [&](const char* option, float value, float low, float high) {
-    if (value >= low && value <= high) return;
-    throw Error(code, fmt::format("{}{}: expected {} to {}, found {}", prefix, option, low, high, value));
-  };
-  const bool flags = prefix == "--";
-  check(flags ? "temp" : "temperature", s.temperature, 0, 100);
-  check(flags ? "top-k" : "top_k", static_cast<float>(s.top_k), 0, static_cast<float>(INT32_MAX));
-  check(flags ? "top-p" : "top_p", s.top_p, 0, 1);
-  check(flags ? "min-p" : "min_p", s.min_p, 0, 1);
-  check(flags ? "repeat-penalty" : "repeat_penalty", s.repeat_penalty, 0.01f, 100);
+void TextOptions::declare_answer(OptionSet& options, const std::string& predict_help) {
+  options.number("n,predict", max_new_tokens, {1, INT64_MAX}, "N", predict_help);
+  options.flag("ignore-eos", ignore_eos, "End-of-turn tokens do not end an answer");
 }
 
 void check_utf8(const std::string& text, const std::string& source, ExitCode code) {

@@ -1,20 +1,45 @@
 // From what a user wrote to tokens and sampling options: shared by run and batch.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 
-#include "app/command.hpp"
+#include "app/options.hpp"
+#include "io/json_fields.hpp"
 #include "io/tokenizer/chat_template.hpp"
 #include "kernels/sampler.hpp"
 
 namespace jupiter {
 
-void add_sampling_options(cxxopts::OptionAdder add);
-SamplingOptions read_sampling(const cxxopts::ParseResult& args);
-// -n: new tokens at most; more than any context is to the end of the context. 0: not given.
-std::int64_t predict_option(const cxxopts::ParseResult& args);
-// Error(code) that names `source` where a value is outside its range.
-void check_sampling(const SamplingOptions& sampling, const std::string& prefix, ExitCode code);
+// Every option of sampling: its name on the command line and in a request, its variable, its range, what it is.
+template <typename Visit>
+void visit_sampling(SamplingOptions& s, Visit&& visit) {
+  using F = Range<float>;
+  visit("temp", "temperature", s.temperature, F{0, 100}, "T", "Temperature; 0 is greedy");
+  visit("top-k", "top_k", s.top_k, Range<std::int32_t>{0, INT32_MAX}, "K", "Keep the K most likely tokens; 0: all");
+  visit("top-p", "top_p", s.top_p, F{0, 1}, "P", "Keep the most likely tokens up to this sum; 1: all");
+  visit("min-p", "min_p", s.min_p, F{0, 1}, "P",
+        "Keep tokens of at least this share of the best one's probability; 0: all");
+  visit("repeat-penalty", "repeat_penalty", s.repeat_penalty, F{0.01f, 100}, "X",
+        "Penalty on the last 64 tokens; 1: none");
+  visit("seed", "seed", s.seed, Range<std::uint64_t>{}, "N", "Random numbers are keyed by it and the position");
+}
+
+// From a request's fields; what it does not have stays as it is. FormatError where a value is outside its range.
+void read_sampling(const JsonObject& request, SamplingOptions& sampling);
+void declare_sampling(OptionSet& options, const std::string& heading, SamplingOptions& sampling);
+
+// Options that say how a text becomes a prompt and where an answer ends.
+struct TextOptions {
+  void declare_template(OptionSet& options);
+  void declare_answer(OptionSet& options, const std::string& predict_help);
+  std::int64_t most_new_tokens() const { return std::min(max_new_tokens, kMostTokens); }
+
+  std::string template_name;        // empty: the model's own
+  bool raw = false;                 // no template
+  std::int64_t max_new_tokens = 0;  // 0: to the end of the turn
+  bool ignore_eos = false;
+};
 
 // Error(code) at the first byte that is not UTF-8.
 void check_utf8(const std::string& text, const std::string& source, ExitCode code);

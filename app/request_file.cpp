@@ -8,9 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
@@ -50,25 +48,6 @@ std::vector<std::string> read_stops(const JsonObject& o) {
   return stops;
 }
 
-SamplingOptions read_line_sampling(const JsonObject& o, SamplingOptions s) {
-  const auto number = [&](const char* key, float fallback) {
-    const double value = o.find_number(key).value_or(fallback);
-    if (std::abs(value) > std::numeric_limits<float>::max()) o.fail(key, "a smaller number", json_text(value));
-    return static_cast<float>(value);
-  };
-  s.temperature = number("temperature", s.temperature);
-  s.top_p = number("top_p", s.top_p);
-  s.min_p = number("min_p", s.min_p);
-  s.repeat_penalty = number("repeat_penalty", s.repeat_penalty);
-  s.top_k = static_cast<std::int32_t>(o.find_int("top_k", 0, INT32_MAX).value_or(s.top_k));
-  if (const auto* seed = o.find("seed")) {
-    if (!seed->is_number_unsigned()) o.fail("seed", fmt::format("0 to {}", UINT64_MAX), json_text(*seed));
-    s.seed = seed->get<std::uint64_t>();
-  }
-  check_sampling(s, o.where() + ": ", ExitCode::invalid_file);
-  return s;
-}
-
 void read_request(const JsonObject& o, BatchRequest& r) {
   if (o.has("prompt") == o.has("messages")) o.fail("prompt", "either prompt or messages", "both or none");
   if (o.has("prompt")) {
@@ -80,7 +59,7 @@ void read_request(const JsonObject& o, BatchRequest& r) {
   r.answered = !r.messages.empty() && r.messages.back().role == "assistant";
   // More than any context is to the end of the context.
   if (const auto most = o.find_int("max_tokens", 1, INT64_MAX)) r.max_tokens = std::min(*most, kMostTokens);
-  r.sampling = read_line_sampling(o, r.sampling);
+  read_sampling(o, r.sampling);
   if (o.has("stop")) r.stops = read_stops(o);
 }
 

@@ -1,6 +1,7 @@
 // jupiter run: an answer to a prompt, or a conversation.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iostream>
 
 #include "app/frontend.hpp"
@@ -14,90 +15,50 @@
 
 namespace jupiter {
 
-namespace {
-
-cxxopts::Options run_usage() {
-  cxxopts::Options options("jupiter run", "Answers a prompt, or keeps a conversation. Alone or under mpirun.");
-  options.set_width(110);
+void RunOptions::declare(OptionSet& options) {
   // clang-format off
-  options.add_options("Prompt")
-    ("p,prompt", "Prompt, taken literally", cxxopts::value<std::string>(), "TEXT")
-    ("f,file", "File that holds the prompt, taken as it is (default: standard input)", cxxopts::value<std::string>(), "FILE")
-    ("system-prompt", "-sys: replaces the template's system message", cxxopts::value<std::string>(), "TEXT")
-    ("raw", "No chat template; special tokens in the text are parsed")
-    ("chat-template", "Template to use instead of the model's: " + ChatTemplate::names(), cxxopts::value<std::string>(), "NAME")
-    ("chat", "Conversation: one line of standard input a turn");
-  options.add_options("Answer")
-    ("n,predict", "New tokens at most (default: to the end of the turn)", cxxopts::value<std::int64_t>(), "N")
-    ("ignore-eos", "End-of-turn tokens do not end the answer")
-    ("stop", "Ends the answer before this text; may be given several times", cxxopts::value<std::vector<std::string>>(), "TEXT")
-    ("outline", "never; always: an outline first, then its points at once (another text than the plain answer); auto: where the question suits", cxxopts::value<std::string>()->default_value("never"), "WHEN")
-    ("outline-prompt", "JSON file with outline_request, point_request and examples, in place of the built-in prompts", cxxopts::value<std::string>(), "FILE")
-    ("points-max", "Points of an outline at most", cxxopts::value<std::int64_t>()->default_value("10"), "N")
-    ("point-tokens", "New tokens of a point at most; it ends with a sentence once it has half of them", cxxopts::value<std::int64_t>()->default_value("96"), "N")
-    ("cache-tokens", "Positions in the KV cache, of an outline and its points together; more points wait (default: the plan's, else room for all)", cxxopts::value<std::int64_t>(), "N")
-    ("stats", "A table of what every rank did, to standard error")
-    ("trace", "Write a timeline of all ranks to this file (Chrome trace)", cxxopts::value<std::string>(), "FILE")
-    ("json", "Write tokens, times and hashes to this file", cxxopts::value<std::string>(), "FILE");
+  options.group("Prompt");
+  options.text("p,prompt", prompt, "TEXT", "Prompt, taken literally");
+  options.text("f,file", prompt_file, "FILE", "File that holds the prompt, taken as it is (default: standard input)");
+  options.text("system-prompt", system, "TEXT", "-sys: replaces the template's system message");
+  text.declare_template(options);
+  options.flag("chat", chat, "Conversation: one line of standard input a turn");
+  options.group("Answer");
+  text.declare_answer(options, "New tokens at most (default: to the end of the turn)");
+  options.texts("stop", stops, "TEXT", "Ends the answer before this text; may be given several times");
+  options.choice("outline", outline, {{"never", OutlineUse::never}, {"auto", OutlineUse::when_it_suits}, {"always", OutlineUse::always}}, "never; always: an outline first, then its points at once (another text than the plain answer); auto: where the question suits");
+  options.text("outline-prompt", outline_file, "FILE", "JSON file with outline_request, point_request and examples, in place of the built-in prompts");
+  options.number("points-max", outline_options.points_max, {2, 50}, "N", "Points of an outline at most");
+  options.number("point-tokens", outline_options.point_tokens, {1, 4096}, "N", "New tokens of a point at most; it ends with a sentence once it has half of them");
+  options.number("cache-tokens", engine.cache_tokens, {1, kMostTokens}, "N", "Positions in the KV cache, of an outline and its points together; more points wait (default: the plan's, else room for all)");
+  options.flag("stats", stats, "A table of what every rank did, to standard error");
+  options.text("trace", trace_file, "FILE", "Write a timeline of all ranks to this file (Chrome trace)");
+  options.text("json", json_file, "FILE", "Write tokens, times and hashes to this file");
   // clang-format on
-  add_sampling_options(options.add_options("Sampling"));
-  add_decoding_options(options, "spec");
-  add_engine_options(options);
-  return options;
+  declare_sampling(options, "Sampling", sampling);
+  engine.decoding.declare(options);
+  engine.declare(options);
 }
 
-std::optional<std::string> text_option(const cxxopts::ParseResult& args, const char* option) {
-  if (args.count(option) == 0) return std::nullopt;
-  return args[option].as<std::string>();
-}
-
-RunOptions read_run_options(const cxxopts::ParseResult& args) {
-  RunOptions o;
-  o.engine = read_engine_options(args);
-  o.engine.decoding = read_decoding_options(args);
-  o.sampling = read_sampling(args);
-  o.prompt = text_option(args, "prompt");
-  o.prompt_file = text_option(args, "file");
-  o.system = text_option(args, "system-prompt");
-  o.template_name = text_option(args, "chat-template").value_or("");
-  if (args.count("stop") > 0) o.stops = args["stop"].as<std::vector<std::string>>();
-  o.json_file = text_option(args, "json").value_or("");
-  o.trace_file = text_option(args, "trace").value_or("");
-  o.engine.trace = !o.trace_file.empty();
-  o.stats = args.count("stats") > 0;
-  o.max_new_tokens = predict_option(args);
-  o.ignore_eos = args.count("ignore-eos") > 0;
-  o.raw = args.count("raw") > 0;
-  o.chat = args.count("chat") > 0;
-  const auto refuse = [](bool wrong, const char* message) {
-    if (wrong) throw CollectiveError(ExitCode::usage, message);
-  };
-  const auto outline = args["outline"].as<std::string>();
-  refuse(outline != "never" && outline != "auto" && outline != "always", "--outline: expected never, auto or always");
-  o.outline = outline == "never"  ? OutlineUse::never
-              : outline == "auto" ? OutlineUse::when_it_suits
-                                  : OutlineUse::always;
-  refuse(o.outline != OutlineUse::never && (o.raw || o.chat), "--outline: expected neither --raw nor --chat beside it");
-  o.outline_file = text_option(args, "outline-prompt").value_or("");
-  o.outline_options.points_max = args["points-max"].as<std::int64_t>();
-  o.outline_options.point_tokens = args["point-tokens"].as<std::int64_t>();
-  refuse(o.outline_options.points_max < 2 || o.outline_options.points_max > 50, "--points-max: expected 2 to 50");
-  refuse(o.outline_options.point_tokens < 1 || o.outline_options.point_tokens > 4096,
-         "--point-tokens: expected 1 to 4096");
-  if (args.count("cache-tokens") > 0) {
-    o.engine.cache_tokens = whole_option(args, "cache-tokens", 1, kMostTokens);
-  } else if (o.outline != OutlineUse::never) {
-    o.engine.sequences = o.outline_options.points_max + 1;
-    o.engine.point_tokens = outline_cache_tokens(o.outline_options);
+void RunOptions::check(const OptionSet& options) {
+  engine.check(options);
+  engine.decoding.check(options);
+  engine.trace = !trace_file.empty();
+  const bool outlines = outline != OutlineUse::never;
+  refuse(outlines && (text.raw || chat), "--outline: expected neither --raw nor --chat beside it");
+  if (outlines && engine.cache_tokens == 0) {
+    engine.sequences = outline_options.points_max + 1;
+    engine.point_tokens = outline_cache_tokens(outline_options);
   }
-  refuse(o.prompt && o.prompt_file, "-p and -f: expected one of them");
-  refuse(o.chat && o.raw, "--chat needs a template: it does not go with --raw");
-  refuse(o.chat && o.prompt_file.has_value(), "--chat reads its turns from standard input: use -p for the first one");
-  refuse(std::find(o.stops.begin(), o.stops.end(), "") != o.stops.end(), "--stop: expected a text, found nothing");
-  for (const std::string& stop : o.stops) check_utf8_option(stop, "--stop");
-  check_utf8_option(o.system.value_or(""), "-sys");
-  return o;
+  refuse(prompt && prompt_file, "-p and -f: expected one of them");
+  refuse(chat && text.raw, "--chat needs a template: it does not go with --raw");
+  refuse(chat && prompt_file.has_value(), "--chat reads its turns from standard input: use -p for the first one");
+  refuse(std::find(stops.begin(), stops.end(), "") != stops.end(), "--stop: expected a text, found nothing");
+  for (const std::string& stop : stops) check_utf8_option(stop, "--stop");
+  check_utf8_option(system.value_or(""), "-sys");
 }
+
+namespace {
 
 struct Answer {
   Generated generated;  // with an outline: the points' tokens in order
@@ -112,8 +73,8 @@ Request request_of(const RunOptions& o, const Frontend& front) {
   r.prompt = front.tokens();
   r.sampling = o.sampling;
   r.decode = o.engine.decoding.decode;
-  r.max_new_tokens = o.max_new_tokens;
-  if (!o.ignore_eos) r.end_tokens = front.tokenizer().data().end_of_turn;
+  r.max_new_tokens = o.text.most_new_tokens();
+  if (!o.text.ignore_eos) r.end_tokens = front.tokenizer().data().end_of_turn;
   return r;
 }
 
@@ -244,12 +205,13 @@ void share_prompt(const MpiSession& mpi, RunOptions& o) {
 
 // The last exchange: rank 0's report and the timeline, which the launching rank writes; nobody leaves before it came.
 // The report comes first: it is there even where the timeline, which may be large, cannot be written.
-void finish(const MpiSession& mpi, const RunOptions& o, Engine& engine, const std::string& json) {
+void finish(const RunOptions& o, Engine& engine, const std::string& json) {
+  const MpiSession& mpi = engine.mpi();
   const std::string text = broadcast(mpi, json);
   together(mpi, [&] {
     if (mpi.is_launcher() && !text.empty()) write_file_atomically(o.json_file, text);
   });
-  engine.trace().write(mpi, o.trace_file, o.engine.timeout);
+  engine.trace().write(mpi, o.trace_file, o.engine.timeout());
 }
 
 void print_stats(const std::vector<RankReport>& reports, const Answer& a) {
@@ -267,18 +229,18 @@ void print_stats(const std::vector<RankReport>& reports, const Answer& a) {
                            g.ttft_s, g.tokens.size(), g.total_s,
                            decode_s > 0 ? static_cast<double>(g.tokens.size() - 1) / decode_s : 0.0);
   std::cerr << draft_text(g.draft, std::ssize(g.tokens), decode_s);
-  double waiting = 0;
-  for (const RankReport& r : reports)
-    waiting += r.wait_s / (r.wait_s + r.compute_s) / static_cast<double>(reports.size());
-  std::cerr << fmt::format("stages waited (bubbles) {:.0f} % of the time on average\n", 100 * waiting);
+  double waiting = 0, stages = 0;
+  for (const RankReport& r : reports) {
+    if (r.first_layer == r.last_layer) continue;  // left out by the plan
+    waiting += r.wait_s / (r.wait_s + r.compute_s);
+    ++stages;
+  }
+  std::cerr << fmt::format("stages waited (bubbles) {:.0f} % of the time on average\n", 100 * waiting / stages);
 }
 
-ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Frontend& front) {
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(),
-                    {.deadline = o.engine.timeout, .idle = engine.idle_work()});
-  Scheduler scheduler(pipeline, mpi.stages(), engine.scheduling());
+// Rank 0's work; `a` is the answer where it is no conversation.
+ExitCode converse(const RunOptions& o, Frontend& front, Scheduler& scheduler, Answer& a) {
   ExitCode code = ExitCode::ok;
-  Answer a;
   if (o.chat) {
     code = chat(o, front, scheduler);
   } else {
@@ -288,44 +250,44 @@ ExitCode drive(const MpiSession& mpi, const RunOptions& o, Engine& engine, Front
     a.router = suits;
     print("\n");
   }
-  if (interrupted_by() != ExitCode::ok) code = interrupted_by();
-  pipeline.stop(code);
-  const auto reports = gather(mpi, local_report(mpi, engine.stage(), pipeline.wait_s(), pipeline.sent_bytes()));
-  std::string json;
-  if (!o.json_file.empty() && !o.chat) {
-    nlohmann::ordered_json j = run_json(engine, front.tokens(), a);
-    if (o.outline != OutlineUse::never) j["outline"] = outline_json(a);
-    for (const RankReport& r : reports) j["ranks"].push_back(rank_json(r));
-    json = j.dump(1) + "\n";
-  }
-  if (o.stats && !o.chat) print_stats(reports, a);
-  finish(mpi, o, engine, json);
-  return code;
+  return interrupted_by() != ExitCode::ok ? interrupted_by() : code;
+}
+
+// What rank 0 has to tell in the end: the JSON report, if one is wanted.
+std::string report(const RunOptions& o, const Engine& engine, const Frontend& front, const Answer& a,
+                   const std::vector<RankReport>& ranks) {
+  if (o.chat) return "";
+  if (o.stats) print_stats(ranks, a);
+  if (o.json_file.empty()) return "";
+  nlohmann::ordered_json j = run_json(engine, front.tokens(), a);
+  if (o.outline != OutlineUse::never) j["outline"] = outline_json(a);
+  for (const RankReport& r : ranks) j["ranks"].push_back(rank_json(r));
+  return j.dump(1) + "\n";
 }
 
 }  // namespace
 
-ExitCode run_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options usage = run_usage();
-  const auto args = parse(mpi, usage, arguments);
-  if (!args) return ExitCode::ok;
-  RunOptions options = read_run_options(*args);
+ExitCode run_command(const MpiSession& mpi, const Arguments& arguments) {
+  RunOptions options;
+  OptionSet set("run", "Answers a prompt, or keeps a conversation. Alone or under mpirun.");
+  options.declare(set);
+  if (!set.parse(mpi, arguments)) return ExitCode::ok;
+  options.check(set);
   share_prompt(mpi, options);
-  std::optional<Frontend> front;
-  Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
-    if (options.chat && !mpi.is_launcher()) {
+  std::optional<Frontend> front;  // rank 0's
+  Engine engine(mpi, options.engine, [&](const Manifest& manifest, const MpiSession& ranks) {
+    if (options.chat && !ranks.is_launcher()) {
       throw UsageError(fmt::format("--chat reads from mpirun's first rank: list host {} first (the plan's first board)",
-                                   mpi.host()));
+                                   ranks.host()));
     }
     if (!options.outline_file.empty()) options.outline_options.prompts = OutlinePrompts::read(options.outline_file);
     front.emplace(options, manifest);
   });
-  if (mpi.rank() == 0) return drive(mpi, options, engine, *front);
-  RankReport report;
-  const ExitCode code = engine.serve(mpi, report);
-  gather(mpi, report);
-  finish(mpi, options, engine, "");
-  return code;
+  Answer a;
+  const DriveEnd end =
+      engine.drive([&](Pipeline&, Scheduler& scheduler) { return converse(options, *front, scheduler, a); });
+  finish(options, engine, front ? report(options, engine, *front, a, end.reports) : "");
+  return end.code;
 }
 
 }  // namespace jupiter

@@ -11,9 +11,8 @@ constexpr std::int64_t kNewTokens = 16;
 constexpr std::int64_t kChunkAlone = 64;  // not the default, so that one rank also checks its chunks
 }  // namespace
 
-std::vector<CheckAnswer> answer_prompts(Pipeline& pipeline, int stages, const Engine& engine,
-                                        const DecodeOptions& decode, const std::vector<std::vector<TokenId>>& prompts) {
-  Scheduler scheduler(pipeline, stages, engine.scheduling());
+std::vector<CheckAnswer> answer_prompts(Scheduler& scheduler, const DecodeOptions& decode,
+                                        const std::vector<std::vector<TokenId>>& prompts) {
   std::vector<CheckAnswer> answers(prompts.size());
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     Request r;
@@ -29,14 +28,17 @@ std::vector<CheckAnswer> answer_prompts(Pipeline& pipeline, int stages, const En
 
 std::vector<CheckAnswer> answer_alone(const MpiSession& mpi, const EngineOptions& options,
                                       const std::vector<std::vector<TokenId>>& prompts) {
-  MpiSession one = MpiSession::alone(mpi);
   EngineOptions o = options;
   o.plan.clear();
   o.chunk_tokens = kChunkAlone;
   o.decoding.decode = {};  // plain
-  Engine engine(one, o, [](const Manifest&) {});
-  Pipeline pipeline(one, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.timeout});
-  return answer_prompts(pipeline, 1, engine, o.decoding.decode, prompts);
+  Engine engine(mpi.alone(), o, [](const Manifest&, const MpiSession&) {});
+  std::vector<CheckAnswer> answers;
+  engine.drive([&](Pipeline&, Scheduler& scheduler) {
+    answers = answer_prompts(scheduler, o.decoding.decode, prompts);
+    return interrupted_by();
+  });
+  return answers;
 }
 
 nlohmann::ordered_json to_json(const std::vector<CheckAnswer>& answers) {

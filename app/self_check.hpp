@@ -13,8 +13,8 @@ struct CheckAnswer {
 };
 
 // Answers all prompts greedily, at once; end-of-turn tokens do not end an answer.
-std::vector<CheckAnswer> answer_prompts(Pipeline& pipeline, int stages, const Engine& engine,
-                                        const DecodeOptions& decode, const std::vector<std::vector<TokenId>>& prompts);
+std::vector<CheckAnswer> answer_prompts(Scheduler& scheduler, const DecodeOptions& decode,
+                                        const std::vector<std::vector<TokenId>>& prompts);
 
 // The same on this rank alone, with all layers, other chunks and plain decoding. Error where they are not all on this
 // board's disk, or do not fit in its memory.

@@ -13,56 +13,35 @@
 
 namespace jupiter {
 
+void TrainOptions::declare(OptionSet& options) {
+  // clang-format off
+  options.group("Draft");
+  options.number("self", self, {1, kMostTokens}, "N", "Prompts that the model invents and answers");
+  options.text("i,input", input, "FILE", "Instead: prompts to answer (JSONL as for batch; messages that end with an answer keep it), or a text");
+  options.text("o,output", output, "FILE", "Draft file to write; FILE.part.* beside it keep what is done");
+  options.number("n,predict", answer_tokens, {1, kMostTokens}, "N", "Tokens of an answer at most");
+  options.number("seed", seed, {0, UINT64_MAX}, "N", "Of invented prompts");
+  options.number("heads-epochs", epochs, {0, 1000}, "N", "How often the head sees all answers; 0: a table only");
+  options.number("draft-vocab", vocabulary, {1, kMostTokens}, "N", "Tokens that the head chooses from at most: the most frequent ones of the answers");
+  options.number("head-units", units, {1, 1 << 20}, "N", "Hidden units of the head");
+  options.flag("raw", raw, "No chat template: the model goes on from single tokens");
+  options.text("chat-template", template_name, "NAME", "Template to use instead of the model's: " + ChatTemplate::names());
+  // clang-format on
+  engine.declare(options);
+}
+
+void TrainOptions::check(const OptionSet& options) {
+  engine.check(options);
+  refuse(output.empty(), "train-draft: expected -o FILE (see --help)");
+  refuse(!input.empty() && options.given("self"), "train-draft: expected one of --self and -i, found both");
+  engine.cache_wish = kBatchCacheTokens;
+  engine.wished_tokens = std::max<std::int64_t>(1024, 2 * answer_tokens);
+}
+
 namespace {
 
 constexpr std::array<std::int64_t, kDraftOrders> kLeastCount = {1, 1, 2};
 constexpr std::array<std::size_t, kDraftOrders> kMostContexts = {1u << 20, 400'000, 250'000};
-
-cxxopts::Options train_usage() {
-  cxxopts::Options options(
-      "jupiter train-draft",
-      "Makes the draft table and head of a model. Alone or under mpirun; a stopped run goes on where it was.");
-  options.set_width(110);
-  // clang-format off
-  options.add_options("Draft")
-    ("self", "Prompts that the model invents and answers", cxxopts::value<std::int64_t>()->default_value("3000"), "N")
-    ("i,input", "Instead: prompts to answer (JSONL as for batch; messages that end with an answer keep it), or a text", cxxopts::value<std::string>(), "FILE")
-    ("o,output", "Draft file to write; FILE.part.* beside it keep what is done", cxxopts::value<std::string>(), "FILE")
-    ("n,predict", "Tokens of an answer at most", cxxopts::value<std::int64_t>()->default_value("192"), "N")
-    ("seed", "Of invented prompts", cxxopts::value<std::uint64_t>()->default_value("1"), "N")
-    ("heads-epochs", "How often the head sees all answers; 0: a table only", cxxopts::value<double>()->default_value("1"), "N")
-    ("draft-vocab", "Tokens that the head chooses from at most: the most frequent ones of the answers", cxxopts::value<std::int64_t>()->default_value("8192"), "N")
-    ("head-units", "Hidden units of the head", cxxopts::value<std::int64_t>()->default_value("1024"), "N")
-    ("raw", "No chat template: the model goes on from single tokens")
-    ("chat-template", "Template to use instead of the model's: " + ChatTemplate::names(), cxxopts::value<std::string>(), "NAME");
-  // clang-format on
-  add_engine_options(options);
-  return options;
-}
-
-TrainOptions read_train_options(const cxxopts::ParseResult& args) {
-  TrainOptions o;
-  o.engine = read_engine_options(args);
-  const auto refuse = [](bool wrong, const std::string& message) {
-    if (wrong) throw CollectiveError(ExitCode::usage, message);
-  };
-  refuse(args.count("output") == 0, "train-draft: expected -o FILE (see --help)");
-  refuse(args.count("input") > 0 && args.count("self") > 0, "train-draft: expected one of --self and -i, found both");
-  o.output = args["output"].as<std::string>();
-  if (args.count("input") > 0) o.input = args["input"].as<std::string>();
-  o.self = whole_option(args, "self", 1, kMostTokens);
-  o.answer_tokens = whole_option(args, "predict", 1, kMostTokens);
-  o.seed = args["seed"].as<std::uint64_t>();
-  o.epochs = args["heads-epochs"].as<double>();
-  o.vocabulary = whole_option(args, "draft-vocab", 1, kMostTokens);
-  o.units = whole_option(args, "head-units", 1, 1 << 20);
-  refuse(!(o.epochs >= 0 && o.epochs <= 1000), fmt::format("--heads-epochs: expected 0 to 1000, found {}", o.epochs));
-  o.raw = args.count("raw") > 0;
-  if (args.count("chat-template") > 0) o.template_name = args["chat-template"].as<std::string>();
-  o.engine.cache_wish = kBatchCacheTokens;
-  o.engine.wished_tokens = std::max<std::int64_t>(1024, 2 * o.answer_tokens);
-  return o;
-}
 
 // Rank 0's side of the pipeline's work.
 class Trainer {
@@ -139,19 +118,10 @@ class Trainer {
   HeadAnswers head_answers_;
 };
 
-ExitCode drive(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Trainer& trainer,
-               const std::string& hidden_key) {
-  Pipeline pipeline(mpi, engine.stage(), engine.pool(), engine.trace(), {.deadline = o.engine.timeout});
-  const Scheduler::Options scheduling = engine.scheduling();
-  Scheduler scheduler(pipeline, mpi.stages(), scheduling);
-  const ExitCode code = trainer.run(scheduler, pipeline, scheduling, hidden_key);
-  pipeline.stop(code);
-  return code;
-}
-
 // Collective. None where the head is not wanted, or a signal came.
-std::optional<SequentialHead> train_head(const MpiSession& mpi, const TrainOptions& o, Engine& engine, Trainer* trainer,
-                                         HiddenFile* hidden, ExitCode& code) {
+std::optional<SequentialHead> train_head(const TrainOptions& o, Engine& engine, Trainer* trainer, HiddenFile* hidden,
+                                         ExitCode& code) {
+  const MpiSession& mpi = engine.mpi();
   const bool wanted = broadcast(mpi, trainer != nullptr && trainer->wants_head());
   if (!wanted) return std::nullopt;
   HeadAnswers answers = trainer != nullptr ? trainer->take_answers() : HeadAnswers{};
@@ -169,7 +139,7 @@ std::optional<SequentialHead> train_head(const MpiSession& mpi, const TrainOptio
   session_options.epochs = o.epochs;
   session_options.seed = o.seed;
   session_options.state = o.state();
-  session_options.deadline = o.engine.timeout;
+  session_options.deadline = o.engine.timeout();
   HeadSession session(mpi, rt, engine.config(), std::move(answers), sources, session_options);
   auto head = session.run([&](const std::string& line) {
     if (mpi.rank() == 0) std::cerr << line << "\n";
@@ -180,20 +150,24 @@ std::optional<SequentialHead> train_head(const MpiSession& mpi, const TrainOptio
 
 }  // namespace
 
-ExitCode train_draft_command(MpiSession& mpi, const Arguments& arguments) {
-  cxxopts::Options usage = train_usage();
-  const auto args = parse(mpi, usage, arguments);
-  if (!args) return ExitCode::ok;
-  TrainOptions options = read_train_options(*args);
-  std::optional<Trainer> trainer;
-  Engine engine(mpi, options.engine, [&](const Manifest& manifest) {
-    if (!mpi.is_launcher()) {
+ExitCode train_draft_command(const MpiSession& started, const Arguments& arguments) {
+  TrainOptions options;
+  OptionSet set(
+      "train-draft",
+      "Makes the draft table and head of a model. Alone or under mpirun; a stopped run goes on where it was.");
+  options.declare(set);
+  if (!set.parse(started, arguments)) return ExitCode::ok;
+  options.check(set);
+  std::optional<Trainer> trainer;  // rank 0's
+  Engine engine(started, options.engine, [&](const Manifest& manifest, const MpiSession& ranks) {
+    if (!ranks.is_launcher()) {
       throw UsageError(fmt::format(
           "train-draft reads and writes on mpirun's first rank: list host {} first (the plan's first board)",
-          mpi.host()));
+          ranks.host()));
     }
     trainer.emplace(options, manifest);
   });
+  const MpiSession& mpi = engine.mpi();
   SingleTokens singles(kernels());
   std::optional<HiddenFile> hidden;  // the last stage's
   if (mpi.rank() + 1 == mpi.stages()) {
@@ -203,12 +177,15 @@ ExitCode train_draft_command(MpiSession& mpi, const Arguments& arguments) {
   }
   const int last = mpi.stages() - 1;
   const std::string found =
-      broadcast(mpi, hidden && options.epochs > 0 ? hidden->found() : std::string(), last, options.engine.timeout);
-  RankReport report;
-  ExitCode code = mpi.rank() == 0 ? drive(mpi, options, engine, *trainer, found) : engine.serve(mpi, report);
+      broadcast(mpi, hidden && options.epochs > 0 ? hidden->found() : std::string(), last, options.engine.timeout());
+  ExitCode code = engine
+                      .drive([&](Pipeline& pipeline, Scheduler& scheduler) {
+                        return trainer->run(scheduler, pipeline, engine.scheduling(), found);
+                      })
+                      .code;
   if (code != ExitCode::ok) return code;
-  const auto rows = broadcast(mpi, singles.rows(), last, options.engine.timeout);
-  auto head = train_head(mpi, options, engine, trainer ? &*trainer : nullptr, hidden ? &*hidden : nullptr, code);
+  const auto rows = broadcast(mpi, singles.rows(), last, options.engine.timeout());
+  auto head = train_head(options, engine, trainer ? &*trainer : nullptr, hidden ? &*hidden : nullptr, code);
   if (code != ExitCode::ok) return code;
   if (mpi.rank() == 0) trainer->write(rows, std::move(head));
   barrier(mpi);  // nobody leaves before the file is written

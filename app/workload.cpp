@@ -33,11 +33,8 @@ void take_from_plan(const Plan& plan, const ModelConfig& config, EngineOptions& 
     if (o.sequences == 0) o.sequences = w.requests;
     if (o.most_at_once == 0) o.most_at_once = w.most_at_once;
   }
-  if (!o.kv_given) {
-    o.keys = w.keys;
-    o.values = w.values;
-    o.kv_given = true;
-  }
+  if (!o.keys) o.keys = w.keys;
+  if (!o.values) o.values = w.values;
   DecodingOptions& d = o.decoding;
   if (!d.mode_given && !w.drafts) d.decode.mode = DecodeMode::plain;
   if (!d.draft_max_given) d.decode.draft_max = static_cast<std::int32_t>(w.draft_max);
@@ -65,8 +62,8 @@ Workload workload_of(const EngineOptions& o, const ModelConfig& c, int stages) {
   w.most_at_once = o.most_at_once;
   w.drafts = o.decoding.decode.mode != DecodeMode::plain;
   w.draft_max = o.decoding.decode.draft_max;
-  w.keys = o.kv_given ? o.keys : default_kv_type(c);
-  w.values = o.kv_given ? o.values : default_kv_type(c);
+  w.keys = o.keys.value_or(default_kv_type(c));
+  w.values = o.values.value_or(default_kv_type(c));
   w.wire = o.wire;
   return w;
 }

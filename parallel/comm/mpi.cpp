@@ -52,6 +52,19 @@ void sleep_us(long us) {
   ::nanosleep(&t, nullptr);
 }
 
+// Sends errors back to the caller: by default MPI ends the job before anybody can say what went wrong.
+void initialise(int& provided) {
+  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+}
+
+struct Finalizer {
+  int exceptions_at_start = std::uncaught_exceptions();
+  void operator()(const void*) const {
+    if (std::uncaught_exceptions() == exceptions_at_start) MPI_Finalize();
+  }
+};
+
 }  // namespace
 
 void check_mpi(int code, const char* call) {
@@ -62,14 +75,13 @@ void check_mpi(int code, const char* call) {
   throw PeerError(std::string(call) + ": " + text);
 }
 
-MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), host_(host_name()) {
+MpiSession::MpiSession() : host_(host_name()) {
   ::prctl(PR_SET_TIMERSLACK, 1000UL);  // ns: the default 50 us would lengthen every short sleep
   if (launched_by_mpi()) {
     int provided = 0;
-    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
-    initialised_ = true;
-    // By default MPI ends the job before anybody can say what went wrong.
-    check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    initialise(provided);
+    static char initialised;
+    library_ = std::shared_ptr<void>(&initialised, Finalizer{});
     check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
     if (provided < MPI_THREAD_FUNNELED) {
@@ -79,7 +91,7 @@ MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), hos
     }
   }
   if (size_ == 1 && slurm_tasks() > 1) {
-    if (initialised_) MPI_Finalize();
+    library_.reset();
     throw UsageError("srun started " + std::to_string(slurm_tasks()) +
                      " tasks, but MPI sees only this one: use srun --mpi=pmix (or pmi2), or mpirun");
   }
@@ -87,11 +99,22 @@ MpiSession::MpiSession() : exceptions_at_start_(std::uncaught_exceptions()), hos
   if (size_ > 1) find_neighbours();
 }
 
-void MpiSession::arrange(std::vector<int> world_of_rank, int stages) {
-  const int me = world(rank_);
-  world_ = std::move(world_of_rank);
-  rank_ = static_cast<int>(std::find(world_.begin(), world_.end(), me) - world_.begin());
-  stages_ = stages;
+MpiSession MpiSession::alone() const {
+  MpiSession one = *this;
+  one.library_.reset();
+  one.world_.clear();
+  one.rank_ = one.rank_on_host_ = 0;
+  one.size_ = one.stages_ = one.ranks_on_host_ = 1;
+  return one;
+}
+
+MpiSession MpiSession::arranged(std::vector<int> world_of_rank, int stages) const {
+  MpiSession other = *this;
+  const auto me = std::find(world_of_rank.begin(), world_of_rank.end(), world(rank_));
+  other.rank_ = static_cast<int>(me - world_of_rank.begin());
+  other.world_ = std::move(world_of_rank);
+  other.stages_ = stages;
+  return other;
 }
 
 void MpiSession::find_neighbours() {
@@ -101,12 +124,8 @@ void MpiSession::find_neighbours() {
   rank_on_host_ = static_cast<int>(std::count(hosts.begin(), before, host_));
 }
 
-MpiSession::~MpiSession() {
-  if (initialised_ && std::uncaught_exceptions() == exceptions_at_start_) MPI_Finalize();
-}
-
 void MpiSession::abort(ExitCode code) const {
-  if (initialised_ && size_ > 1) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  if (library_ && size_ > 1) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
   std::_Exit(static_cast<int>(code));
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,19 +12,20 @@
 
 namespace jupiter {
 
-// A process that no launcher started is rank 0 of 1 and never initialises MPI. UsageError under srun without PMI,
-// where every process would believe it is alone.
+// This process's place among the ranks: a value. The session that a process begins with has mpirun's own numbers; a
+// plan's placement makes another one of it. MPI ends with the last copy, except while an exception is on its way: a
+// peer may wait for what never comes. A process that no launcher started is rank 0 of 1 and never initialises MPI.
 class MpiSession {
  public:
+  // Once in a process. UsageError under srun without PMI, where every process would believe it is alone.
   MpiSession();
-  ~MpiSession();  // finalises, except while an exception is on its way: a peer may wait for what never comes
-  MpiSession(const MpiSession&) = delete;
-  MpiSession& operator=(const MpiSession&) = delete;
-  // Beside the process's session, one in which it is rank 0 of 1: what it does alone while others wait.
-  static MpiSession alone(const MpiSession& session) { return MpiSession(session.host_); }
+  // One in which this process is rank 0 of 1: what it does alone while others wait.
+  MpiSession alone() const;
+  // The same processes in another order: world[i] becomes rank i; the first `stages` ranks hold layers. The same on all
+  // ranks.
+  MpiSession arranged(std::vector<int> world, int stages) const;
 
   // Ranks as this program numbers them: the stages of the pipeline first, in its order, then ranks that only wait.
-  // mpirun's own numbers until arrange() says otherwise.
   int rank() const { return rank_; }
   int size() const { return size_; }
   int stages() const { return stages_; }  // ranks that hold layers
@@ -31,8 +33,6 @@ class MpiSession {
   // mpirun's number of a rank. Its rank 0 is where the user is: standard input, files that are read and written.
   int world(int rank) const { return world_.empty() ? rank : world_[static_cast<std::size_t>(rank)]; }
   bool is_launcher() const { return world(rank_) == 0; }
-  // world[i] becomes rank i; the same on all ranks.
-  void arrange(std::vector<int> world, int stages);
   const std::string& host() const { return host_; }
   // How many ranks run on this host, and which of them this is.
   int ranks_on_host() const { return ranks_on_host_; }
@@ -42,16 +42,14 @@ class MpiSession {
   [[noreturn]] void abort(ExitCode code) const;
 
  private:
-  explicit MpiSession(const std::string& host) : host_(host) {}
   void find_neighbours();
-  bool initialised_ = false;
+  std::shared_ptr<void> library_;  // MPI, initialised; none where no launcher started this process
   int rank_ = 0;
   int size_ = 1;
   int stages_ = 1;
   std::vector<int> world_;  // by rank; empty: the same
   int ranks_on_host_ = 1;
   int rank_on_host_ = 0;
-  int exceptions_at_start_ = 0;
   std::string host_;
 };
 

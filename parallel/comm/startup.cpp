@@ -67,10 +67,15 @@ void agree(const MpiSession& mpi, const RankStatus& s) {
                       s.problem ? s.problem->code() : ExitCode::ok,
                       s.problem ? s.problem->what() : ""};
   const std::vector<Received> all = gather(mpi, mine);
-  std::optional<Error> verdict;
-  if (mpi.rank() == 0) verdict = judge(all);
-  const ExitCode code = broadcast(mpi, verdict ? verdict->code() : ExitCode::ok);
-  if (code != ExitCode::ok) throw CollectiveError(code, verdict ? verdict->what() : "");
+  Received verdict;
+  if (mpi.rank() == 0) {
+    if (const auto problem = judge(all)) {
+      verdict.code = problem->code();
+      verdict.message = problem->what();
+    }
+  }
+  verdict = broadcast(mpi, verdict);
+  if (verdict.code != ExitCode::ok) throw CollectiveError(verdict.code, verdict.message);
 }
 
 }  // namespace jupiter

@@ -9,7 +9,7 @@
 
 namespace jupiter {
 
-// An error that every rank knows of: rank 0 reports it, all end with its code, nobody is aborted.
+// An error that every rank knows of: the one where the user is reports it, all end with its code, nobody is aborted.
 class CollectiveError : public Error {
  public:
   using Error::Error;

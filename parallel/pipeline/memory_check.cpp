@@ -109,9 +109,9 @@ std::int64_t claim_memory(const MpiSession& mpi, const MemoryClaim& mine, const 
   for (const auto& [id, s] : rooms) {
     if (problem.empty() && s.needed(wish.least) > s.bytes) problem = refusal(s, wish, advice(blocks));
   }
-  blocks = broadcast(mpi, problem.empty() ? blocks : -1);
-  if (blocks < 0) throw CollectiveError(ExitCode::memory, problem);
-  return blocks;
+  problem = broadcast(mpi, problem);
+  if (!problem.empty()) throw CollectiveError(ExitCode::memory, problem);
+  return broadcast(mpi, blocks);
 }
 
 std::uint64_t share_of_memory(const MpiSession& mpi) {

@@ -55,13 +55,13 @@ Plan share_plan(const MpiSession& mpi, const std::string& file, const Manifest& 
   return plan;
 }
 
-void take_places(MpiSession& mpi, const Plan& plan, const std::string& file) {
+MpiSession take_places(const MpiSession& mpi, const Plan& plan, const std::string& file) {
   const auto boards = gather(mpi, fmt::format("{}:{}", mpi.host(), mpi.rank_on_host()));
   std::vector<int> order;
   together(mpi, [&] {
     if (mpi.rank() == 0) order = order_of(plan, boards, file);
   });
-  mpi.arrange(broadcast(mpi, order), static_cast<int>(plan.stages.size()));
+  return mpi.arranged(broadcast(mpi, order), static_cast<int>(plan.stages.size()));
 }
 
 }  // namespace jupiter

@@ -11,8 +11,8 @@ namespace jupiter {
 // not of this model.
 Plan share_plan(const MpiSession& mpi, const std::string& file, const Manifest& manifest);
 
-// Gives every rank the place of its board (host and which rank of that host it is); collective. CollectiveError where
-// a board of the plan has no rank, or a rank's board is not in the plan.
-void take_places(MpiSession& mpi, const Plan& plan, const std::string& file);
+// The ranks in the plan's order: each has the place of its board (host and which rank of that host it is); collective.
+// CollectiveError where a board of the plan has no rank, or a rank's board is not in the plan.
+MpiSession take_places(const MpiSession& mpi, const Plan& plan, const std::string& file);
 
 }  // namespace jupiter

@@ -2,7 +2,6 @@
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import tempfile
@@ -12,21 +11,48 @@ JUPITER = os.environ["JUPITER"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REAL_MODEL = pathlib.Path(os.environ.get("JUPITER_MODELS", ROOT / "models")) / "smollm2-135m"
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
-EXIT_NOTE = re.compile("\x1e(\\d+)\x1e\n")
+
+
+class ExitPipe:
+    """As under jobs/jupiter-run: ranks that end in good order exit with 0, and the first one tells the exit code through
+    a named pipe. `environment` says so to the program; `code` is what it told, None where it told nothing."""
+
+    def __init__(self, env=None):
+        self.folder = tempfile.mkdtemp(prefix="jupiter-test-exit-")
+        path = os.path.join(self.folder, "exit")
+        os.mkfifo(path)
+        self.environment = dict(os.environ, JUPITER_EXIT_PIPE=path, **(env or {}))
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.code = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.descriptor)
+        shutil.rmtree(self.folder)
+
+    def read(self):
+        text = os.read(self.descriptor, 16)
+        self.code = int(text) if text else None
+        return self.code
 
 
 def jupiter(*arguments, ranks=1, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=None, timeout=300, prefix=()):
-    """Runs it; the result has returncode, stdout and stderr (text). Ranks that fail in good order leave a note of their
-    exit code, as under jobs/jupiter-run: after a code of their own mpirun sleeps for a second."""
+    """Runs it; the result has returncode, stdout and stderr (text). Several ranks tell their exit code through a pipe, as
+    under jobs/jupiter-run: after a code of their own mpirun sleeps for a second."""
     command = [*prefix, *([*MPIRUN, "-n", str(ranks)] if ranks > 1 else []), JUPITER, *map(str, arguments)]
-    environment = dict(os.environ, **({"JUPITER_EXIT_NOTE": "1"} if ranks > 1 else {}), **(env or {}))
-    result = subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=timeout,
-                            env=environment, check=False)
-    note = EXIT_NOTE.search(result.stderr)
-    if note and result.returncode == 0:
-        result.returncode = int(note[1])
-    result.stderr = EXIT_NOTE.sub("", result.stderr)
-    return result
+    def start(environment):
+        return subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=timeout,
+                              env=environment, check=False)
+
+    if ranks == 1:
+        return start(dict(os.environ, **(env or {})))
+    with ExitPipe(env) as pipe:
+        result = start(pipe.environment)
+        if result.returncode == 0 and pipe.read() is not None:
+            result.returncode = pipe.code
+        return result
 
 
 class ProgramTest(unittest.TestCase):

@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from program import EXIT_NOTE, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
+from program import ExitPipe, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
 
 
 class Batch(ProgramTest):
@@ -261,8 +261,8 @@ class Batch(ProgramTest):
         source = self.write("slow.jsonl", *self.requests(400, tokens=60))
         out = self.folder / "slow-out.jsonl"
         command = [*MPIRUN, "-n", "2", JUPITER, "batch", "-m", self.tiny, "-i", source, "-o", out, "--raw"]
-        with subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              env=dict(os.environ, JUPITER_EXIT_NOTE="1")) as process:
+        with ExitPipe() as pipe, subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL,
+                                                  stderr=subprocess.PIPE, text=True, env=pipe.environment) as process:
             while process.poll() is None and (not out.exists() or out.stat().st_size == 0):
                 time.sleep(0.005)
             self.assertIsNone(process.poll())
@@ -277,8 +277,8 @@ class Batch(ProgramTest):
             self.assertIsNone(process.poll())
             os.kill(ranks[1], signal.SIGCONT)
             _, errors = process.communicate(timeout=60)
+            self.assertEqual(pipe.read(), 143)
         self.assertEqual(process.returncode, 0, errors)
-        self.assertEqual(EXIT_NOTE.findall(errors), ["143"])
         self.assertNotIn("stopped while waiting", errors)
 
 

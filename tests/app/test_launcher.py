@@ -1,24 +1,23 @@
-"""jobs/jupiter-run: the exit code of a run that ends in good order, however its note arrives."""
+"""jobs/jupiter-run: the exit code of a run that ends in good order."""
 import os
 import pathlib
 import subprocess
 import tempfile
 import unittest
 
-from program import JUPITER, ROOT
+from program import JUPITER, MPIRUN, ROOT
 
-# Rank 0 writes the note a byte at a time, as an unbuffered stream may.
 PROGRAM = """#!/usr/bin/env python3
-import os, time
+import os
 if os.environ["OMPI_COMM_WORLD_RANK"] == "0":
-    for byte in b"before\\n\\x1e3\\x1e\\nafter\\n":
-        os.write(2, bytes([byte]))
-        time.sleep(0.02)
+    os.write(2, b"nothing but what was said\\x1e7\\x1e\\n")
+    with open(os.environ["JUPITER_EXIT_PIPE"], "w") as pipe:
+        pipe.write("3\\n")
 """
 
 
 class Launcher(unittest.TestCase):
-    def launch(self, ranks, text=None, arguments=("run",)):
+    def launch(self, ranks, text=None, arguments=("run",), env=None):
         """Exit code and standard error under the launcher, of a program of this text or jupiter itself."""
         with tempfile.TemporaryDirectory() as folder:
             program = pathlib.Path(folder) / "program"
@@ -28,19 +27,31 @@ class Launcher(unittest.TestCase):
             result = subprocess.run([ROOT / "jobs" / "jupiter-run", "-n", str(ranks), *arguments],
                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                     check=False, timeout=60,
-                                    env=dict(os.environ, JUPITER=str(program) if text is not None else JUPITER))
+                                    env=dict(os.environ, **(env or {}),
+                                             JUPITER=str(program) if text is not None else JUPITER))
         return result.returncode, result.stderr
 
-    def test_a_note_in_pieces(self):
-        self.assertEqual(self.launch(2, PROGRAM), (3, b"before\nafter\n"))
+    def test_the_code_comes_through_the_pipe(self):
+        self.assertEqual(self.launch(2, PROGRAM), (3, b"nothing but what was said\x1e7\x1e\n"))
 
-    def test_no_note_is_a_failure(self):
+    def test_without_a_reader_the_rank_exits_with_the_code(self):
+        with tempfile.TemporaryDirectory() as folder:
+            result = subprocess.run([*MPIRUN, "-n", "2", JUPITER, "run"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
+                                    env=dict(os.environ, JUPITER_EXIT_PIPE=os.path.join(folder, "elsewhere")))
+        self.assertEqual(result.returncode, 2)
+
+    def test_nothing_stays_behind(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.launch(2, arguments=("--version",), env={"TMPDIR": folder})
+            self.assertEqual([n for n in os.listdir(folder) if n.startswith("jupiter-run-")], [])
+
+    def test_no_code_is_a_failure(self):
         for ranks in (1, 2):
             code, errors = self.launch(ranks, "#!/bin/sh\nexit 0\n")
             self.assertEqual(code, 1)
             self.assertIn(b"exit code", errors)
 
-    def test_any_number_of_ranks_leaves_a_note(self):
+    def test_any_number_of_ranks_tells_its_code(self):
         for ranks in (1, 2):
             self.assertEqual(self.launch(ranks, arguments=("--version",)), (0, b""))
             self.assertEqual(self.launch(ranks, arguments=("run",))[0], 2)

@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-from program import JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
+from program import ExitPipe, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
 
 
 class Plan(ProgramTest):
@@ -329,8 +329,11 @@ class PlannedMemory(ProgramTest):
         choose = "\n".join(f"{i}) echo $$ > {groups[i % len(groups)]}/cgroup.procs;;" for i in range(2))
         wrapper.write_text(f"case $OMPI_COMM_WORLD_RANK in\n{choose}\nesac\nexec \"$@\"\n")
         command = [*MPIRUN, "-n", "2", "sh", wrapper, JUPITER, *map(str, arguments)]
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
-                                env=dict(os.environ, JUPITER_EXIT_NOTE="1"))
+        with ExitPipe() as pipe:
+            result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+                                    check=False, env=pipe.environment)
+            if result.returncode == 0 and pipe.read() is not None:
+                result.returncode = pipe.code
         return result
 
     def test_planned_work_fits_into_control_groups_of_the_budget(self):
@@ -355,11 +358,11 @@ class PlannedMemory(ProgramTest):
             self.assertEqual(len((self.folder / "out.jsonl").read_text().splitlines()), 12)
             # More than the plan's: the check before loading decides, and says what would do.
             result = self.limited(groups, "run", *common, "--raw", "-p", "x", "-n", "4", "-c", "8192")
-            self.assertIn("\x1e4\x1e", result.stderr)
+            self.assertEqual(result.returncode, 4, result.stderr)
             self.assertRegex(result.stderr, "MiB.*use -c [0-9]+ or less")
             # Two ranks of one group share its limit.
             result = self.limited(groups[:1], "run", *common, "--raw", "-p", "x", "-n", "4")
-            self.assertIn("\x1e4\x1e", result.stderr)
+            self.assertEqual(result.returncode, 4, result.stderr)
             self.assertRegex(result.stderr, "ranks 0, 1 together: expected at most [0-9]+ MiB")
             (groups[0] / limit).write_text(str((2 * mib) << 20))
             self.assertEqual(self.limited(groups[:1], "run", *common, "--raw", "-p", "x", "-n", "4").returncode, 0)
