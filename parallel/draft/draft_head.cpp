@@ -99,7 +99,7 @@ struct SequentialParts {
         gain(h.weights.begin() + shape.gain_at(), h.weights.end()),
         ones(static_cast<std::size_t>(shape.dim), 1.0f) {}
   const Runtime rt;
-  HeadShape shape;
+  DraftHeadShape shape;
   std::vector<TokenId> tokens;
   PackedMatrix embedding;
   PackedRows w1, w2, output;

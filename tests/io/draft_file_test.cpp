@@ -111,20 +111,20 @@ TEST_F(DraftFile, HeadsComeBackAsTheyWere) {
 }
 
 TEST_F(DraftFile, ATrainingComesBackOnlyWhereItIsTheSame) {
-  const HeadTraining t{"key", 12, {1, 2}, {3, 4}, {5, 6}};
-  write_head_training(path, t);
-  const auto read = read_head_training(path, "key", 2);
+  const DraftHeadTraining t{"key", 12, {1, 2}, {3, 4}, {5, 6}};
+  write_draft_head_training(path, t);
+  const auto read = read_draft_head_training(path, "key", 2);
   ASSERT_TRUE(read);
   EXPECT_EQ(read->steps, 12);
   EXPECT_EQ(read->weights, t.weights);
   EXPECT_EQ(read->first, t.first);
   EXPECT_EQ(read->second, t.second);
-  EXPECT_FALSE(read_head_training(path, "another", 2));
-  EXPECT_THROW(read_head_training(path, "key", 3), FormatError);
+  EXPECT_FALSE(read_draft_head_training(path, "another", 2));
+  EXPECT_THROW(read_draft_head_training(path, "key", 3), FormatError);
   test::write_text(path, "no HDF5");
-  EXPECT_THROW(read_head_training(path, "key", 2), FormatError);
+  EXPECT_THROW(read_draft_head_training(path, "key", 2), FormatError);
   fs::remove(path);
-  EXPECT_FALSE(read_head_training(path, "key", 2));
+  EXPECT_FALSE(read_draft_head_training(path, "key", 2));
 }
 
 TEST_F(DraftFile, AnotherModelIsRefused) {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <random>
 
-#include "parallel/train/head_training.hpp"
+#include "parallel/train/draft_head_training.hpp"
 
 namespace jupiter {
 namespace {
@@ -44,9 +44,9 @@ TEST_F(Heads, ASequentialHeadGuessesWhatTrainingComputes) {
   std::vector<float> embedded;
   for (const TokenId t : path) embedded.insert(embedded.end(), &output[t * kDim], &output[(t + 1) * kDim]);
   embedded.resize(4 * kDim);
-  HeadBatch batch{{{0, 1, 0}}, kDim, hidden, embedded, {4, 17, 9, 0}};
+  DraftHeadBatch batch{{{0, 1, 0}}, kDim, hidden, embedded, {4, 17, 9, 0}};
   batch.hidden.resize(4 * kDim);
-  HeadTrainer trainer(rt, head.shape, output, {.dropout = 0, .steps = 1});
+  DraftHeadTrainer trainer(rt, head.shape, output, {.dropout = 0, .steps = 1});
   std::int32_t best = -1;
   for (std::int32_t t = 0; t < kVocab; ++t) {
     batch.decided[3] = t;

@@ -1,5 +1,5 @@
-// Contexts are sorted, not hashed: memory stays linear in the tokens, and the tables come out ascending.
-#include "parallel/train/draft_training.hpp"
+// Contexts are sorted and not hashed, so memory stays linear in the tokens and the tables come out ascending.
+#include "parallel/train/ngram_training.hpp"
 
 #include <algorithm>
 #include <map>
@@ -34,7 +34,7 @@ void append(DraftTable& t, std::uint64_t key, std::int64_t count, std::vector<Fo
 
 }  // namespace
 
-void DraftCounts::add(std::span<const TokenId> sequence, std::size_t counted_from) {
+void NgramCounts::add(std::span<const TokenId> sequence, std::size_t counted_from) {
   for (std::size_t i = 0; i < sequence.size(); ++i) {
     tokens_.push_back(sequence[i]);
     use_.push_back(i < counted_from ? kNotCounted : static_cast<std::uint8_t>(std::min(i, kDraftOrders)));
@@ -42,7 +42,7 @@ void DraftCounts::add(std::span<const TokenId> sequence, std::size_t counted_fro
   }
 }
 
-DraftTable DraftCounts::table(std::size_t order, std::int64_t least_count, std::size_t most_contexts) const {
+DraftTable NgramCounts::table(std::size_t order, std::int64_t least_count, std::size_t most_contexts) const {
   std::vector<std::pair<std::uint64_t, TokenId>> seen;
   for (std::size_t i = order; i < tokens_.size(); ++i) {
     if (use_[i] == kNotCounted || use_[i] < order) continue;
