@@ -256,11 +256,11 @@ void Engine::load_drafters(const MpiSession& mpi, const EngineOptions& options) 
           std::make_unique<DraftServer>(mpi, last, std::move(model), stage_->limits(), DraftServer::Enough{});
     return;
   }
-  std::unique_ptr<HeadMaker> head;
-  if (model) head = draft_model_head(std::move(model));
-  if (folder && !head) head = remote_draft_head(mpi, draft_rank(mpi), stage_->limits());
+  std::unique_ptr<NeuralDrafterFactory> drafter;
+  if (model) drafter = local_model_drafters(std::move(model));
+  if (folder && !drafter) drafter = remote_model_drafters(mpi, draft_rank(mpi), stage_->limits());
   stage_->learn_widths();
-  stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(head)));
+  stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(drafter)));
 }
 
 }  // namespace jupiter

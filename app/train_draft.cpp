@@ -96,7 +96,7 @@ class Trainer {
       data.tables[i] = counts_.table(i + 1, kLeastCount[i], kMostContexts[i]);
     }
     data.tables[0] = blend_single(data.tables[0], singles);
-    data.head = std::move(head);
+    data.sequential = std::move(head);
     write_draft(options_.output, data);
     answers_.remove_checkpoint();
     std::error_code ignored;

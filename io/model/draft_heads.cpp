@@ -71,7 +71,7 @@ std::vector<f16_t> read_matrix(hid_t group, const std::string& file, const std::
 
 }  // namespace
 
-void write_head(hid_t file, const SequentialHead& head) {
+void write_sequential_head(hid_t file, const SequentialHead& head) {
   const Handle group = make_group(file, "head");
   write_integer(group, "units", head.shape.units);
   write_string(group, "accuracy", head.accuracy);
@@ -79,7 +79,7 @@ void write_head(hid_t file, const SequentialHead& head) {
   for (const Part& p : parts(head.shape)) write_narrow(group, p.name, part_of(std::span(head.weights), p));
 }
 
-std::optional<SequentialHead> read_head(hid_t file, const std::string& name, const DraftIdentity& identity) {
+std::optional<SequentialHead> read_sequential_head(hid_t file, const std::string& name, const DraftIdentity& identity) {
   const auto group = open_group(file, "head");
   if (!group) return std::nullopt;
   SequentialHead head;

@@ -64,8 +64,8 @@ class StageRunner {
 class IdleWork {
  public:
   virtual ~IdleWork() = default;
-  // One piece of work, if there is any; ends early once `wanted` says that there is something better to do.
-  virtual void work(const std::function<bool()>& wanted) = 0;
+  // Does one piece of work, if there is any. It ends early once should_yield() says that something better is to do.
+  virtual void work(const std::function<bool()>& should_yield) = 0;
   virtual double spent_s() const = 0;
 };
 

@@ -59,7 +59,7 @@ DraftStats& DraftStats::operator+=(const DraftStats& other) {
     right[i] += other.right[i];
   }
   draft_s += other.draft_s;
-  head += other.head;
+  neural += other.neural;
   return *this;
 }
 
@@ -68,7 +68,7 @@ void Speculation::read(std::span<const TokenId> prompt) {
     drafters_.observe(history_, t);
     history_.push_back(t);
   }
-  drafters_.foretell(history_);
+  drafters_.prefetch(history_);
 }
 
 void Speculation::arrive(const FrameRun& run, std::span<const TreeLink> links) {

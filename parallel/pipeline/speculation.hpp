@@ -36,7 +36,7 @@ struct DraftStats {
   std::array<std::int64_t, kDraftSources> sent_by{}, accepted_by{};
   std::array<std::int64_t, kDepths> reached{}, right{};  // by depth since the last miss
   double draft_s = 0;
-  HeadUse head;
+  NeuralUse neural;
   DraftStats& operator+=(const DraftStats& other);
 };
 
@@ -78,7 +78,7 @@ class Speculation {
   const std::vector<TokenId>& history() const { return history_; }
   DraftStats stats() const {
     DraftStats s = stats_;
-    s.head = drafters_.head_use();
+    s.neural = drafters_.neural_use();
     return s;
   }
 
