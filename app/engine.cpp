@@ -178,7 +178,7 @@ void Engine::claim(const MpiSession& mpi, const EngineOptions& options) {
     m.process -= std::min(m.process, resident_memory());
     mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi.stages())),
             "", 0};
-    if (part_.embedding || (part_.head && config().tied_embeddings)) {
+    if (part_.embedding || (part_.output_head && config().tied_embeddings)) {
       mine.file = file_identity((std::filesystem::path(options.model) / embed_file_name()).string());
       mine.file_bytes = manifest_.file(embed_file_name()).mapped_bytes();
     }

@@ -1,4 +1,4 @@
-// Measuring a profile: this rank's layers, embedding and head, the links between ranks, and what messages cost.
+// Measuring a profile: this rank's layers, embedding and output head, the links between ranks, and what messages cost.
 #pragma once
 
 #include <functional>
@@ -23,7 +23,7 @@ class BoardMeasurement {
  public:
   BoardMeasurement(const ModelConfig& config, const ModelFiles& files, ThreadPool& pool, const MeasureOptions& options);
   ~BoardMeasurement();
-  // Times of layers, embedding and head.
+  // Times of layers, embedding and output head.
   BoardProfile run(const MeasureProgress& progress);
   // A few layers, the same every time, for about `seconds` on a board of this profile.
   void work(const BoardProfile& measured, double seconds);

@@ -98,7 +98,7 @@ std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) con
   std::vector<std::int64_t> rows;
   if (w.done) return rows;
   if (has(*w.run, FrameRun::tree)) {
-    for (const std::size_t i : w.state->speculation->wanted_rows(limit, head_cost_.least_probability())) {
+    for (const std::size_t i : w.state->speculation->wanted_rows(limit, output_head_cost_.least_probability())) {
       rows.push_back(w.first_row + static_cast<std::int64_t>(i));
     }
   } else if (has(*w.run, FrameRun::digest)) {
@@ -129,7 +129,7 @@ TokenId Decoder::draw(State& s, std::span<const float> logits) {
 }
 
 // Rows of consecutive positions: those of known tokens are only digested, the last one may say what comes next.
-void Decoder::advance_linear(Walk& w, std::size_t rows, const HeadRows& passed, std::int64_t first) {
+void Decoder::advance_linear(Walk& w, std::size_t rows, const OutputHeadRows& passed, std::int64_t first) {
   State& s = *w.state;
   const std::int64_t last = first + static_cast<std::int64_t>(rows) - 1;
   w.digested = has(*w.run, FrameRun::digest) ? w.digested + static_cast<std::int64_t>(rows) : w.run->rows;
@@ -147,7 +147,7 @@ void Decoder::advance_linear(Walk& w, std::size_t rows, const HeadRows& passed, 
 }
 
 // Takes as many steps as the rows at hand allow. Row first + i of those passed belongs to rows[i].
-void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first) {
+void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const OutputHeadRows& passed, std::int64_t first) {
   State& s = *w.state;
   if (!has(*w.run, FrameRun::tree)) return advance_linear(w, rows.size(), passed, first);
   for (;;) {
@@ -163,23 +163,23 @@ void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const HeadRow
   w.done = true;
 }
 
-void Decoder::show_rows(const Walk& w, const HeadPass& head) const {
+void Decoder::show_rows(const Walk& w, const OutputHeadPass& pass) const {
   for (std::int64_t at = 0; at < w.run->rows; at += kMaxDrawnRows) {
     std::vector<std::int64_t> rows;
     for (std::int64_t i = at; i < std::min<std::int64_t>(w.run->rows, at + kMaxDrawnRows); ++i) {
       rows.push_back(w.first_row + i);
     }
-    const HeadRows passed = head(rows, true);
+    const OutputHeadRows passed = pass(rows, true);
     for (std::int64_t i = 0; i < passed.logits.rows; ++i) {
       sink_(w.run->sequence, w.run->first_position + at + i, row_of(passed.logits, i));
     }
   }
 }
 
-void Decoder::show_hidden(const Walk& w, const HeadPass& head) const {
+void Decoder::show_hidden(const Walk& w, const OutputHeadPass& pass) const {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(w.run->rows));
   std::iota(rows.begin(), rows.end(), w.first_row);
-  const HeadRows passed = head(rows, false);
+  const OutputHeadRows passed = pass(rows, false);
   for (std::int64_t i = 0; i < passed.hidden.rows; ++i) {
     hidden_sink_(w.run->sequence, w.run->first_position + i, row_of(passed.hidden, i));
   }
@@ -230,14 +230,14 @@ FrameResult Decoder::late_drafts() {
   return result;
 }
 
-FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& head) {
+FrameResult Decoder::decode(const Frame& frame, double spent_s, const OutputHeadPass& pass) {
   ++frames_;
   std::vector<Walk> walks;
   take_rows(frame, walks);
   for (const Walk& w : walks) {
     if (has(*w.run, FrameRun::tree)) time_lap(w, frame, spent_s);
-    if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, head);
-    if (has(*w.run, FrameRun::hidden) && hidden_sink_) show_hidden(w, head);
+    if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, pass);
+    if (has(*w.run, FrameRun::hidden) && hidden_sink_) show_hidden(w, pass);
   }
   for (bool more = true; more;) {
     more = false;
@@ -253,8 +253,8 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     }
     if (rows.empty()) break;
     const auto start = std::chrono::steady_clock::now();
-    const HeadRows passed = head(rows, true);
-    head_cost_.observe(std::ssize(rows), seconds_since(start));
+    const OutputHeadRows passed = pass(rows, true);
+    output_head_cost_.observe(std::ssize(rows), seconds_since(start));
     std::int64_t first = 0;
     for (auto& [walk, wanted] : asked) {
       advance(*walk, wanted, passed, first);

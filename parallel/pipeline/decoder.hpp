@@ -37,12 +37,12 @@ struct SequenceEnd {
 // Receives the logits of rows at `position` of runs with FrameRun::every_row, in order; the span dies with the call.
 using LogitsSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> logits)>;
 // Rows of the frame at the end of the model.
-struct HeadRows {
+struct OutputHeadRows {
   MatrixView<const float> logits;  // [rows][vocab_size]
   MatrixView<const float> hidden;  // [rows][dim], after the final norm
 };
 // Both live until the next call. Without logits: hidden alone. With logits: at most kMaxDrawnRows rows.
-using HeadPass = std::function<HeadRows(std::span<const std::int64_t> rows, bool logits)>;
+using OutputHeadPass = std::function<OutputHeadRows(std::span<const std::int64_t> rows, bool logits)>;
 // Receives hidden rows of runs with FrameRun::hidden, in order, as LogitsSink does.
 using HiddenSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> hidden)>;
 // Drafters of a new sequence.
@@ -55,7 +55,7 @@ class Decoder {
   void open(SequenceId sequence, const SequenceOptions& options);
   SequenceEnd close(SequenceId sequence, const SequenceClose& close);
   // A frame after the last layer, without the rows that some stage found rejected. spent_s: this stage's time so far.
-  FrameResult decode(const Frame& frame, double spent_s, const HeadPass& head);
+  FrameResult decode(const Frame& frame, double spent_s, const OutputHeadPass& pass);
 
   // What drafters on other ranks found since: segments that follow those sent before; mostly none.
   FrameResult late_drafts();
@@ -94,11 +94,11 @@ class Decoder {
   void time_lap(const Walk& walk, const Frame& frame, double spent_s);
   void take_rows(const Frame& frame, std::vector<Walk>& walks);
   std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit) const;
-  void advance(Walk& walk, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first);
-  void advance_linear(Walk& walk, std::size_t rows, const HeadRows& passed, std::int64_t first);
+  void advance(Walk& walk, std::span<const std::int64_t> rows, const OutputHeadRows& passed, std::int64_t first);
+  void advance_linear(Walk& walk, std::size_t rows, const OutputHeadRows& passed, std::int64_t first);
   static void digest(State& state, std::span<const float> logits);
-  void show_rows(const Walk& walk, const HeadPass& head) const;
-  void show_hidden(const Walk& walk, const HeadPass& head) const;
+  void show_rows(const Walk& walk, const OutputHeadPass& pass) const;
+  void show_hidden(const Walk& walk, const OutputHeadPass& pass) const;
   TokenId draw(State& state, std::span<const float> logits);
   int sequences_under_way() const;
   Company company_of(const Frame& frame) const;
@@ -106,7 +106,7 @@ class Decoder {
 
   const KernelTable& kernels_;
   StepCost cost_;
-  HeadCost head_cost_;
+  OutputHeadCost output_head_cost_;
   std::uint64_t frames_ = 0;
   std::map<SequenceId, State> states_;
   LogitsSink sink_;

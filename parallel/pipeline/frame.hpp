@@ -21,12 +21,13 @@ constexpr std::size_t kMaxSegments = 64;  // of one answer
 // that is how windows of an evaluation follow each other in one sequence.
 struct FrameRun {
   enum Flags : std::uint32_t {
-    sample = 1,     // the last row passes the head, and a token is drawn from it
-    every_row = 2,  // all rows pass the head; their logits go to the last stage's sink
+    sample = 1,     // the last row passes the output head, and a token is drawn from it
+    every_row = 2,  // all rows pass the output head; their logits go to the last stage's sink
     tree = 4,       // rows are tree nodes (Frame::links); the last rank verifies them. Rows may be gone: rejected
     draft = 8,      // with sample: the last rank goes on with a tree of drafted tokens
     hidden = 16,    // all rows, after the final norm, go to the last stage's other sink; no logits are computed
-    digest = 32,    // all rows pass the head and count in the sequence's digest: an answer's tokens, computed again
+    digest =
+        32,  // all rows pass the output head and count in the sequence's digest: an answer's tokens, computed again
   };
   SequenceId sequence = 0;
   std::int32_t first_position = 0;

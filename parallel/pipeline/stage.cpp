@@ -43,7 +43,7 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       rope_(config, options.context_tokens),
       scratch_(config, options.max_rows, pool.size()),
       residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
-      logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
+      logits_(files_.part().output_head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
       decoder_(rt_.kernels, stages) {}
 
 StageBuffers Stage::buffers() const {
@@ -67,7 +67,7 @@ void Stage::open(SequenceId id, const SequenceOptions& options) {
   if (sequences_.contains(id)) throw PeerError("sequence " + std::to_string(id) + " is open already");
   apply_verdicts();
   sequences_[id] = options.parent != 0 ? cache_.fork(sequence(options.parent), options.shared_tokens) : Sequence{};
-  if (part().head) decoder_.open(id, options);
+  if (part().output_head) decoder_.open(id, options);
 }
 
 SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
@@ -84,7 +84,7 @@ SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
     cache_.truncate(s, 0);
     sequences_.erase(id);
   }
-  return part().head ? decoder_.close(id, close) : SequenceEnd{};
+  return part().output_head ? decoder_.close(id, close) : SequenceEnd{};
 }
 
 void Stage::close_all() {
@@ -210,9 +210,9 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
     drop_rows(frame);
   }
   FrameResult result;
-  if (part().head) {
+  if (part().output_head) {
     result = decoder_.decode(frame, elapsed(), [&](std::span<const std::int64_t> rows, bool logits) {
-      return pass_head(context, x, rows, logits);
+      return pass_output_head(context, x, rows, logits);
     });
     for (const SequenceResult& r : result.sequences) {
       if (r.verdict.node != 0) settle(r.sequence, r.verdict);
@@ -222,7 +222,7 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
     to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
   }
   add_cost(frame, elapsed());
-  if (part().head) decoder_.observe(frame);
+  if (part().output_head) decoder_.observe(frame);
   result.cost = frame.cost;
   return result;
 }
@@ -260,11 +260,11 @@ void Stage::add_cost(Frame& frame, double seconds) {
   frame.cost.most_s = std::max(frame.cost.most_s, seconds);
 }
 
-HeadRows Stage::pass_head(const BlockContext& context, MatrixView<const float> x, std::span<const std::int64_t> rows,
-                          bool with_logits) {
-  if (!with_logits) return {{}, final_norm(context, files_.head(), x, rows)};
+OutputHeadRows Stage::pass_output_head(const BlockContext& context, MatrixView<const float> x,
+                                       std::span<const std::int64_t> rows, bool with_logits) {
+  if (!with_logits) return {{}, final_norm(context, files_.output_head(), x, rows)};
   const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
-  return {logits, forward_head(context, files_.head(), x, rows, logits)};
+  return {logits, forward_output_head(context, files_.output_head(), x, rows, logits)};
 }
 
 }  // namespace jupiter

@@ -46,7 +46,7 @@ class Stage {
   FrameLimits limits() const;
   const StageOptions& options() const { return options_; }
   const ModelPart& part() const { return files_.part(); }
-  const PackedMatrix& output_head() const { return files_.head().output; }  // [vocab_size][dim]; last stage only
+  const PackedMatrix& output_head() const { return files_.output_head().output; }  // [vocab_size][dim]; last stage only
   const Runtime& runtime() const { return rt_; }
   std::uint64_t weight_bytes() const { return files_.weight_bytes(); }
   std::int64_t kv_bytes() const { return cache_.used_bytes(); }
@@ -61,8 +61,8 @@ class Stage {
   void apply_verdicts();
   void prune(Frame& frame);
   bool is_stale(const Frame& frame);
-  HeadRows pass_head(const BlockContext& context, MatrixView<const float> x, std::span<const std::int64_t> rows,
-                     bool with_logits);
+  OutputHeadRows pass_output_head(const BlockContext& context, MatrixView<const float> x,
+                                  std::span<const std::int64_t> rows, bool with_logits);
   void add_cost(Frame& frame, double seconds);
   Sequence& sequence(SequenceId id);
 

@@ -67,7 +67,7 @@ void StepCost::observe_overhead(double overhead_s) {
   overhead_known_ = true;
 }
 
-void HeadCost::observe(std::int64_t rows, double seconds) {
+void OutputHeadCost::observe(std::int64_t rows, double seconds) {
   const auto learn = [](double& mean, int& count, double value) {
     ++count;
     mean += std::max(kNewest, 1.0 / count) * (value - mean);
@@ -79,7 +79,7 @@ void HeadCost::observe(std::int64_t rows, double seconds) {
   }
 }
 
-double HeadCost::least_probability() const {
+double OutputHeadCost::least_probability() const {
   constexpr double typical = 0.12;  // of a pass for each further row, before anything is measured
   if (ones_ < 3 || furthers_ < 3) return typical;
   return std::clamp(further_s_ / one_s_, 0.03, 0.5);

@@ -56,7 +56,7 @@ class StepCost {
 
 // What passes over the output head cost, learned while they happen: the reading of its weights, and what each further
 // row adds.
-class HeadCost {
+class OutputHeadCost {
  public:
   void observe(std::int64_t rows, double seconds);
   // A row that is wanted later with a higher probability than this is cheaper in the present pass than in one of its

@@ -40,7 +40,7 @@ std::optional<Choice> with_draft_on(const Planner& planner, const Profile& profi
   const auto stage =
       static_cast<std::size_t>(std::find(boards.begin(), boards.end(), static_cast<int>(board)) - boards.begin());
   if (stage + 1 < boards.size()) {
-    const CostCurve& head = profile.boards[board].head;
+    const CostCurve& head = profile.boards[board].output_head;
     c.drafts =
         drafts_meanwhile(planner.stage_costs(c.candidate.split), stage, head.empty() ? 0 : head.at(1), request, needs);
   }

@@ -83,7 +83,7 @@ std::uint64_t Planner::memory_bytes(int board, std::int64_t layers, bool first, 
 std::int64_t Planner::most_layers(int board, Role role, std::uint64_t budget) const {
   const bool first = role == Role::first || role == Role::alone, last = role == Role::last || role == Role::alone;
   const BoardProfile& b = profile_.boards[static_cast<std::size_t>(board)];
-  if ((first && b.embedding.empty()) || (last && b.head.empty())) return 0;
+  if ((first && b.embedding.empty()) || (last && b.output_head.empty())) return 0;
   std::int64_t low = 0, high = manifest_.config.n_layers;
   while (low < high) {
     const std::int64_t k = (low + high + 1) / 2;
@@ -121,7 +121,7 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
     c.board = &profile_.boards[static_cast<std::size_t>(split.boards[s])];
     c.layers = split.layers[s];
     c.embedding = s == 0;
-    c.head = s + 1 == split.boards.size();
+    c.output_head = s + 1 == split.boards.size();
     c.scores = request_.workload.every_row;
     c.hop = profile_.hop_into(split.boards[s]);
     c.row_bytes = static_cast<double>(wire_row_bytes(request_.workload.wire, manifest_.config)) + sizeof(TokenId);
@@ -149,7 +149,7 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::in
   const bool first = role == Role::first || role == Role::alone;
   StageCost c = stage_costs({{board}, {layers}})[0];
   c.embedding = first;
-  c.head = role == Role::last || role == Role::alone;
+  c.output_head = role == Role::last || role == Role::alone;
   const std::int64_t n_chunks = (request_.prompt_tokens + chunk - 1) / chunk;
   for (std::int64_t i = 0; i < n_chunks; ++i) {
     const std::int64_t head_rows = request_.workload.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;

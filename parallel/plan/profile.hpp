@@ -1,4 +1,4 @@
-// What a cluster can do: times of layers, embedding and head on every board, memory, links. Measured by `jupiter
+// What a cluster can do: times of layers, embedding and output head on every board, memory, links. Measured by `jupiter
 // profile`, read by the planner and the simulator; a value that is saved as JSON.
 #pragma once
 
@@ -43,9 +43,9 @@ struct BoardProfile {
   std::string kernels;
   std::uint64_t memory_bytes = 0;  // that it may use: what was free, or the given budget
   LayerCost layer;
-  CostCurve embedding;  // empty: the board has no such shard
-  CostCurve head;       // up to 16 rows: more pass in pieces of so many
-  double score_s = 0;   // likelihood of a token from one row of logits, as evaluation wants it of every row
+  CostCurve embedding;    // empty: the board has no such shard
+  CostCurve output_head;  // up to 16 rows; more rows pass in pieces of 16
+  double score_s = 0;     // likelihood of a token from one row of logits, as evaluation wants it of every row
   TransferCost send;
   TransferCost receive;
   double wake_s = 0;  // what computing takes longer after a wait: sleeping cores, caches that others used

@@ -11,9 +11,10 @@ namespace jupiter {
 double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const {
   double s = static_cast<double>(layers) * board->layer.at(n, context);
   if (embedding) s += board->embedding.at(n);
-  if (head && head_rows > 0) {
+  if (output_head && head_rows > 0) {
     const std::int64_t last = (head_rows - 1) % kMaxDrawnRows + 1;
-    s += board->head.at(last) + static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->head.at(kMaxDrawnRows);
+    s += board->output_head.at(last) +
+         static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->output_head.at(kMaxDrawnRows);
     if (scores) s += static_cast<double>(head_rows) * board->score_s;
   }
   return s;
@@ -24,17 +25,17 @@ constexpr double kAnswerBytes = 100;  // of the last stage's answer, and of a fr
 }
 
 double StageCost::receive_s(std::int64_t n) const {
-  if (embedding && head) return 0;
+  if (embedding && output_head) return 0;
   return board->receive.at(kAnswerBytes + (embedding ? 0 : static_cast<double>(n) * row_bytes));
 }
 
 double StageCost::send_s(std::int64_t n) const {
-  if (embedding && head) return 0;
-  return board->send.at(kAnswerBytes + (head ? 0 : static_cast<double>(n) * row_bytes));
+  if (embedding && output_head) return 0;
+  return board->send.at(kAnswerBytes + (output_head ? 0 : static_cast<double>(n) * row_bytes));
 }
 
 double StageCost::decode_s(std::int64_t context) const {
-  return compute_s(1, context, 1) + (embedding && head ? 0 : board->wake_s);
+  return compute_s(1, context, 1) + (embedding && output_head ? 0 : board->wake_s);
 }
 
 double StageCost::arrive_s(std::int64_t n) const {

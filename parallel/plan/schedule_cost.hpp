@@ -14,12 +14,12 @@ struct StageCost {
   const BoardProfile* board = nullptr;
   std::int64_t layers = 0;
   bool embedding = false;
-  bool head = false;
-  bool scores = false;   // evaluation: every row that passes the head is scored
+  bool output_head = false;
+  bool scores = false;   // evaluation: every row that passes the output head is scored
   LinkProfile hop;       // into this stage; into the first one: the way of an answer back
   double row_bytes = 0;  // of the residual on the wire, tokens included
 
-  // n rows after `context` tokens, head_rows of them through the head, at most kMaxDrawnRows at a time.
+  // n rows after `context` tokens, head_rows of them through the output head, at most kMaxDrawnRows at a time.
   double compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const;
   // What moving n rows in and out keeps this stage from computing; at both ends of the pipeline one of them is an
   // answer.
@@ -41,7 +41,7 @@ struct StageTimes {
 void pass_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t context, std::int64_t head_rows,
                 std::span<StageTimes> times);
 
-// Time to the first token of a prompt in these chunks. every_row: all rows pass the head (evaluation).
+// Time to the first token of a prompt in these chunks. every_row: all rows pass the output head (evaluation).
 double prefill_s(std::span<const StageCost> stages, std::span<const std::int64_t> chunks, bool every_row = false);
 
 // Time of one plainly decoded token at this context.

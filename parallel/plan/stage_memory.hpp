@@ -30,7 +30,7 @@ struct Workload {
   bool drafts = true;           // speculative decoding
   std::int64_t draft_max = 16;  // drafted tokens of a segment
   Wire wire = Wire::exact;
-  bool every_row = false;              // evaluation: all rows of a prompt pass the head
+  bool every_row = false;              // evaluation: all rows of a prompt pass the output head
   std::uint64_t draft_file_bytes = 0;  // of the files with draft tables and heads
 };
 

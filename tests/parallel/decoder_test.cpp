@@ -36,11 +36,11 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
   decoder.open(1, options);
   std::vector<float> rows;
   const std::vector<float> hidden(16 * 4);
-  const HeadPass head = [&](std::span<const std::int64_t> wanted, bool) {
+  const OutputHeadPass head = [&](std::span<const std::int64_t> wanted, bool) {
     rows.clear();
     for (std::size_t i = 0; i < wanted.size(); ++i) rows.insert(rows.end(), kLogits.begin(), kLogits.end());
     const auto n = static_cast<std::int64_t>(wanted.size());
-    return HeadRows{{rows.data(), n, std::ssize(kLogits)}, {hidden.data(), n, 4}};
+    return OutputHeadRows{{rows.data(), n, std::ssize(kLogits)}, {hidden.data(), n, 4}};
   };
   Frame frame;
   frame.runs = {{1, 0, 1, FrameRun::sample | FrameRun::draft, 0, {}}};

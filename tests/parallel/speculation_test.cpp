@@ -280,8 +280,8 @@ TEST(Speculation, AVerdictAboutThePastOrNothingKnownIsPassedOver) {
   EXPECT_EQ(ring.stages[0]->forward(f).sequences.at(0).tokens, want.tokens);
 }
 
-TEST(HeadCost, ARowComesAlongWhereThatCostsLessThanAPassOfItsOwn) {
-  HeadCost cost;
+TEST(OutputHeadCost, ARowComesAlongWhereThatCostsLessThanAPassOfItsOwn) {
+  OutputHeadCost cost;
   const double before = cost.least_probability();
   EXPECT_GT(before, 0.05);
   EXPECT_LT(before, 0.3);
