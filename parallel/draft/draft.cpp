@@ -134,8 +134,8 @@ std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t coun
   return all;
 }
 
-void DraftMixer::see(std::span<const float> hidden) const {
-  if (blender_) blender_->see(hidden);
+void DraftMixer::set_hidden(std::span<const float> hidden) const {
+  if (blender_) blender_->set_hidden(hidden);
 }
 
 void DraftMixer::observe(DraftContext context, TokenId token) const {

@@ -112,7 +112,7 @@ class DraftMixer {
   // At most `count` tokens, each once, most likely first.
   std::vector<Proposal> propose(DraftContext context, std::size_t count, const DraftWorth& worth = {}) const;
   // Takes the hidden row that decides the next token; comes before observe() of that token.
-  void see(std::span<const float> hidden) const;
+  void set_hidden(std::span<const float> hidden) const;
   void observe(DraftContext context, TokenId token) const;
   NeuralUse neural_use() const;
   void prefetch(DraftContext decided) const;  // as NeuralDrafter::prefetch()

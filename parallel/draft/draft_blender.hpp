@@ -18,7 +18,7 @@ class DraftBlender {
       : network_(std::move(network)), source_(source), thrifty_(thrifty) {}
 
   // The hidden row, [dim], that decides the next token; comes before observe() of that token.
-  void see(std::span<const float> hidden) { hidden_.assign(hidden.begin(), hidden.end()); }
+  void set_hidden(std::span<const float> hidden) { hidden_.assign(hidden.begin(), hidden.end()); }
   void observe(DraftContext context, TokenId token);
   // On entry `proposals` holds what the others say follows `context`, on return what all say together.
   void blend(DraftContext context, const DraftWorth& worth, std::vector<Proposal>& proposals);

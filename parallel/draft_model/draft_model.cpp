@@ -98,7 +98,7 @@ std::optional<std::vector<DraftGuess>> DraftModel::step(DraftContext context, st
 bool DraftModel::pass(DraftContext context, std::int64_t first, std::int64_t rows, std::uint32_t flags,
                       const std::function<bool()>& should_yield) {
   Frame f;
-  f.runs.push_back({kSequence, static_cast<std::int32_t>(first), static_cast<std::int32_t>(rows), flags, 0, {}});
+  f.runs.push_back(FrameRun::consecutive(kSequence, first, rows, flags));
   const auto tokens = context.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
   f.tokens.assign(tokens.begin(), tokens.end());
   const auto on_layer_done = [&] {

@@ -55,7 +55,7 @@ void Scheduler::compute_prefix(std::vector<TokenId> prefix) {
   std::int64_t at = 0;
   for (const std::int64_t rows : options_.chunks(tokens)) {
     Frame f;
-    f.runs.push_back({sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), 0, 0, {}});
+    f.runs.push_back(FrameRun::consecutive(sequence, at, rows));
     f.tokens.assign(prefix.begin() + at, prefix.begin() + at + rows);
     at += rows;
     decode_frames_.push_back(false);

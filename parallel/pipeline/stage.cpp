@@ -1,4 +1,4 @@
-// The stage's way from a frame to the next one.
+// What a stage does with a frame: verdicts, pruning, places in the cache, layers, output head.
 #include "parallel/pipeline/stage.hpp"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace jupiter {
 
 namespace {
 
-// What is left of a frame that was given up: its runs, so that every stage and rank 0 know that it came by.
+// Empties a frame that was given up. Its runs stay, so that every later stage and rank 0 know that it came by.
 void drop_rows(Frame& frame) {
   frame.tokens.clear();
   frame.links.clear();
@@ -74,7 +74,7 @@ SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
   Sequence& s = sequence(id);
   if (close.kept_tokens > 0) {
     apply_verdicts();
-    if (close.verdict.node != 0) jupiter::settle(cache_, s, close.verdict);
+    if (close.verdict.node != 0) commit(cache_, s, close.verdict);
     if (s.length < close.kept_tokens) {
       throw PeerError("kept sequence " + std::to_string(id) + ": expected at least " +
                       std::to_string(close.kept_tokens) + " positions, found " + std::to_string(s.length));
@@ -91,7 +91,7 @@ void Stage::close_all() {
   while (!sequences_.empty()) close(sequences_.begin()->first, {});
 }
 
-// Makes room in the cache and says where each row's keys lie.
+// Makes room in the cache, and says where each row's keys and values go.
 std::vector<RowRun> Stage::place(Frame& frame) {
   std::vector<RowRun> runs;
   std::size_t link = 0;
@@ -126,12 +126,12 @@ std::vector<RowRun> Stage::place(Frame& frame) {
 void Stage::apply_verdicts() {
   for (const auto& [id, verdict] : verdicts_) {
     const auto it = sequences_.find(id);
-    if (it != sequences_.end()) jupiter::settle(cache_, it->second, verdict);
+    if (it != sequences_.end()) commit(cache_, it->second, verdict);
   }
   verdicts_.clear();
 }
 
-// Takes rows of trees out that can no longer be right.
+// Takes those rows of trees out of the frame that can no longer be right.
 void Stage::prune(Frame& frame) {
   if (frame.links.empty()) return;
   const std::size_t row_bytes = frame.residual.size() / frame.tokens.size();
@@ -140,7 +140,7 @@ void Stage::prune(Frame& frame) {
   for (FrameRun& run : frame.runs) {
     const bool tree = (run.flags & FrameRun::tree) != 0;
     const auto n = static_cast<std::size_t>(run.rows);
-    std::vector<NodeId> live;  // of this run: rows may hang on rows before them
+    std::vector<NodeId> live;  // in this run, because rows may descend from rows before them
     for (std::size_t i = 0; i < n; ++i, ++row) {
       if (tree) {
         const TreeLink& l = frame.links[link++];
@@ -163,8 +163,8 @@ void Stage::prune(Frame& frame) {
   frame.links = std::move(links);
 }
 
-// Whether verdicts that came while a frame is computed leave none of its rows alive. They are applied later, at its
-// end.
+// Whether the verdicts that came while the frame is computed leave none of its rows live. They are applied only when
+// the frame is done.
 bool Stage::is_stale(const Frame& frame) {
   if (verdicts_.empty()) return false;
   std::size_t link = 0;
@@ -180,11 +180,11 @@ bool Stage::is_stale(const Frame& frame) {
   return true;
 }
 
-FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
+FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_done) {
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return seconds_since(start); };
   for (const FrameRun& run : frame.runs) {
-    if (run.verdict.node != 0) settle(run.sequence, run.verdict);
+    if (run.verdict.node != 0) queue_verdict(run.sequence, run.verdict);
   }
   apply_verdicts();
   prune(frame);
@@ -199,13 +199,13 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
   }
   for (std::size_t i = 0; i < files_.layers().size() && alive; ++i) {
     forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
-    if (newer) {
-      newer();
+    if (on_layer_done) {
+      on_layer_done();
       alive = !std::exchange(given_up_, false) && !is_stale(frame);
     }
   }
   if (alive) {
-    for (const FrameRun& run : frame.runs) settle_decided(cache_, sequence(run.sequence));
+    for (const FrameRun& run : frame.runs) commit_decided(cache_, sequence(run.sequence));
   } else {
     drop_rows(frame);
   }
@@ -215,7 +215,7 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
       return pass_output_head(context, x, rows, logits);
     });
     for (const SequenceResult& r : result.sequences) {
-      if (r.verdict.node != 0) settle(r.sequence, r.verdict);
+      if (r.verdict.node != 0) queue_verdict(r.sequence, r.verdict);
     }
   } else if (alive) {
     frame.residual.resize(static_cast<std::size_t>(x.rows * wire_row_bytes(options_.wire, config_)));
@@ -238,7 +238,7 @@ void Stage::learn_widths() {
       const MatrixView<float> x(residual_.data(), rows, config_.dim);
       std::fill_n(residual_.data(), rows * config_.dim, 0.0f);
       Frame f;
-      f.runs.push_back({probe, 0, static_cast<std::int32_t>(rows), 0, 0, {}});
+      f.runs.push_back(FrameRun::consecutive(probe, 0, rows));
       const std::vector<RowRun> runs = place(f);
       const auto start = std::chrono::steady_clock::now();
       for (std::size_t l = 0; l < files_.layers().size(); ++l) {

@@ -109,12 +109,12 @@ void SingleTokens::row(std::span<const float> logits) {
 void sweep_single_tokens(Pipeline& pipeline, const std::vector<TokenId>& prefix, std::int64_t vocab_size,
                          const std::function<void(std::int64_t done)>& progress) {
   const SequenceId parent = pipeline.open({});
-  const auto position = static_cast<std::int32_t>(prefix.size());
+  const std::int64_t position = std::ssize(prefix);
   const std::int64_t max_rows = pipeline.limits().max_rows;
-  for (std::int32_t at = 0; at < position;) {
-    const auto rows = static_cast<std::int32_t>(std::min<std::int64_t>(position - at, max_rows));
+  for (std::int64_t at = 0; at < position;) {
+    const std::int64_t rows = std::min(position - at, max_rows);
     Frame f;
-    f.runs.push_back({parent, at, rows, 0, 0, {}});
+    f.runs.push_back(FrameRun::consecutive(parent, at, rows));
     f.tokens.assign(prefix.begin() + at, prefix.begin() + at + rows);
     pipeline.submit(std::move(f));
     at += rows;
@@ -128,7 +128,7 @@ void sweep_single_tokens(Pipeline& pipeline, const std::vector<TokenId>& prefix,
   for (std::int64_t token = 0; token < vocab_size;) {
     Frame f;
     for (std::size_t i = 0; i < places.size() && token < vocab_size; ++i, ++token) {
-      f.runs.push_back({places[i], position, 1, FrameRun::every_row, 0, {}});
+      f.runs.push_back(FrameRun::consecutive(places[i], position, 1, FrameRun::every_row));
       f.tokens.push_back(static_cast<TokenId>(token));
     }
     pipeline.submit(std::move(f));

@@ -43,7 +43,7 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
     return OutputHeadRows{{rows.data(), n, std::ssize(kLogits)}, {hidden.data(), n, 4}};
   };
   Frame frame;
-  frame.runs = {{1, 0, 1, FrameRun::sample | FrameRun::draft, 0, {}}};
+  frame.runs = {FrameRun::consecutive(1, 0, 1, FrameRun::sample | FrameRun::draft)};
   frame.tokens = {0};
   std::vector<std::int64_t> counts(kLogits.size());
   for (std::int64_t drawn = 0; drawn < kDraws;) {
@@ -52,7 +52,7 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
     for (const TokenId t : r.tokens) ++counts[static_cast<std::size_t>(t)];
     drawn += std::ssize(r.tokens);
     const Segment& s = r.segments.at(0);
-    frame.runs = {{1, 0, static_cast<std::int32_t>(s.tokens.size()), FrameRun::tree, s.epoch, r.verdict}};
+    frame.runs = {tree_run(1, s, r.verdict)};
     frame.tokens = s.tokens;
     frame.links = s.links;
   }

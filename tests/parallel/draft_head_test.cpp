@@ -128,7 +128,7 @@ std::vector<Proposal> after(TokenId right, bool thrifty, NeuralUse* use = nullpt
   const std::vector<float> hidden(4);
   drafter.observe({}, 0);
   for (int i = 0; i <= 40; ++i) {
-    drafter.see(hidden);
+    drafter.set_hidden(hidden);
     proposals = {{1, 0.5f, DraftSource::table}};
     drafter.blend(context, {1, token_s}, proposals);
     drafter.observe(context, right);

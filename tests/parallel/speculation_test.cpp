@@ -75,7 +75,7 @@ struct Ring {
 
 Frame prompt_frame(const std::vector<TokenId>& prompt, std::uint32_t flags) {
   Frame f;
-  f.runs = {{1, 0, static_cast<std::int32_t>(prompt.size()), flags, 0, {}}};
+  f.runs = {FrameRun::consecutive(1, 0, std::ssize(prompt), flags)};
   f.tokens = prompt;
   return f;
 }
@@ -98,8 +98,7 @@ Answer plain(const std::vector<TokenId>& prompt, std::int64_t count, const Sampl
     const FrameResult r = ring.stages[0]->forward(f);
     a.tokens.push_back(r.sequences.at(0).tokens.at(0));
     f = Frame{};
-    const auto position = prompt.size() + a.tokens.size() - 1;
-    f.runs = {{1, static_cast<std::int32_t>(position), 1, FrameRun::sample, 0, {}}};
+    f.runs = {FrameRun::consecutive(1, std::ssize(prompt) + std::ssize(a.tokens) - 1, 1, FrameRun::sample)};
     f.tokens = {a.tokens.back()};
   }
   a.digest = ring.close(1, count).logits_digest;
@@ -168,10 +167,10 @@ class RandomRun {
     Frame f = std::move(ring_.queues[r].front());
     ring_.queues[r].pop_front();
     const bool last = r + 1 == ring_.stages.size();
-    const auto newer = [&, r] {
+    const auto on_layer_done = [&, r] {
       while (!verdicts_.empty() && below(3) == 0) deliver(r);
     };
-    FrameResult result = ring_.stages[r]->forward(f, last ? std::function<void()>() : newer);
+    FrameResult result = ring_.stages[r]->forward(f, last ? std::function<void()>() : on_layer_done);
     if (!last) return ring_.queues[r + 1].push_back(std::move(f));
     for (const SequenceResult& s : result.sequences) {
       if (s.verdict.node != 0) verdicts_.push_back(s.verdict);
@@ -181,8 +180,8 @@ class RandomRun {
 
   // An early verdict to one stage; it stays in the list, so that others, or the same one, may get it later.
   void deliver(std::size_t r) {
-    ring_.stages[r]->settle(1, verdicts_[below(verdicts_.size())]);
-    ring_.stages[r]->settle(static_cast<SequenceId>(2 + below(5)), verdicts_[0]);  // of no open sequence
+    ring_.stages[r]->queue_verdict(1, verdicts_[below(verdicts_.size())]);
+    ring_.stages[r]->queue_verdict(static_cast<SequenceId>(2 + below(5)), verdicts_[0]);  // of no open sequence
     if (verdicts_.size() > 20) verdicts_.erase(verdicts_.begin());
   }
 
@@ -201,7 +200,7 @@ class RandomRun {
     const Segment s = std::move(segments_.front());
     segments_.pop_front();
     Frame f;
-    f.runs = {{1, 0, static_cast<std::int32_t>(s.tokens.size()), FrameRun::tree, s.epoch, verdict_}};
+    f.runs = {tree_run(1, s, verdict_)};
     f.tokens = s.tokens;
     f.links = s.links;
     ring_.queues[0].push_back(std::move(f));
@@ -274,8 +273,8 @@ TEST(Speculation, AVerdictAboutThePastOrNothingKnownIsPassedOver) {
   Ring ring(1, {});
   ring.open(1, {});
   Frame f = prompt_frame(kPrompt, FrameRun::sample);
-  ring.stages[0]->settle(1, {900, 800});
-  ring.stages[0]->settle(2, {1, 0});  // not open
+  ring.stages[0]->queue_verdict(1, {900, 800});
+  ring.stages[0]->queue_verdict(2, {1, 0});  // not open
   const auto want = plain(kPrompt, 1, {});
   EXPECT_EQ(ring.stages[0]->forward(f).sequences.at(0).tokens, want.tokens);
 }
