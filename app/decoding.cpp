@@ -70,7 +70,7 @@ void add_decoding_options(cxxopts::Options& options, const std::string& default_
   // clang-format off
   options.add_options("Decoding")
     ("decode", "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one", cxxopts::value<std::string>()->default_value(default_mode), "MODE")
-    ("spec-mode", "lap: one tree on its way round the ranks; continuous: several segments; auto", cxxopts::value<std::string>()->default_value("auto"), "MODE")
+    ("spec-mode", "continuous: several segments of the tree follow each other round the ranks; lap: one at a time, to compare with; auto: continuous", cxxopts::value<std::string>()->default_value("auto"), "MODE")
     ("draft", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the rank that the plan names, else the last one), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay", cxxopts::value<std::vector<std::string>>()->default_value("auto"), "LIST")
     ("draft-max", "Drafted tokens of a segment at most", cxxopts::value<int>()->default_value("16"), "N")
     ("draft-width", "Rows of a segment; 0: chosen from measured costs", cxxopts::value<int>()->default_value("0"), "N")
@@ -89,7 +89,7 @@ DecodingOptions read_decoding_options(const cxxopts::ParseResult& args) {
   if (accept != "exact" && accept != "typical") {
     throw wrong("--accept: expected exact or typical, found '" + accept + "'");
   }
-  // On one rank a lap is all there is; on several, segments that follow the first one fill stages that would wait.
+  // auto is continuous: on several ranks it fills stages that would wait in a lap, and on one rank both are the same.
   o.decode.mode = mode == "plain" ? DecodeMode::plain : spec == "lap" ? DecodeMode::lap : DecodeMode::continuous;
   o.decode.typical = accept == "typical";
   o.decode.draft_max = args["draft-max"].as<int>();
