@@ -34,7 +34,7 @@ struct FrameRun {
   std::int32_t rows = 0;
   std::uint32_t flags = 0;
   std::uint32_t epoch = 0;  // of the segment that became this run
-  Verdict verdict;          // tree: the newest that rank 0 knew
+  Verdict verdict = {};     // tree: the newest that rank 0 knew
 
   // Rows at consecutive positions.
   static FrameRun consecutive(SequenceId sequence, std::int64_t first_position, std::int64_t rows,
