@@ -111,34 +111,45 @@ std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) con
   return rows;
 }
 
-void Decoder::digest(State& s, std::span<const float> logits) {
+// Counts the row before the token at `position`.
+void Decoder::digest(State& s, std::int64_t position, std::span<const float> logits) {
+  s.invariants.row_digested(position);
   s.logits.update(logits.data(), logits.size_bytes());
   s.digests.push_back(s.logits.digest());
 }
 
-TokenId Decoder::draw(State& s, std::span<const float> logits) {
+// The token that follows the newest one, from the logits of the row that was computed from `row_token`.
+TokenId Decoder::draw(State& s, TokenId row_token, std::span<const float> logits) {
   const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
-  digest(s, logits);
-  const auto position = static_cast<std::int64_t>(history.size());
+  const std::int64_t position = std::ssize(history);
+  digest(s, position, logits);
+  std::optional<TokenId> plausible;
   if (s.speculation && s.options.decode.typical) {
     const TypicalAcceptance typical(kernels_, logits);
-    const auto child = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
-    if (child) return *child;
+    plausible = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
   }
-  return sample(kernels_, logits, s.options.sampling, history, position);
+  s.invariants.token_drawn(row_token, history.back(), plausible.has_value(), s.options.decode.typical);
+  return plausible ? *plausible : sample(kernels_, logits, s.options.sampling, history, position);
 }
 
-// Takes rows of consecutive positions. Those before known tokens are only digested; the last one may decide the next
-// token.
-void Decoder::advance_linear(Walk& w, std::size_t rows, const OutputHeadRows& passed, std::int64_t first) {
+// Takes `rows` rows of consecutive positions. Those before known tokens are only digested; the last one may decide the
+// next token. tokens: of the frame.
+void Decoder::advance_linear(Walk& w, std::span<const TokenId> tokens, std::size_t rows, const OutputHeadRows& passed,
+                             std::int64_t first) {
   State& s = *w.state;
-  const std::int64_t last = first + static_cast<std::int64_t>(rows) - 1;
-  w.digested = has(*w.run, FrameRun::digest) ? w.digested + static_cast<std::int64_t>(rows) : w.run->rows;
+  const std::int64_t count = static_cast<std::int64_t>(rows), last = first + count - 1;
+  const bool digests = has(*w.run, FrameRun::digest);
+  // Index in the run of the first row.
+  const std::int64_t begin = digests ? w.digested : w.run->rows - 1;
+  w.digested = begin + count;
   w.done = w.digested == w.run->rows;
   const bool draws = w.done && has(*w.run, FrameRun::sample);
-  for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) digest(s, row_of(passed.logits, row));
+  for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) {
+    digest(s, w.run->first_position + begin + (row - first) + 1, row_of(passed.logits, row));
+  }
   if (!draws) return;
-  const TokenId token = draw(s, row_of(passed.logits, last));
+  const TokenId row_token = tokens[static_cast<std::size_t>(w.first_row + w.run->rows - 1)];
+  const TokenId token = draw(s, row_token, row_of(passed.logits, last));
   if (s.speculation && has(*w.run, FrameRun::draft)) {
     s.speculation->set_hidden(row_of(passed.hidden, last));
     s.speculation->start(token, ends(s, token));
@@ -147,17 +158,20 @@ void Decoder::advance_linear(Walk& w, std::size_t rows, const OutputHeadRows& pa
   }
 }
 
-// Decides as many tokens as the rows at hand allow. Row first + i of those that passed belongs to rows[i].
-void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const OutputHeadRows& passed, std::int64_t first) {
+// Decides as many tokens as the rows at hand allow. Row first + i of those that passed belongs to rows[i] of the frame,
+// whose tokens are `tokens`.
+void Decoder::advance(Walk& w, std::span<const TokenId> tokens, std::span<const std::int64_t> rows,
+                      const OutputHeadRows& passed, std::int64_t first) {
   State& s = *w.state;
-  if (!has(*w.run, FrameRun::tree)) return advance_linear(w, rows.size(), passed, first);
+  if (!has(*w.run, FrameRun::tree)) return advance_linear(w, tokens, rows.size(), passed, first);
   for (;;) {
     const auto next = s.speculation->next_row();
     if (!next) break;
-    const auto at = std::find(rows.begin(), rows.end(), w.first_row + static_cast<std::int64_t>(*next));
+    const std::int64_t frame_row = w.first_row + static_cast<std::int64_t>(*next);
+    const auto at = std::find(rows.begin(), rows.end(), frame_row);
     if (at == rows.end()) return;
     const std::int64_t row = first + (at - rows.begin());
-    const TokenId token = draw(s, row_of(passed.logits, row));
+    const TokenId token = draw(s, tokens[static_cast<std::size_t>(frame_row)], row_of(passed.logits, row));
     s.speculation->set_hidden(row_of(passed.hidden, row));
     s.speculation->accept(token, ends(s, token));
   }
@@ -259,7 +273,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const OutputHead
     output_head_cost_.observe(std::ssize(rows), seconds_since(start));
     std::int64_t first = 0;
     for (auto& [walk, rows_of_walk] : asked) {
-      advance(*walk, rows_of_walk, passed, first);
+      advance(*walk, frame.tokens, rows_of_walk, passed, first);
       first += std::ssize(rows_of_walk);
     }
   }

@@ -85,7 +85,8 @@ class Decoder {
     std::chrono::steady_clock::time_point root_sent;  // when the newest tree's root left, whose lap is timed
     bool root_on_way = false;
     std::chrono::steady_clock::time_point segments_sent;  // when the newest segments left
-    std::uint64_t newest_frame = 0;                       // number of the newest frame that has rows of it
+    DrawInvariants invariants;
+    std::uint64_t newest_frame = 0;  // number of the newest frame that has rows of it
   };
   // A run on its way through the output head.
   struct Walk {
@@ -100,12 +101,14 @@ class Decoder {
   void time_lap(const Walk& walk, const Frame& frame, double spent_s);
   void take_rows(const Frame& frame, std::vector<Walk>& walks);
   std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit) const;
-  void advance(Walk& walk, std::span<const std::int64_t> rows, const OutputHeadRows& passed, std::int64_t first);
-  void advance_linear(Walk& walk, std::size_t rows, const OutputHeadRows& passed, std::int64_t first);
-  static void digest(State& state, std::span<const float> logits);
+  void advance(Walk& walk, std::span<const TokenId> tokens, std::span<const std::int64_t> rows,
+               const OutputHeadRows& passed, std::int64_t first);
+  void advance_linear(Walk& walk, std::span<const TokenId> tokens, std::size_t rows, const OutputHeadRows& passed,
+                      std::int64_t first);
+  static void digest(State& state, std::int64_t position, std::span<const float> logits);
   void show_rows(const Walk& walk, const OutputHeadPass& pass) const;
   void show_hidden(const Walk& walk, const OutputHeadPass& pass) const;
-  TokenId draw(State& state, std::span<const float> logits);
+  TokenId draw(State& state, TokenId row_token, std::span<const float> logits);
   int active_sequences() const;
   PipelineLoad load_of(const Frame& frame) const;
   static bool ends(const State& state, TokenId token);

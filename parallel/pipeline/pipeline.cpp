@@ -60,6 +60,7 @@ void StageRunner::compute(Message&& message, const std::function<void()>& on_lay
 }
 
 void StageRunner::process(Message&& message, const std::function<void()>& on_layer_done) {
+  invariants_.message_came(message.id);
   switch (message.kind) {
     case MessageKind::open: {
       const Opened opened = decode_open(message);
@@ -110,6 +111,7 @@ void Pipeline::take_answers() {
   const auto take = [&](const Message& m) {
     if (m.kind == MessageKind::result) {
       results_.push_back(decode_result(m, stage_.limits()));
+      invariants_.result_came(m.id, results_.back());
       if (!results_.back().late) ++answered_;
       for (const SequenceResult& r : results_.back().sequences) {
         if (r.verdict.node != 0) stage_.queue_verdict(r.sequence, r.verdict);
@@ -155,6 +157,7 @@ void Pipeline::submit(Frame&& frame) {
     wait_for([&] { return in_flight() < options_.max_in_flight; });
   }
   ++submitted_;
+  invariants_.frame_submitted(next_id_);
   runner_.process(encode(frame, next_id_++), [this] { take_answers(); });
   take_answers();
 }

@@ -7,6 +7,7 @@
 
 #include "parallel/comm/channel.hpp"
 #include "parallel/comm/trace.hpp"
+#include "parallel/pipeline/invariants.hpp"
 #include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
@@ -58,6 +59,7 @@ class StageRunner {
   std::optional<SendChannel> out_;
   std::vector<SendChannel> verdicts_;  // last rank only: to the stages between the first one and itself
   std::deque<Message> answers_;
+  RingInvariants invariants_;
 };
 
 // What a rank does while it waits.
@@ -118,6 +120,7 @@ class Pipeline {
   SequenceId next_sequence_ = 1;
   std::uint64_t next_id_ = 1;
   std::int64_t submitted_ = 0, answered_ = 0, taken_ = 0;
+  RingInvariants invariants_;
   double wait_s_ = 0;
 };
 

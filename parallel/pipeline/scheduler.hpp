@@ -20,6 +20,7 @@
 #include "parallel/pipeline/kv_account.hpp"
 #include "parallel/pipeline/pipeline.hpp"
 #include "parallel/pipeline/prefix_cache.hpp"
+#include "parallel/pipeline/segment_queue.hpp"
 
 namespace jupiter {
 
@@ -97,8 +98,7 @@ class Scheduler {
     std::int64_t sent = 0;            // positions of the prompt, shared ones included
     bool decoding = false;            // the prompt is on its way
     std::optional<TokenId> next;      // plain decoding: to be sent
-    std::deque<Segment> segments;     // speculation: to be sent
-    Verdict verdict;
+    SegmentQueue segments;            // speculation: to be sent
     // Rows of tokens that the answer had already start here; they count in its digest again.
     std::int64_t first_digest_row() const { return std::ssize(job->request.prompt) - 1; }
   };
@@ -132,7 +132,7 @@ class Scheduler {
   std::int64_t add_decodes(Frame& frame);
   void add_prompts(Frame& frame, std::int64_t decoding_rows);
   void add_chunk(Frame& frame, Active& a, std::int64_t rows);
-  static void add_segment(Frame& frame, Active& a);
+  void add_segment(Frame& frame, Active& a);
   void set_chunks(Active& a) const;
 
   bool submit_next();
@@ -157,6 +157,7 @@ class Scheduler {
   std::deque<Closing> closing_;
   std::deque<bool> decode_frames_;  // frames on their way: whether rows decode in them
   std::int64_t decodes_in_flight_ = 0;
+  RingInvariants invariants_;
 };
 
 }  // namespace jupiter

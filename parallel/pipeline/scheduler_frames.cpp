@@ -25,9 +25,8 @@ void Scheduler::set_chunks(Active& a) const {
 }
 
 void Scheduler::add_segment(Frame& f, Active& a) {
-  const Segment s = std::move(a.segments.front());
-  a.segments.pop_front();
-  f.runs.push_back(tree_run(a.sequence, s, a.verdict));
+  const Segment s = a.segments.pop(invariants_);
+  f.runs.push_back(tree_run(a.sequence, s, a.segments.verdict()));
   f.tokens.insert(f.tokens.end(), s.tokens.begin(), s.tokens.end());
   f.links.insert(f.links.end(), s.links.begin(), s.links.end());
 }

@@ -76,6 +76,8 @@ void Speculation::read(std::span<const TokenId> prompt) {
 
 void Speculation::arrive(const FrameRun& run, std::span<const TreeLink> links) {
   if (run.epoch == epoch_ && outstanding_ > 0) --outstanding_;
+  invariants_.segment_came_back(run.epoch);
+  invariants_.outstanding_is(outstanding_);
   arrived_.assign(links.begin(), links.end());
   if (!links.empty()) {
     ++stats_.steps;
@@ -138,9 +140,10 @@ void Speculation::descend_to(NodeId id) {
 
 void Speculation::accept(TokenId token, bool last) {
   const Node* hit = child(token);
+  const bool is_hit = hit != nullptr;
   const std::size_t depth = std::min(depth_, DraftStats::kDepths - 1);
   if (verdict_.node != 0) ++stats_.reached[depth];
-  if (hit != nullptr) {
+  if (is_hit) {
     ++stats_.accepted;
     ++stats_.accepted_by[static_cast<std::size_t>(hit->source)];
     ++stats_.right[depth];
@@ -159,6 +162,7 @@ void Speculation::accept(TokenId token, bool last) {
   history_.push_back(token);
   fresh_.push_back(token);
   ended_ = last;
+  invariants_.token_decided(is_hit, verdict_.node, epoch_, std::ssize(history_), last);
 }
 
 void Speculation::expand(Growth& g, std::int32_t index) {
@@ -337,6 +341,7 @@ void Speculation::extend(SequenceResult& r, const StepCost& cost, const Pipeline
     for (std::size_t i = at; i < end; ++i) expected += nodes[i].joint;
     if (root_sent_ && outstanding_ > 0 && expected < kLeastSegment) break;
     send(std::span(nodes).subspan(at, end - at), ids, r.segments);
+    invariants_.segment_sent(r.segments.back(), late, cost.stages());
     at = end;
   }
 }

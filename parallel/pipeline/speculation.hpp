@@ -12,21 +12,11 @@
 
 #include "kernels/sampler.hpp"
 #include "parallel/draft/draft.hpp"
-#include "parallel/pipeline/frame.hpp"
+#include "parallel/pipeline/decode_options.hpp"
+#include "parallel/pipeline/invariants.hpp"
 #include "parallel/pipeline/step_cost.hpp"
 
 namespace jupiter {
-
-enum class DecodeMode : std::uint8_t { plain = 0, lap = 1, continuous = 2 };
-
-// How a sequence is decoded. It travels to all stages when the sequence opens.
-struct DecodeOptions {
-  DecodeMode mode = DecodeMode::plain;
-  bool typical = false;           // accept drafts that are plausible, not only drawn ones (Cai et al., Medusa, 2024)
-  std::int32_t draft_max = 16;    // most nodes of a segment besides its root
-  std::int32_t fixed_width = 0;   // rows of a segment; 0: chosen by measured cost
-  std::int64_t end_position = 0;  // tokens at this position and later are not computed
-};
 
 struct DraftStats {
   static constexpr std::size_t kDepths = 16;
@@ -51,7 +41,8 @@ struct PipelineLoad {
 
 class Speculation {
  public:
-  Speculation(const DecodeOptions& options, DraftMixer drafters) : options_(options), drafters_(std::move(drafters)) {}
+  Speculation(const DecodeOptions& options, DraftMixer drafters)
+      : options_(options), drafters_(std::move(drafters)), invariants_(options) {}
 
   // Takes tokens of the prompt; drafters see them, too.
   void read(std::span<const TokenId> prompt);
@@ -128,6 +119,7 @@ class Speculation {
   double token_s_ = 0;           // seconds that a token takes at present
   std::vector<TokenId> fresh_;   // decided tokens that were not reported yet
   DraftStats stats_;
+  SpeculationInvariants invariants_;
 };
 
 }  // namespace jupiter

@@ -11,6 +11,7 @@
 #include "kernels/block.hpp"
 #include "kernels/wire.hpp"
 #include "parallel/pipeline/decoder.hpp"
+#include "parallel/pipeline/invariants.hpp"
 #include "parallel/plan/stage_memory.hpp"
 
 namespace jupiter {
@@ -60,10 +61,14 @@ class Stage {
  private:
   std::vector<RowRun> place(Frame& frame);
   void apply_verdicts();
+  void apply(SequenceId id, Sequence& sequence, const Verdict& verdict);
+  void apply_decided(SequenceId id, Sequence& sequence);
   void prune(Frame& frame);
   bool is_stale(const Frame& frame);
-  OutputHeadRows pass_output_head(const BlockContext& context, MatrixView<const float> x,
-                                  std::span<const std::int64_t> rows, bool with_logits);
+  bool compute_layers(const Frame& frame, const std::vector<RowRun>& runs, MatrixView<float> x,
+                      const std::function<void()>& on_layer_done);
+  OutputHeadRows pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows, bool with_logits);
+  BlockContext context() { return {rt_, config_, cache_, rope_, scratch_}; }
   void add_cost(Frame& frame, double seconds);
   Sequence& sequence(SequenceId id);
 
@@ -79,6 +84,7 @@ class Stage {
   std::map<SequenceId, Sequence> sequences_;
   std::vector<std::pair<SequenceId, Verdict>> verdicts_;  // queued until the next frame boundary
   Decoder decoder_;
+  StageInvariants invariants_;
   bool given_up_ = false;
   double compute_s_ = 0;
 };
