@@ -9,6 +9,8 @@
 
 #include "io/files.hpp"
 #include "io/json_fields.hpp"
+#include "parallel/draft/draft_blender.hpp"
+#include "parallel/draft/draft_head.hpp"
 #include "parallel/draft/draft_table.hpp"
 
 namespace jupiter {
@@ -68,7 +70,7 @@ void DecodingOptions::declare(OptionSet& options) {
   // clang-format off
   options.group("Decoding");
   options.choice("decode", drafts_wanted, {{"spec", true}, {"plain", false}}, "spec: drafted tokens are verified many at a time, the text stays the same; plain: one by one");
-  options.choice("spec-mode", spec_mode, {{"auto", DecodeMode::continuous}, {"lap", DecodeMode::lap}, {"continuous", DecodeMode::continuous}}, "lap: one tree on its way round the ranks; continuous: several segments, of which one rank alone has one at a time; auto: continuous");
+  options.choice("spec-mode", spec_mode, {{"auto", DecodeMode::continuous}, {"lap", DecodeMode::lap}, {"continuous", DecodeMode::continuous}}, "continuous: several segments of the tree follow each other round the ranks; lap: one at a time, to compare with; auto: continuous");
   options.texts("draft", draft_texts, "LIST", "What drafts: lookup (earlier text), table or table=FILE, heads or heads=FILE (what train-draft made), model=DIR (a smaller model of the same vocabulary, on the rank that the plan names, else the last one), oracle:RATE:RUN.json (tests); auto: lookup, and what the model folder's draft.h5 has, heads only where they pay");
   options.number("draft-max", decode.draft_max, {0, kMaxDraftNodes - 1}, "N", "Drafted tokens of a segment at most");
   options.number("draft-width", decode.fixed_width, {0, kMaxDraftNodes}, "N", "Rows of a segment; 0: chosen from measured costs");
@@ -123,21 +125,21 @@ DrafterMaker table_maker(const std::shared_ptr<const DraftData>& data) {
 
 // The heads of a file: the sequential one, or Medusa's.
 DrafterMaker head_maker(const DraftData& data, const std::string& file, const Stage& stage, bool thrifty) {
-  std::shared_ptr<const HeadMaker> maker;
-  if (data.head) {
-    maker = sequential_head(stage.runtime(), *data.head, stage.output_head());
+  std::shared_ptr<const NeuralDrafterFactory> maker;
+  if (data.sequential) {
+    maker = sequential_head_drafters(stage.runtime(), *data.sequential, stage.output_head());
   } else if (data.medusa) {
-    maker = medusa_heads(stage.runtime(), *data.medusa, data.identity.dim);
+    maker = medusa_head_drafters(stage.runtime(), *data.medusa, data.identity.dim);
   } else {
     throw FormatError(file, "head or medusa", "a group", "none");
   }
   return [maker, thrifty](DraftMixer& mixer) {
-    mixer.set_head(std::make_shared<HeadDrafter>(maker->make(), DraftSource::heads, thrifty));
+    mixer.set_neural(std::make_shared<DraftBlender>(maker->make(), DraftSource::heads, thrifty));
   };
 }
 
 DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const Manifest& manifest, DraftFiles& files,
-                           const Stage& stage, const std::shared_ptr<const HeadMaker>& model) {
+                           const Stage& stage, const std::shared_ptr<const NeuralDrafterFactory>& model) {
   if (c.source == DraftSource::lookup) {
     return [](DraftMixer& mixer) { mixer.add(std::make_shared<LookupDrafter>()); };
   }
@@ -148,7 +150,7 @@ DrafterMaker drafter_maker(const DraftChoice& c, const DecodingOptions& o, const
   }
   if (c.source == DraftSource::model) {
     return [model](DraftMixer& mixer) {
-      mixer.set_head(std::make_shared<HeadDrafter>(model->make(), DraftSource::model, true));
+      mixer.set_neural(std::make_shared<DraftBlender>(model->make(), DraftSource::model, true));
     };
   }
   const std::filesystem::path file = c.file.empty() ? files.own() : std::filesystem::path(c.file);
@@ -183,14 +185,14 @@ std::uint64_t draft_file_bytes(const DecodingOptions& o, const std::filesystem::
 }
 
 DrafterFactory make_drafters(const DecodingOptions& o, const Manifest& manifest, const std::filesystem::path& folder,
-                             const Stage& stage, std::shared_ptr<const HeadMaker> model) {
+                             const Stage& stage, std::shared_ptr<const NeuralDrafterFactory> model) {
   DraftFiles files(manifest, folder);
   std::vector<DrafterMaker> makers;
   for (const DraftChoice& c : o.drafts) makers.push_back(drafter_maker(c, o, manifest, files, stage, model));
   if (o.auto_draft && std::filesystem::exists(files.own())) {
     const auto data = files.read(files.own());
     makers.push_back(table_maker(data));
-    if (data->head || data->medusa) makers.push_back(head_maker(*data, files.own().string(), stage, true));
+    if (data->sequential || data->medusa) makers.push_back(head_maker(*data, files.own().string(), stage, true));
   }
   return [makers] {
     DraftMixer mixer;
@@ -230,7 +232,7 @@ nlohmann::ordered_json draft_json(const DraftStats& s) {
     j["by_drafter"][std::string(name(static_cast<DraftSource>(i)))] = {{"sent", s.sent_by[i]},
                                                                        {"accepted", s.accepted_by[i]}};
   }
-  if (s.head.asked > 0) j["head"] = {{"asked", s.head.asked}, {"head_s", s.head.seconds}};
+  if (s.neural.asked > 0) j["head"] = {{"asked", s.neural.asked}, {"head_s", s.neural.seconds}};
   std::vector<double> rates;
   for (std::size_t i = 0; i < DraftStats::kDepths && s.reached[i] > 0; ++i) {
     rates.push_back(static_cast<double>(s.right[i]) / static_cast<double>(s.reached[i]));

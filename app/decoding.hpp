@@ -6,7 +6,7 @@
 
 #include "app/options.hpp"
 #include "io/model/manifest.hpp"
-#include "parallel/draft/draft_head.hpp"
+#include "parallel/draft/neural_drafter.hpp"
 #include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
@@ -46,7 +46,7 @@ std::uint64_t draft_file_bytes(const DecodingOptions& options, const std::filesy
 // there is one. FormatError where a file is not for this model.
 DrafterFactory make_drafters(const DecodingOptions& options, const Manifest& manifest,
                              const std::filesystem::path& folder, const Stage& stage,
-                             std::shared_ptr<const HeadMaker> model);
+                             std::shared_ptr<const NeuralDrafterFactory> model);
 
 // Lines for --stats: tokens a step, how often each drafter and each depth was right, what drafting and rejected rows
 // took. tokens: of the answer; decode_s: all its time after the first token.

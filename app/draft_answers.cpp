@@ -174,7 +174,7 @@ void DraftAnswers::answer(Scheduler& scheduler, ProgressBar& bar, std::size_t i,
   scheduler.add(std::move(request));
 }
 
-void DraftAnswers::read(DraftCounts& counts, HeadAnswers& answers, std::int64_t context_tokens) const {
+void DraftAnswers::read(NgramCounts& counts, TrainingAnswers& answers, std::int64_t context_tokens) const {
   const auto context = static_cast<std::size_t>(context_tokens);
   counts.add(text_, 0);
   const std::size_t stretch = std::min(kTextStretch, context);

@@ -6,8 +6,8 @@
 #include "app/engine.hpp"
 #include "app/request_file.hpp"
 #include "io/progress.hpp"
-#include "parallel/train/draft_training.hpp"
-#include "parallel/train/head_data.hpp"
+#include "parallel/train/draft_head_data.hpp"
+#include "parallel/train/ngram_training.hpp"
 
 namespace jupiter {
 
@@ -41,7 +41,7 @@ class DraftAnswers {
   const std::string& made_from() const { return made_from_; }
   // What the answers (or the text) count; and the answers themselves (or stretches of the text).
   // Of longer ones than the context the head sees the beginning.
-  void read(DraftCounts& counts, HeadAnswers& answers, std::int64_t context_tokens) const;
+  void read(NgramCounts& counts, TrainingAnswers& answers, std::int64_t context_tokens) const;
   // They are in the draft file now.
   void remove_checkpoint();
 

@@ -141,7 +141,7 @@ void Engine::claim(const EngineOptions& options) {
     m.process -= std::min(m.process, resident_memory());
     mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi_.stages())),
             "", 0};
-    if (part_.embedding || (part_.head && config().tied_embeddings)) {
+    if (part_.embedding || (part_.output_head && config().tied_embeddings)) {
       mine.file = file_identity((std::filesystem::path(options.model) / embed_file_name()).string());
       mine.file_bytes = manifest_.file(embed_file_name()).mapped_bytes();
     }
@@ -221,11 +221,11 @@ void Engine::load_drafters(const EngineOptions& options) {
           std::make_unique<DraftServer>(mpi_, last, std::move(model), stage_->limits(), DraftServer::Enough{});
     return;
   }
-  std::unique_ptr<HeadMaker> head;
-  if (model) head = draft_model_head(std::move(model));
-  if (folder && !head) head = remote_draft_head(mpi_, draft_rank(), stage_->limits());
+  std::unique_ptr<NeuralDrafterFactory> drafter;
+  if (model) drafter = local_model_drafters(std::move(model));
+  if (folder && !drafter) drafter = remote_model_drafters(mpi_, draft_rank(), stage_->limits());
   stage_->learn_widths();
-  stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(head)));
+  stage_->set_drafters(make_drafters(options.decoding, manifest_, options.model, *stage_, std::move(drafter)));
 }
 
 }  // namespace jupiter

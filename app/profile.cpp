@@ -72,7 +72,7 @@ ModelPart shards_here(const fs::path& folder, const Manifest& m) {
     throw FormatError(folder.string(), "shards", "at least one layer on every board", "none");
   }
   best.embedding = fs::exists(folder / embed_file_name());
-  best.head = fs::exists(folder / output_file_name()) && (best.embedding || !m.config.tied_embeddings);
+  best.output_head = fs::exists(folder / output_file_name()) && (best.embedding || !m.config.tied_embeddings);
   return best;
 }
 
@@ -220,8 +220,9 @@ ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments) {
       std::cerr << fmt::format(
           "{}:{}  layer of 1 row {:.3f} ms, of 128 rows {:.2f} ms, head {:.2f} ms, {} MiB, spread {:.0f} %, "
           "fit error {:.0f} %{}\n",
-          b.host, b.slot, b.layer.at(1, 0) * 1e3, b.layer.at(128, 0) * 1e3, b.head.at(1) * 1e3, b.memory_bytes >> 20,
-          b.spread * 100, b.layer.fit_error * 100, b.spread > 0.3 ? "  UNSTEADY: load or heat?" : "");
+          b.host, b.slot, b.layer.at(1, 0) * 1e3, b.layer.at(128, 0) * 1e3, b.output_head.at(1) * 1e3,
+          b.memory_bytes >> 20, b.spread * 100, b.layer.fit_error * 100,
+          b.spread > 0.3 ? "  UNSTEADY: load or heat?" : "");
     }
   }
   barrier(mpi);

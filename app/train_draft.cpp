@@ -9,7 +9,7 @@
 #include "app/draft_answers.hpp"
 #include "io/hash.hpp"
 #include "parallel/comm/collectives.hpp"
-#include "parallel/train/head_session.hpp"
+#include "parallel/train/draft_head_session.hpp"
 
 namespace jupiter {
 
@@ -53,19 +53,19 @@ class Trainer {
   ExitCode run(Scheduler& scheduler, Pipeline& pipeline, const Scheduler::Options& scheduling,
                const std::string& hidden_key) {
     if (const ExitCode code = answers_.run(scheduler); code != ExitCode::ok) return code;
-    answers_.read(counts_, head_answers_, scheduling.context_tokens);
-    if (!wants_head()) head_answers_ = {};
+    answers_.read(counts_, training_answers_, scheduling.context_tokens);
+    if (!wants_head()) training_answers_ = {};
     try {
       sweep(pipeline);
-      if (wants_head() && head_answers_.key() != hidden_key) show_hidden(pipeline, scheduling);
+      if (wants_head() && training_answers_.key() != hidden_key) show_hidden(pipeline, scheduling);
     } catch (const Error& e) {
       if (e.code() != interrupted_by()) throw;
     }
     return interrupted_by();
   }
 
-  bool wants_head() const { return options_.epochs > 0 && !head_answers_.windows.empty(); }
-  HeadAnswers take_answers() { return std::move(head_answers_); }
+  bool wants_head() const { return options_.epochs > 0 && !training_answers_.windows.empty(); }
+  TrainingAnswers take_answers() { return std::move(training_answers_); }
 
   void write(std::span<const NextTokens> singles, std::optional<SequentialHead> head) {
     DraftData data = empty_draft(manifest_);
@@ -75,7 +75,7 @@ class Trainer {
       data.tables[i] = counts_.table(i + 1, kLeastCount[i], kMostContexts[i]);
     }
     data.tables[0] = blend_single(data.tables[0], singles);
-    data.head = std::move(head);
+    data.sequential = std::move(head);
     write_draft(options_.output, data);
     answers_.remove_checkpoint();
     std::error_code ignored;
@@ -103,10 +103,10 @@ class Trainer {
   void show_hidden(Pipeline& pipeline, const Scheduler::Options& scheduling) {
     ProgressBar bar("train-draft", "hidden rows of answers");
     submit_windows(
-        pipeline, head_answers_.tokens, head_answers_.windows, scheduling.chunks,
+        pipeline, training_answers_.tokens, training_answers_.windows, scheduling.chunks,
         [&](std::size_t done) {
           stop_if_interrupted();
-          bar.update(done, head_answers_.windows.size());
+          bar.update(done, training_answers_.windows.size());
         },
         FrameRun::hidden);
   }
@@ -114,8 +114,8 @@ class Trainer {
   const TrainOptions& options_;
   const Manifest& manifest_;
   DraftAnswers answers_;
-  DraftCounts counts_;
-  HeadAnswers head_answers_;
+  NgramCounts counts_;
+  TrainingAnswers training_answers_;
 };
 
 // Collective. None where the head is not wanted, or a signal came.
@@ -124,23 +124,23 @@ std::optional<SequentialHead> train_head(const TrainOptions& o, Engine& engine, 
   const MpiSession& mpi = engine.mpi();
   const bool wanted = broadcast(mpi, trainer != nullptr && trainer->wants_head());
   if (!wanted) return std::nullopt;
-  HeadAnswers answers = trainer != nullptr ? trainer->take_answers() : HeadAnswers{};
+  TrainingAnswers answers = trainer != nullptr ? trainer->take_answers() : TrainingAnswers{};
   const std::string key = broadcast(mpi, answers.key());
   const std::int64_t rows = broadcast(mpi, answers.rows());
   if (hidden != nullptr && hidden->found() != key) hidden->finish(key, rows);
   std::optional<ThreadPool> own;  // ranks that hold no layers have none
   if (!mpi.holds_layers()) own.emplace(ThreadPool::Options{.threads = default_threads(mpi), .share_cores = true});
   const Runtime rt{kernels(), own ? *own : engine.pool()};
-  HeadSources sources;
+  DraftHeadSources sources;
   if (hidden != nullptr) sources = {hidden, &engine.stage().output_head()};
-  HeadSessionOptions session_options;
+  DraftHeadSessionOptions session_options;
   session_options.units = o.units;
   session_options.vocabulary = o.vocabulary;
   session_options.epochs = o.epochs;
   session_options.seed = o.seed;
   session_options.state = o.state();
   session_options.deadline = o.engine.timeout();
-  HeadSession session(mpi, rt, engine.config(), std::move(answers), sources, session_options);
+  DraftHeadSession session(mpi, rt, engine.config(), std::move(answers), sources, session_options);
   auto head = session.run([&](const std::string& line) {
     if (mpi.rank() == 0) std::cerr << line << "\n";
   });

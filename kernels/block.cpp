@@ -140,21 +140,22 @@ void embed(const BlockContext& c, const PackedMatrix& embedding, std::span<const
   round_residual(c.rt, c.config.residual, x, "the embedding");
 }
 
-MatrixView<const float> final_norm(const BlockContext& c, const HeadWeights& head, MatrixView<const float> x,
+MatrixView<const float> final_norm(const BlockContext& c, const OutputHeadWeights& w, MatrixView<const float> x,
                                    std::span<const std::int64_t> rows) {
   const auto n = static_cast<std::int64_t>(rows.size());
   const MatrixView<float> normed = c.scratch.view(c.scratch.normed, n, c.config.dim);
   for (std::int64_t i = 0; i < n; ++i) {
-    c.rt.kernels.rms_norm(x.row(rows[static_cast<std::size_t>(i)]), head.norm, c.config.dim, c.config.norm_eps,
+    c.rt.kernels.rms_norm(x.row(rows[static_cast<std::size_t>(i)]), w.norm, c.config.dim, c.config.norm_eps,
                           normed.row(i));
   }
   return normed;
 }
 
-MatrixView<const float> forward_head(const BlockContext& c, const HeadWeights& head, MatrixView<const float> x,
-                                     std::span<const std::int64_t> rows, MatrixView<float> logits) {
-  const MatrixView<const float> normed = final_norm(c, head, x, rows);
-  multiply(c.rt, c.scratch.input, normed, std::array{Product{head.output, logits}});
+MatrixView<const float> forward_output_head(const BlockContext& c, const OutputHeadWeights& w,
+                                            MatrixView<const float> x, std::span<const std::int64_t> rows,
+                                            MatrixView<float> logits) {
+  const MatrixView<const float> normed = final_norm(c, w, x, rows);
+  multiply(c.rt, c.scratch.input, normed, std::array{Product{w.output, logits}});
   return normed;
 }
 

@@ -46,11 +46,12 @@ void embed(const BlockContext& context, const PackedMatrix& embedding, std::span
            MatrixView<float> x);
 
 // x[rows[i]] after the final norm; lies in the scratch until its next use.
-MatrixView<const float> final_norm(const BlockContext& context, const HeadWeights& head, MatrixView<const float> x,
-                                   std::span<const std::int64_t> rows);
+MatrixView<const float> final_norm(const BlockContext& context, const OutputHeadWeights& weights,
+                                   MatrixView<const float> x, std::span<const std::int64_t> rows);
 // logits[i] = output head of x[rows[i]]: final norm, then [vocab_size].
 // Returns the rows between the two, as final_norm does.
-MatrixView<const float> forward_head(const BlockContext& context, const HeadWeights& head, MatrixView<const float> x,
-                                     std::span<const std::int64_t> rows, MatrixView<float> logits);
+MatrixView<const float> forward_output_head(const BlockContext& context, const OutputHeadWeights& weights,
+                                            MatrixView<const float> x, std::span<const std::int64_t> rows,
+                                            MatrixView<float> logits);
 
 }  // namespace jupiter

@@ -1,4 +1,4 @@
-// A tail holds a few dozen nodes at most: plain searches are the fastest ones.
+// A tail holds a few dozen nodes at most, so plain searches are the fastest ones.
 #include "kernels/token_tree.hpp"
 
 #include <algorithm>
@@ -39,8 +39,8 @@ void release_spare(KvCache& cache, Sequence& s) {
   for (; !s.spare.empty(); s.spare.pop_back()) cache.release(s.spare.back());
 }
 
-// Makes the path to `id` part of the committed positions and drops nodes that do not descend from it.
-void commit(KvCache& cache, Sequence& s, NodeId id) {
+// Makes the path to node `id` part of the committed positions, and drops all nodes that do not descend from it.
+void commit_path(KvCache& cache, Sequence& s, NodeId id) {
   const std::vector<TreeNode> path = path_to(s, id);
   std::vector<NodeId> kept = {id};
   std::vector<TreeNode> nodes;
@@ -51,7 +51,7 @@ void commit(KvCache& cache, Sequence& s, NodeId id) {
   }
   for (const TreeNode& n : path) {
     const Slot home = s.home(n.position);
-    if (n.slot != home) cache.copy(n.slot, home);  // whoever was there is rejected now
+    if (n.slot != home) cache.copy(n.slot, home);  // the node that was there is rejected now
     s.length = n.position + 1;
   }
   s.nodes = std::move(nodes);
@@ -91,18 +91,18 @@ TreeRow add_node(KvCache& cache, Sequence& s, NodeId node, NodeId parent) {
   return row;
 }
 
-void settle(KvCache& cache, Sequence& s, const Verdict& v) {
-  if (find(s, v.node) != nullptr) return commit(cache, s, v.node);
-  if (v.node <= s.tip) return;
-  if (v.parent != s.tip && find(s, v.parent) == nullptr) return;
-  if (v.parent != s.tip) commit(cache, s, v.parent);
-  s.nodes.clear();  // siblings of a node that is still to come, and what hangs on them
+void commit(KvCache& cache, Sequence& s, const Verdict& v) {
+  if (find(s, v.node) != nullptr) return commit_path(cache, s, v.node);
+  if (v.node <= s.tip) return;                                    // about the past
+  if (v.parent != s.tip && find(s, v.parent) == nullptr) return;  // about nodes that are not known here
+  if (v.parent != s.tip) commit_path(cache, s, v.parent);
+  s.nodes.clear();  // siblings of a node whose row is still to come, and what descends from them
   release_spare(cache, s);
   s.decided = v.node;
 }
 
-void settle_decided(KvCache& cache, Sequence& s) {
-  if (s.decided && find(s, *s.decided) != nullptr) commit(cache, s, *s.decided);
+void commit_decided(KvCache& cache, Sequence& s) {
+  if (s.decided && find(s, *s.decided) != nullptr) commit_path(cache, s, *s.decided);
 }
 
 }  // namespace jupiter

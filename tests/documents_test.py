@@ -1,5 +1,6 @@
 """The rules of the documents, which need no build: links and paths lead somewhere, what is named exists in the code,
-lines and the README are short, pictures are those that their scripts draw, environment variables are in the manual.
+lines and the README are short, every invariant of speculation has its test, pictures are those that their scripts draw,
+environment variables are in the manual.
 
 A path is a word in backticks or in a code block that begins with a folder of the repository (or of the document). A
 name with () is a function of the code, `CamelCase` a class, `Suite.Name` a test. The README has at most 700 words: code
@@ -129,6 +130,13 @@ class Documents(unittest.TestCase):
             for span in spans(document):
                 if re.fullmatch(r"[A-Z]\w+\.[A-Z]\w+|test_[a-z]\w+", span) and not span.endswith(".md"):
                     self.assertTrue(span in known, f"{path.relative_to(ROOT)}: {span}")
+
+    def test_every_invariant_of_speculation_has_a_test_of_its_own(self):
+        text = documents()[ROOT / "parallel" / "pipeline" / "SPECULATION.md"]
+        rules = re.split(r"(?m)^\d+\. \*\*", text[text.index("## Invariants"):text.index("## Costs")])[1:]
+        tests = [re.findall(r"`Invariants\.\w+`", rule) for rule in rules]
+        self.assertEqual([len(names) for names in tests], [1] * 16)
+        self.assertEqual(len({names[0] for names in tests}), 16)
 
     def test_lines_are_short(self):
         for path, text in documents().items():

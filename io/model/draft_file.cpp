@@ -134,7 +134,7 @@ void write_draft(const std::filesystem::path& path, const DraftData& data) {
     write_string(file, "made_from", data.made_from);
     write_integer(file, "tokens", data.tokens);
     for (std::size_t i = 0; i < kDraftOrders; ++i) write_table(file, i + 1, data.tables[i]);
-    if (data.head) write_head(file, *data.head);
+    if (data.sequential) write_sequential_head(file, *data.sequential);
     if (data.medusa) write_medusa(file, *data.medusa);
   });
 }
@@ -156,7 +156,7 @@ DraftData read_draft(const std::filesystem::path& path, const Manifest& manifest
   for (std::size_t i = 0; i < kDraftOrders; ++i) {
     data.tables[i] = read_table(file, i + 1, name, static_cast<std::uint64_t>(data.identity.vocab_size));
   }
-  data.head = read_head(file, name, data.identity);
+  data.sequential = read_sequential_head(file, name, data.identity);
   data.medusa = read_medusa(file, name, data.identity);
   return data;
 }

@@ -38,7 +38,7 @@ struct DraftData {
   std::string made_from;                        // "self", or the hash of a text
   std::int64_t tokens = 0;                      // that were counted
   std::array<DraftTable, kDraftOrders> tables;  // [0]: one token
-  std::optional<SequentialHead> head;
+  std::optional<SequentialHead> sequential;
   std::optional<MedusaHeads> medusa;
 };
 

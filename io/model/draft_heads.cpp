@@ -53,7 +53,7 @@ struct Part {
   const char* name;
   std::int64_t first, last;
 };
-std::vector<Part> parts(const HeadShape& s) {
+std::vector<Part> parts(const DraftHeadShape& s) {
   return {{"w1", 0, s.b1_at()},
           {"b1", s.b1_at(), s.w2_at()},
           {"w2", s.w2_at(), s.gain_at()},
@@ -71,7 +71,7 @@ std::vector<f16_t> read_matrix(hid_t group, const std::string& file, const std::
 
 }  // namespace
 
-void write_head(hid_t file, const SequentialHead& head) {
+void write_sequential_head(hid_t file, const SequentialHead& head) {
   const Handle group = make_group(file, "head");
   write_integer(group, "units", head.shape.units);
   write_string(group, "accuracy", head.accuracy);
@@ -79,7 +79,7 @@ void write_head(hid_t file, const SequentialHead& head) {
   for (const Part& p : parts(head.shape)) write_narrow(group, p.name, part_of(std::span(head.weights), p));
 }
 
-std::optional<SequentialHead> read_head(hid_t file, const std::string& name, const DraftIdentity& identity) {
+std::optional<SequentialHead> read_sequential_head(hid_t file, const std::string& name, const DraftIdentity& identity) {
   const auto group = open_group(file, "head");
   if (!group) return std::nullopt;
   SequentialHead head;
@@ -143,7 +143,7 @@ std::optional<MedusaHeads> read_medusa(hid_t file, const std::string& name, cons
   return medusa;
 }
 
-void write_head_training(const std::filesystem::path& path, const HeadTraining& training) {
+void write_draft_head_training(const std::filesystem::path& path, const DraftHeadTraining& training) {
   write_hdf5_atomically(path, [&](hid_t file) {
     write_string(file, "key", training.key);
     write_integer(file, "steps", training.steps);
@@ -153,15 +153,15 @@ void write_head_training(const std::filesystem::path& path, const HeadTraining& 
   });
 }
 
-std::optional<HeadTraining> read_head_training(const std::filesystem::path& path, const std::string& key,
-                                               std::int64_t size) {
+std::optional<DraftHeadTraining> read_draft_head_training(const std::filesystem::path& path, const std::string& key,
+                                                          std::int64_t size) {
   silence_hdf5();
   if (!std::filesystem::exists(path)) return std::nullopt;
   const std::string name = path.string();
   const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
   if (!file.valid()) throw FormatError(name, "content", "a whole HDF5 file", "something else");
   if (read_string(file, "key", name) != key) return std::nullopt;
-  HeadTraining t;
+  DraftHeadTraining t;
   t.key = key;
   t.steps = read_integer(file, "steps", name);
   const auto most = static_cast<std::uint64_t>(size);

@@ -27,7 +27,7 @@ struct DraftIdentity {
 // of the model's output head of the token that comes next:
 //   next state = gain * unit(unit(s) + w2 silu(w1 [unit(s); unit(e)] + b1))
 // and what follows has the logits (output head) * (next state), over the draft vocabulary only.
-struct HeadShape {
+struct DraftHeadShape {
   std::int64_t dim = 0;
   std::int64_t units = 0;
   std::int64_t w1() const { return units * 2 * dim; }  // [units][2 dim]
@@ -39,7 +39,7 @@ struct HeadShape {
 };
 
 struct SequentialHead {
-  HeadShape shape;
+  DraftHeadShape shape;
   std::vector<TokenId> tokens;  // draft vocabulary: rows of the model's output head, ascending
   std::vector<float> weights;   // [shape.size()]: w1, b1, w2, gain
   std::string accuracy;         // what validation said; information only
@@ -64,7 +64,7 @@ struct MedusaHeads {
 MedusaHeads read_medusa_safetensors(const std::string& path, const Manifest& manifest);
 
 // Training in progress.
-struct HeadTraining {
+struct DraftHeadTraining {
   std::string key;                   // of data and settings; another key is another training
   std::int64_t steps = 0;            // done
   std::vector<float> weights;        // as in SequentialHead
@@ -72,9 +72,9 @@ struct HeadTraining {
 };
 
 // RunError where it cannot be written.
-void write_head_training(const std::filesystem::path& path, const HeadTraining& training);
+void write_draft_head_training(const std::filesystem::path& path, const DraftHeadTraining& training);
 // None where there is no file or it is of another training; FormatError where it is damaged.
-std::optional<HeadTraining> read_head_training(const std::filesystem::path& path, const std::string& key,
-                                               std::int64_t size);
+std::optional<DraftHeadTraining> read_draft_head_training(const std::filesystem::path& path, const std::string& key,
+                                                          std::int64_t size);
 
 }  // namespace jupiter

@@ -182,8 +182,8 @@ namespace {
 std::uint64_t sum_of(const Manifest& m, const ModelPart& part, std::uint64_t (FileInfo::*bytes)() const) {
   std::uint64_t sum = 0;
   for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) sum += (m.file(layer_file_name(i)).*bytes)();
-  if (part.embedding || (part.head && m.config.tied_embeddings)) sum += (m.file(embed_file_name()).*bytes)();
-  if (part.head) sum += (m.file(output_file_name()).*bytes)();
+  if (part.embedding || (part.output_head && m.config.tied_embeddings)) sum += (m.file(embed_file_name()).*bytes)();
+  if (part.output_head) sum += (m.file(output_file_name()).*bytes)();
   return sum;
 }
 }  // namespace

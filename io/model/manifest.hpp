@@ -58,7 +58,7 @@ struct ModelPart {
   std::int64_t first_layer = 0;
   std::int64_t last_layer = 0;
   bool embedding = false;
-  bool head = false;
+  bool output_head = false;
 };
 // Of the part's matrices and vectors. Tied embeddings count once.
 std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);

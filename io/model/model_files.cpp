@@ -51,12 +51,12 @@ ModelFiles::ModelFiles(const std::filesystem::path& folder, const Manifest& mani
   for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) {
     layers_.push_back(view_layer(open(folder, manifest, layer_file_name(i), verify), c));
   }
-  if (part.head) {
+  if (part.output_head) {
     const ShardFile& output = open(folder, manifest, output_file_name(), verify);
-    head_.norm = output.vector("output_norm", c.dim).data();
-    head_.output = c.tied_embeddings
-                       ? open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim)
-                       : output.matrix("output", c.vocab_size, c.dim);
+    output_head_.norm = output.vector("output_norm", c.dim).data();
+    output_head_.output = c.tied_embeddings
+                              ? open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim)
+                              : output.matrix("output", c.vocab_size, c.dim);
   }
 }
 

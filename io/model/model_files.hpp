@@ -17,7 +17,7 @@ class ModelFiles {
   const ModelPart& part() const { return part_; }
   const std::vector<LayerWeights>& layers() const { return layers_; }
   const PackedMatrix& embedding() const { return embedding_; }  // [vocab_size][dim]
-  const HeadWeights& head() const { return head_; }
+  const OutputHeadWeights& output_head() const { return output_head_; }
   std::uint64_t weight_bytes() const { return weight_bytes_; }  // of the matrices and vectors of this part
 
  private:
@@ -27,7 +27,7 @@ class ModelFiles {
   std::vector<std::unique_ptr<ShardFile>> files_;
   std::vector<LayerWeights> layers_;
   PackedMatrix embedding_;
-  HeadWeights head_;
+  OutputHeadWeights output_head_;
   std::uint64_t weight_bytes_ = 0;
 };
 

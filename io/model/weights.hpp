@@ -22,7 +22,7 @@ struct LayerWeights {
   PackedMatrix w_down;               // [dim][hidden_dim]
 };
 
-struct HeadWeights {
+struct OutputHeadWeights {
   const float* norm = nullptr;  // [dim]
   PackedMatrix output;          // [vocab_size][dim]; the embedding where they are tied
 };

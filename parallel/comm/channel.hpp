@@ -1,6 +1,6 @@
 // One-way channels between two ranks. A message is cut into parts below MPI's eager limit, so that it moves while both
-// sides compute and poll; every part has a fixed header that the receiver checks. An operation in flight owns its
-// buffer; nothing here blocks.
+// sides compute and poll. Every part has a fixed header, which the receiver checks. An operation in flight owns its
+// buffer. Only await_message() and flush() wait.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ class SendChannel {
   void send(Message&& message);
   // Moves data and frees the buffers of parts that are sent.
   void poll();
-  bool idle() const;  // nothing in flight
+  bool idle() const;  // whether nothing is in flight
   const ChannelStats& stats() const;
 
  private:
@@ -39,14 +39,15 @@ class SendChannel {
 
 class ReceiveChannel {
  public:
-  // How many messages the channel is for. Where others use the same tag after it, it must take no part of theirs.
+  // How many messages the channel is for. A channel for one message takes no part of what others send with the same tag
+  // after it.
   enum class Count { one, many };
-  // max_message_bytes: a message that claims more is refused (PeerError).
+  // A message that claims more than max_message_bytes is refused (PeerError).
   ReceiveChannel(const MpiSession& mpi, int peer, Tag tag, std::uint64_t max_message_bytes, Count count = Count::many);
   ~ReceiveChannel();
   ReceiveChannel(ReceiveChannel&&) noexcept;
 
-  // Moves data; whole messages queue up until receive() takes them.
+  // Moves data. Whole messages wait in a queue until receive() takes them.
   void poll();
   std::optional<Message> receive();
 
@@ -55,9 +56,9 @@ class ReceiveChannel {
   std::unique_ptr<Impl> impl_;
 };
 
-// The next message, while `out` keeps moving. PeerError after a minute of silence.
+// Waits for the next message and moves the data of `out` meanwhile. PeerError after a minute of silence.
 Message await_message(SendChannel& out, ReceiveChannel& in, int peer);
-// Until everything is sent.
+// Waits until everything is sent.
 void flush(SendChannel& out, int peer);
 
 }  // namespace jupiter

@@ -1,7 +1,7 @@
-// Exchanges of typed values between all ranks, for start-up, reports and measurements: every rank calls the same one in
-// the same order. Waiting is polite, and what is received is checked before it is used (PeerError). A `deadline` of
-// zero is none; after any other, PeerError. A value is plain data, a text, a list or an optional of such, or a struct
-// that names its fields:
+// Exchanges of typed values between all ranks, for start-up, reports and measurements. Every rank calls the same
+// functions in the same order. Waiting is polite, and what is received is checked before it is used (PeerError). When
+// `deadline` has passed a PeerError is thrown; a deadline of zero means none. A value is plain data, a text, a list or
+// an optional of these, or a struct that names its fields:
 //
 //   struct Report {
 //     int rank = 0;
@@ -23,11 +23,11 @@ namespace jupiter {
 using Bytes = std::vector<std::byte>;
 constexpr std::chrono::seconds kNoDeadline{0};
 
-// Of any length. On rank 0 every rank's bytes, by rank; nothing elsewhere.
+// Every rank gives bytes of any length. Returns all of them, by rank, on rank 0, and nothing elsewhere.
 std::vector<Bytes> gather_bytes(const MpiSession& mpi, Bytes mine);
-// Rank `root`'s bytes on every rank.
+// Rank `root`'s bytes become those of every rank.
 void broadcast_bytes(const MpiSession& mpi, int root, Bytes& bytes, std::chrono::seconds deadline = kNoDeadline);
-// Every rank's values become their sum: the same bits everywhere.
+// Every rank's values become the sum over all ranks, which has the same bits on every rank.
 void sum_over_ranks(const MpiSession& mpi, std::vector<float>& values, std::chrono::seconds deadline);
 
 namespace fields {
@@ -40,7 +40,7 @@ template <typename T>
 struct IsVector : std::false_type {};
 template <typename T>
 struct IsVector<std::vector<T>> : std::true_type {};
-// Whose elements travel as they lie in memory.
+// A list whose elements travel as they lie in memory.
 template <typename T>
 concept PlainList =
     IsVector<T>::value && std::is_trivially_copyable_v<typename T::value_type> && !Struct<typename T::value_type> &&
@@ -108,7 +108,7 @@ T from_bytes(const Bytes& bytes) {
 
 }  // namespace fields
 
-// Every rank's value on rank 0, by rank; nothing elsewhere.
+// Returns every rank's value, by rank, on rank 0, and nothing elsewhere.
 template <typename T>
 std::vector<T> gather(const MpiSession& mpi, const T& mine) {
   std::vector<T> all;
@@ -116,7 +116,7 @@ std::vector<T> gather(const MpiSession& mpi, const T& mine) {
   return all;
 }
 
-// Rank `root`'s value on every rank.
+// Returns rank `root`'s value on every rank.
 template <typename T>
 T broadcast(const MpiSession& mpi, const T& value, int root = 0, std::chrono::seconds deadline = kNoDeadline) {
   Bytes bytes = mpi.rank() == root ? fields::to_bytes(value) : Bytes{};
@@ -124,13 +124,13 @@ T broadcast(const MpiSession& mpi, const T& value, int root = 0, std::chrono::se
   return fields::from_bytes<T>(bytes);
 }
 
-// Every rank's value on every rank, by rank.
+// Returns every rank's value, by rank, on every rank.
 template <typename T>
 std::vector<T> all_gather(const MpiSession& mpi, const T& mine) {
   return broadcast(mpi, gather(mpi, mine));
 }
 
-// Nobody goes on before all are here.
+// Waits until every rank has called it.
 void barrier(const MpiSession& mpi);
 
 }  // namespace jupiter

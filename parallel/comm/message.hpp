@@ -1,5 +1,5 @@
-// What travels between ranks: typed messages made of a kind, a number, and a payload that is written and read field by
-// field, every size checked against what is there.
+// What travels between ranks: messages that have a kind, a number, and a payload. The payload is written and read field
+// by field, and every size is checked against what is there.
 #pragma once
 
 #include <cstdint>
@@ -14,20 +14,20 @@ namespace jupiter {
 
 // Raised whenever the layout of any message changes, so that ranks of different builds refuse each other at the start.
 // tests/parallel/protocol_test.cpp notices a change of layout.
-constexpr std::int32_t kProtocol = 2;
+constexpr std::int32_t kProtocol = 3;
 
 enum class MessageKind : std::uint16_t {
   open = 1,       // a sequence begins: its options
   frame = 2,      // rows to compute: tokens and residual
   close = 3,      // a sequence ends: every stage frees it, the last rank answers with its digest
   stop = 4,       // the run ends with an exit code
-  result = 5,     // last rank to rank 0: a frame is done (a credit), with the tokens sampled from it
+  result = 5,     // last rank to rank 0: the tokens drawn from a frame, which is also a credit; or a late result
   closed = 6,     // last rank to rank 0: what a sequence leaves behind
   report = 7,     // measurements of links and clocks
   verdict = 8,    // last rank to the stages between: which drafted token is right
   context = 9,    // last rank to the one with a draft model: what the decided tokens are
-  guesses = 10,   // its answer: what is likely to follow one context
-  exchange = 11,  // a piece of a value that all ranks exchange; its number is how many bytes follow
+  guesses = 10,   // its answer, which says what is likely to follow one context
+  exchange = 11,  // a piece of a value that all ranks exchange; its number says how many bytes follow
 };
 
 struct Message {

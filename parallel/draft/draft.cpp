@@ -5,7 +5,7 @@
 
 #include "io/hash.hpp"
 #include "kernels/sampler.hpp"
-#include "parallel/draft/draft_head.hpp"
+#include "parallel/draft/draft_blender.hpp"
 
 namespace jupiter {
 
@@ -124,7 +124,7 @@ std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t coun
     }
     left *= 1 - std::min(used, 1.0);
   }
-  if (head_) head_->blend(context, worth, all);
+  if (blender_) blender_->blend(context, worth, all);
   const auto likelier = [](const Proposal& a, const Proposal& b) {
     return a.probability != b.probability ? a.probability > b.probability : a.token < b.token;
   };
@@ -134,25 +134,25 @@ std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t coun
   return all;
 }
 
-void DraftMixer::see(std::span<const float> hidden) const {
-  if (head_) head_->see(hidden);
+void DraftMixer::set_hidden(std::span<const float> hidden) const {
+  if (blender_) blender_->set_hidden(hidden);
 }
 
 void DraftMixer::observe(DraftContext context, TokenId token) const {
   for (const auto& d : drafters_) d->observe(context, token);
-  if (head_) head_->observe(context, token);
+  if (blender_) blender_->observe(context, token);
 }
 
-void DraftMixer::foretell(DraftContext decided) const {
-  if (head_) head_->foretell(decided);
+void DraftMixer::prefetch(DraftContext decided) const {
+  if (blender_) blender_->prefetch(decided);
 }
 
 bool DraftMixer::has_news() const {
-  return head_ && head_->has_news();
+  return blender_ && blender_->has_news();
 }
 
-HeadUse DraftMixer::head_use() const {
-  return head_ ? head_->use() : HeadUse{};
+NeuralUse DraftMixer::neural_use() const {
+  return blender_ ? blender_->use() : NeuralUse{};
 }
 
 }  // namespace jupiter

@@ -1,6 +1,7 @@
-// Drafters: guesses of the next token that cost little. Whatever they say, the answer stays the model's own.
+// Drafters guess the next token at little cost. Whatever they guess, the answer stays the model's own.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <span>
@@ -18,11 +19,11 @@ std::string_view name(DraftSource source);
 
 struct Proposal {
   TokenId token = 0;
-  float probability = 0;  // that it comes next
+  float probability = 0;  // that the token comes next
   DraftSource source = DraftSource::lookup;
 };
 
-// A context is everything before the token: prompt, answer, and a path of drafted tokens.
+// Everything before the token in question: the prompt, the answer so far, and a path of drafted tokens.
 using DraftContext = std::span<const TokenId>;
 
 class Drafter {
@@ -34,17 +35,17 @@ class Drafter {
   virtual void observe(DraftContext context, TokenId token) = 0;
 };
 
-// What followed the same last tokens earlier in this sequence, longest match first (prompt lookup decoding, Saxena
-// 2023; orders blended as in prediction by partial matching, Cleary and Witten 1984). How far each match length is to
-// be trusted is counted as the text goes on.
+// Proposes what followed the same last tokens earlier in this sequence, longest match first (prompt lookup decoding,
+// Saxena 2023; the lengths are blended as in prediction by partial matching, Cleary and Witten 1984). How often each
+// length of match was right is counted as the text goes on.
 class LookupDrafter : public Drafter {
  public:
   void propose(DraftContext context, std::vector<Proposal>& out) override;
   void observe(DraftContext context, TokenId token) override;
 
  private:
-  static constexpr std::size_t kOrders = 6;     // longest match, tokens
-  static constexpr std::size_t kFollowers = 4;  // kept for each match, the newest first
+  static constexpr std::size_t kOrders = 6;     // tokens of the longest match
+  static constexpr std::size_t kFollowers = 4;  // so many are kept for each match, the newest first
   struct Followers {
     std::array<TokenId, kFollowers> tokens;
     std::array<std::uint16_t, kFollowers> counts;
@@ -58,10 +59,10 @@ class LookupDrafter : public Drafter {
   std::array<double, kOrders> hits_{}, tries_{};
 };
 
-// For tests: knows the answer, and is wrong with probability 1 - `hit_rate` at each token (by seed and position).
+// For tests. It knows the answer, and at each token it is wrong with probability 1 - hit_rate, by seed and position.
 class OracleDrafter : public Drafter {
  public:
-  // tokens: prompt and answer; vocab_size: ids are below.
+  // tokens: prompt and answer. Token ids are below vocab_size.
   OracleDrafter(std::vector<TokenId> tokens, double hit_rate, std::int64_t vocab_size, std::uint64_t seed);
   void propose(DraftContext context, std::vector<Proposal>& out) override;
   void observe(DraftContext, TokenId) override {}
@@ -73,43 +74,53 @@ class OracleDrafter : public Drafter {
   std::uint64_t seed_;
 };
 
-// What a guess is good for: drafters that cost time ask whether it pays.
+// How good a guess about a context would be, from which follows whether asking a network pays.
 struct DraftWorth {
-  double joint = 1;    // probability that the context comes true
-  double token_s = 0;  // what a token takes as things are
+  double joint = 1;    // probability that the drafted path in the context is right
+  double token_s = 0;  // seconds that the pipeline takes for a token at present
 };
 
-// How often a head was asked, and how long that took.
-struct HeadUse {
+// How far a drafter's probabilities can be trusted: the number of right guesses over the sum of their probabilities,
+// both counted from kPrior on.
+struct Calibration {
+  static constexpr double kPrior = 4;  // how slowly trust moves
+  static constexpr double kMostTrust = 1.15;
+  double hits = 0;      // guesses that were right
+  double promised = 0;  // sum of the probabilities of all guesses
+  double trust() const { return std::min(kMostTrust, (hits + kPrior) / (promised + kPrior)); }
+};
+
+// How often a neural drafter was asked, and how long that took.
+struct NeuralUse {
   std::int64_t asked = 0;
   double seconds = 0;
-  HeadUse& operator+=(const HeadUse& other) {
+  NeuralUse& operator+=(const NeuralUse& other) {
     asked += other.asked;
     seconds += other.seconds;
     return *this;
   }
 };
 
-class HeadDrafter;  // draft_head.hpp
+class DraftBlender;  // draft_blender.hpp
 
-// Several drafters as one: each speaks for the probability that those before it left; a head is mixed with them all.
+// Several drafters as one. Each gets the probability that those before it left; a neural drafter is blended with all.
 class DraftMixer {
  public:
   void add(std::shared_ptr<Drafter> drafter) { drafters_.push_back(std::move(drafter)); }
-  void set_head(std::shared_ptr<HeadDrafter> head) { head_ = std::move(head); }
-  bool empty() const { return drafters_.empty() && head_ == nullptr; }
-  // Most likely first, one entry a token, at most `count` of them.
+  void set_neural(std::shared_ptr<DraftBlender> blender) { blender_ = std::move(blender); }
+  bool empty() const { return drafters_.empty() && blender_ == nullptr; }
+  // At most `count` tokens, each once, most likely first.
   std::vector<Proposal> propose(DraftContext context, std::size_t count, const DraftWorth& worth = {}) const;
-  // The hidden row that decides the next token; before observe() of that token.
-  void see(std::span<const float> hidden) const;
+  // Takes the hidden row that decides the next token; comes before observe() of that token.
+  void set_hidden(std::span<const float> hidden) const;
   void observe(DraftContext context, TokenId token) const;
-  HeadUse head_use() const;
-  void foretell(DraftContext decided) const;  // as DraftHead::foretell()
-  bool has_news() const;                      // as DraftHead::has_news()
+  NeuralUse neural_use() const;
+  void prefetch(DraftContext decided) const;  // as NeuralDrafter::prefetch()
+  bool has_news() const;                      // as NeuralDrafter::has_news()
 
  private:
   std::vector<std::shared_ptr<Drafter>> drafters_;
-  std::shared_ptr<HeadDrafter> head_;  // or null
+  std::shared_ptr<DraftBlender> blender_;  // may be null
 };
 
 }  // namespace jupiter

@@ -7,9 +7,7 @@ namespace jupiter {
 
 namespace {
 
-constexpr double kEscape = 2;        // of a context: as if something new had been seen so many times
-constexpr double kPromises = 4;      // of an order, kept before the first: how slowly trust moves
-constexpr double kMostTrust = 1.15;  // an order that keeps more than it promises
+constexpr double kEscape = 2;  // a context counts as if something new had followed it so many times
 
 }  // namespace
 
@@ -26,16 +24,12 @@ std::vector<TableDrafter::Guess> TableDrafter::followers(std::size_t order, Draf
   return guesses;
 }
 
-double TableDrafter::trust(std::size_t order) const {
-  return std::min(kMostTrust, (hits_[order - 1] + kPromises) / (promised_[order - 1] + kPromises));
-}
-
 void TableDrafter::propose(DraftContext context, std::vector<Proposal>& out) {
   double left = 1;
   for (std::size_t order = kDraftOrders; order > 0 && left > 0.01; --order) {
     double used = 0;
     for (const Guess& g : followers(order, context)) {
-      const double p = std::min(g.probability * trust(order), 1 - used);
+      const double p = std::min(g.probability * calibrations_[order - 1].trust(), 1 - used);
       used += p;
       out.push_back({g.token, static_cast<float>(left * p), DraftSource::table});
     }
@@ -48,8 +42,8 @@ void TableDrafter::observe(DraftContext context, TokenId token) {
     const auto guesses = followers(order, context);
     if (guesses.empty()) continue;
     for (const Guess& g : guesses) {
-      promised_[order - 1] += g.probability;
-      hits_[order - 1] += g.token == token ? 1 : 0;
+      calibrations_[order - 1].promised += g.probability;
+      calibrations_[order - 1].hits += g.token == token ? 1 : 0;
     }
     return;  // shorter contexts are asked where longer ones know nothing
   }

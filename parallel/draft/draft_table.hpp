@@ -1,4 +1,4 @@
-// The drafter that a model made of its own answers: tables of what followed one, two and three tokens in them.
+// The drafter that asks n-gram tables, which a model made of its own answers: what followed one, two and three tokens.
 #pragma once
 
 #include "io/model/draft_file.hpp"
@@ -6,8 +6,9 @@
 
 namespace jupiter {
 
-// Longest context first; an entry speaks for as much as its count is worth, the rest goes to the shorter context. How
-// well each length keeps its promises is counted as the text goes on.
+// The longest context is asked first. Its entry gets as much of the probability as its count is worth, and the rest
+// goes to the next shorter context (blending as in prediction by partial matching). How well each length of context
+// predicts this sequence is counted as the text goes on.
 class TableDrafter : public Drafter {
  public:
   explicit TableDrafter(std::shared_ptr<const DraftData> data) : data_(std::move(data)) {}
@@ -19,12 +20,11 @@ class TableDrafter : public Drafter {
     TokenId token = 0;
     double probability = 0;
   };
-  // What the table of `order` tokens says, of a probability of 1.
+  // What the table of contexts of `order` tokens says, as shares of a probability of 1.
   std::vector<Guess> followers(std::size_t order, DraftContext context) const;
-  double trust(std::size_t order) const;
 
   std::shared_ptr<const DraftData> data_;
-  std::array<double, kDraftOrders> hits_{}, promised_{};
+  std::array<Calibration, kDraftOrders> calibrations_{};  // by length of the context
 };
 
 }  // namespace jupiter

@@ -1,4 +1,4 @@
-// The model is a stage of its own that holds everything; a guess is a frame of the tokens that its cache does not hold.
+// The model is a stage of its own that holds all layers. A guess is a frame of the tokens that its cache lacks.
 #include "parallel/draft_model/draft_model.hpp"
 
 #include <fmt/format.h>
@@ -13,44 +13,42 @@ namespace jupiter {
 namespace {
 
 constexpr SequenceId kSequence = 1;
-constexpr int kMostGivenUp = 2;  // passes in a row: a rank that is never idle for long drafts nevertheless
+constexpr int kMostGivenUp = 2;  // passes in a row, so that a rank that is never idle for long drafts nevertheless
 
 ModelPart whole(const Manifest& manifest) {
   return {0, manifest.config.n_layers, true, true};
 }
 
-class ModelHead : public DraftHead {
+class LocalModelDrafter : public NeuralDrafter {
  public:
-  // Who of all heads uses the model.
+  // What the drafters of all sequences share.
   struct Shared {
     std::unique_ptr<DraftModel> model;
-    const void* user = nullptr;
+    ExclusiveUse use;
   };
-  explicit ModelHead(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
-  ModelHead(const ModelHead&) = delete;
-  ModelHead& operator=(const ModelHead&) = delete;
-  ~ModelHead() override {
-    if (shared_->user == this) shared_->user = nullptr;
-  }
+  explicit LocalModelDrafter(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  LocalModelDrafter(const LocalModelDrafter&) = delete;
+  LocalModelDrafter& operator=(const LocalModelDrafter&) = delete;
+  ~LocalModelDrafter() override { shared_->use.release(this); }
 
   void begin(std::span<const float>) override {}
-  void foretell(DraftContext) override { shared_->user = this; }
-  std::vector<HeadGuess> guess(DraftContext context, std::size_t) override {
-    if (shared_->user == nullptr) shared_->user = this;
-    return shared_->user == this ? shared_->model->guess(context) : std::vector<HeadGuess>{};
+  void prefetch(DraftContext) override { shared_->use.take(this); }
+  std::vector<DraftGuess> guess(DraftContext context, std::size_t) override {
+    return shared_->use.take_if_free(this) ? shared_->model->guess(context) : std::vector<DraftGuess>{};
   }
 
  private:
   std::shared_ptr<Shared> shared_;
 };
 
-class ModelMaker : public HeadMaker {
+class LocalModelFactory : public NeuralDrafterFactory {
  public:
-  explicit ModelMaker(std::unique_ptr<DraftModel> model) : shared_(new ModelHead::Shared{std::move(model), nullptr}) {}
-  std::unique_ptr<DraftHead> make() const override { return std::make_unique<ModelHead>(shared_); }
+  explicit LocalModelFactory(std::unique_ptr<DraftModel> model)
+      : shared_(new LocalModelDrafter::Shared{std::move(model), {}}) {}
+  std::unique_ptr<NeuralDrafter> make() const override { return std::make_unique<LocalModelDrafter>(shared_); }
 
  private:
-  std::shared_ptr<ModelHead::Shared> shared_;
+  std::shared_ptr<LocalModelDrafter::Shared> shared_;
 };
 
 }  // namespace
@@ -74,45 +72,46 @@ DraftModel::DraftModel(const std::filesystem::path& folder, const Manifest& draf
   stage_->open(kSequence, {});
 }
 
-std::vector<HeadGuess> DraftModel::guess(DraftContext context) {
+std::vector<DraftGuess> DraftModel::guess(DraftContext context) {
   for (;;) {
     if (auto guesses = step(context, stage_->options().max_rows, {})) return std::move(*guesses);
   }
 }
 
-std::optional<std::vector<HeadGuess>> DraftModel::step(DraftContext context, std::int64_t rows,
-                                                       const std::function<bool()>& wanted) {
+std::optional<std::vector<DraftGuess>> DraftModel::step(DraftContext context, std::int64_t rows,
+                                                        const std::function<bool()>& should_yield) {
   const auto n = static_cast<std::int64_t>(context.size());
-  if (n < 1 || n > stage_->options().context_tokens) return std::vector<HeadGuess>{};
+  if (n < 1 || n > stage_->options().context_tokens) return std::vector<DraftGuess>{};
   const auto same = std::mismatch(held_.begin(), held_.end(), context.begin(), context.end());
   const std::int64_t at = std::min<std::int64_t>(same.first - held_.begin(), n - 1);
   held_.resize(static_cast<std::size_t>(at));
   const bool last = at == n - 1;
   const std::int64_t piece = last ? 1 : std::min({rows, stage_->options().max_rows, n - 1 - at});
-  if (!pass(context, at, piece, last ? std::uint32_t{FrameRun::every_row} : 0, wanted)) return std::nullopt;
+  if (!pass(context, at, piece, last ? std::uint32_t{FrameRun::every_row} : 0, should_yield)) return std::nullopt;
   held_.insert(held_.end(), context.begin() + at, context.begin() + at + piece);
   if (!last) return std::nullopt;
   return likeliest(stage_->runtime().kernels, logits_);
 }
 
-// Rows from a position on; the cache forgets what it held behind it. false: given up.
+// Computes `rows` rows from position `first` on; the cache forgets what it held from there on. Returns false where the
+// pass was given up.
 bool DraftModel::pass(DraftContext context, std::int64_t first, std::int64_t rows, std::uint32_t flags,
-                      const std::function<bool()>& wanted) {
+                      const std::function<bool()>& should_yield) {
   Frame f;
-  f.runs.push_back({kSequence, static_cast<std::int32_t>(first), static_cast<std::int32_t>(rows), flags, 0, {}});
+  f.runs.push_back(FrameRun::consecutive(kSequence, first, rows, flags));
   const auto tokens = context.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
   f.tokens.assign(tokens.begin(), tokens.end());
-  const auto look_up = [&] {
-    if (wanted()) stage_->give_up();
+  const auto on_layer_done = [&] {
+    if (should_yield()) stage_->give_up();
   };
-  stage_->forward(f, wanted && given_up_ < kMostGivenUp ? std::function<void()>(look_up) : nullptr);
+  stage_->forward(f, should_yield && given_up_ < kMostGivenUp ? std::function<void()>(on_layer_done) : nullptr);
   const bool done = !f.tokens.empty();
   given_up_ = done ? 0 : given_up_ + 1;
   return done;
 }
 
-std::unique_ptr<HeadMaker> draft_model_head(std::unique_ptr<DraftModel> model) {
-  return std::make_unique<ModelMaker>(std::move(model));
+std::unique_ptr<NeuralDrafterFactory> local_model_drafters(std::unique_ptr<DraftModel> model) {
+  return std::make_unique<LocalModelFactory>(std::move(model));
 }
 
 }  // namespace jupiter

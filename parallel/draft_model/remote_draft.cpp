@@ -1,4 +1,4 @@
-// Contexts are named by their hash, so that an answer needs no question: it is right or unused.
+// Guesses name their context by its hash. So no question is needed: guesses about another context are not used.
 #include "parallel/draft_model/remote_draft.hpp"
 
 #include <algorithm>
@@ -12,10 +12,10 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::size_t kMostGuesses = 16;       // in a message
+constexpr std::size_t kMostGuesses = 16;       // guesses in one message
 constexpr std::size_t kMostKnown = 256;        // contexts that the last rank remembers
-constexpr std::int64_t kIdleRows = 8;          // of a piece of the prompt: a frame waits for it at most so long
-constexpr std::uint64_t kGuessesBytes = 1024;  // of a message, headers included
+constexpr std::int64_t kIdleRows = 8;          // rows of one piece of idle work, for which a frame may have to wait
+constexpr std::uint64_t kGuessesBytes = 1024;  // of one message, headers included
 
 std::uint64_t hash_of(DraftContext context) {
   return hash_bytes(context.data(), context.size_bytes());
@@ -39,8 +39,8 @@ std::uint64_t context_bytes(const FrameLimits& limits) {
   return 64 + static_cast<std::uint64_t>(limits.max_position + 1) * sizeof(TokenId);
 }
 
-// What the heads of all sequences share: one of them at a time is drafted for, the newest; a conversation's turn before
-// may be open still.
+// What the drafters of all sequences share. The model drafts for the newest sequence only; the previous turn of a
+// conversation may still be open.
 struct Remote {
   Remote(const MpiSession& mpi, int rank, const FrameLimits& frame_limits)
       : limits(frame_limits), out(mpi, rank, Tag::context), in(mpi, rank, Tag::guesses, kGuessesBytes) {}
@@ -74,54 +74,48 @@ struct Remote {
   FrameLimits limits;
   SendChannel out;
   ReceiveChannel in;
-  std::map<std::uint64_t, std::vector<HeadGuess>> known;
-  std::deque<std::uint64_t> order;  // in which they became known
-  std::vector<TokenId> told;
+  std::map<std::uint64_t, std::vector<DraftGuess>> known;
+  std::deque<std::uint64_t> order;  // the keys of `known`, oldest first
+  std::vector<TokenId> told;        // the context as the other rank knows it
   std::uint64_t next_id = 1;
   bool news = false;
-  const void* user = nullptr;
+  ExclusiveUse use;
 };
 
-class RemoteHead : public DraftHead {
+class RemoteModelDrafter : public NeuralDrafter {
  public:
-  explicit RemoteHead(std::shared_ptr<Remote> remote) : remote_(std::move(remote)) {}
-  RemoteHead(const RemoteHead&) = delete;
-  RemoteHead& operator=(const RemoteHead&) = delete;
-  ~RemoteHead() override {
-    if (remote_->user == this) remote_->user = nullptr;
-  }
+  explicit RemoteModelDrafter(std::shared_ptr<Remote> remote) : remote_(std::move(remote)) {}
+  RemoteModelDrafter(const RemoteModelDrafter&) = delete;
+  RemoteModelDrafter& operator=(const RemoteModelDrafter&) = delete;
+  ~RemoteModelDrafter() override { remote_->use.release(this); }
 
   void begin(std::span<const float>) override {}
-  std::vector<HeadGuess> guess(DraftContext context, std::size_t root) override {
-    if (!is_mine()) return {};
+  std::vector<DraftGuess> guess(DraftContext context, std::size_t root) override {
+    if (!remote_->use.take_if_free(this)) return {};
     remote_->tell(context.first(root + 1));
     remote_->poll();
     remote_->news = false;
     const auto known = remote_->known.find(hash_of(context));
-    return known == remote_->known.end() ? std::vector<HeadGuess>{} : known->second;
+    return known == remote_->known.end() ? std::vector<DraftGuess>{} : known->second;
   }
-  void foretell(DraftContext decided) override {
-    remote_->user = this;
+  void prefetch(DraftContext decided) override {
+    remote_->use.take(this);
     remote_->tell(decided);
   }
   bool has_news() override {
-    if (remote_->user != this) return false;
+    if (!remote_->use.has(this)) return false;
     remote_->poll();
     return remote_->news;
   }
 
  private:
-  bool is_mine() {
-    if (remote_->user == nullptr) remote_->user = this;
-    return remote_->user == this;
-  }
   std::shared_ptr<Remote> remote_;
 };
 
-class RemoteMaker : public HeadMaker {
+class RemoteModelFactory : public NeuralDrafterFactory {
  public:
-  explicit RemoteMaker(std::shared_ptr<Remote> remote) : remote_(std::move(remote)) {}
-  std::unique_ptr<DraftHead> make() const override { return std::make_unique<RemoteHead>(remote_); }
+  explicit RemoteModelFactory(std::shared_ptr<Remote> remote) : remote_(std::move(remote)) {}
+  std::unique_ptr<NeuralDrafter> make() const override { return std::make_unique<RemoteModelDrafter>(remote_); }
 
  private:
   std::shared_ptr<Remote> remote_;
@@ -129,8 +123,9 @@ class RemoteMaker : public HeadMaker {
 
 }  // namespace
 
-std::unique_ptr<HeadMaker> remote_draft_head(const MpiSession& mpi, int rank, const FrameLimits& limits) {
-  return std::make_unique<RemoteMaker>(std::make_shared<Remote>(mpi, rank, limits));
+std::unique_ptr<NeuralDrafterFactory> remote_model_drafters(const MpiSession& mpi, int rank,
+                                                            const FrameLimits& limits) {
+  return std::make_unique<RemoteModelFactory>(std::make_shared<Remote>(mpi, rank, limits));
 }
 
 Message encode_context(std::uint64_t id, const ContextChange& change) {
@@ -156,7 +151,7 @@ Message encode_guesses(std::uint64_t id, const ContextGuesses& guesses) {
   Message m{MessageKind::guesses, id, {}};
   PayloadWriter w(m.payload);
   w.value(guesses.context_hash);
-  w.array(std::span<const HeadGuess>(guesses.guesses));
+  w.array(std::span<const DraftGuess>(guesses.guesses));
   return m;
 }
 
@@ -165,9 +160,9 @@ ContextGuesses decode_guesses(const Message& message, const FrameLimits& limits)
   PayloadReader r(message.payload);
   ContextGuesses g;
   g.context_hash = r.value<std::uint64_t>();
-  g.guesses = r.array<HeadGuess>(kMostGuesses);
+  g.guesses = r.array<DraftGuess>(kMostGuesses);
   r.end();
-  for (const HeadGuess& guess : g.guesses) {
+  for (const DraftGuess& guess : g.guesses) {
     check_token(guess.token, limits);
     if (!(guess.probability >= 0 && guess.probability <= 1)) {
       throw wrong("draft model", "a probability from 0 to 1", std::to_string(guess.probability));
@@ -184,7 +179,7 @@ DraftServer::DraftServer(const MpiSession& mpi, int last_rank, std::unique_ptr<D
       in_(mpi, last_rank, Tag::context, context_bytes(limits)),
       out_(mpi, last_rank, Tag::guesses) {}
 
-// Where the decided tokens are those it had foreseen, the rest of its chain stays.
+// Where the newly decided tokens are those that the model had guessed, the rest of its chain stays.
 void DraftServer::take(const ContextChange& change) {
   if (change.kept > decided_.size()) {
     throw wrong("context for the draft model", "at most " + std::to_string(decided_.size()) + " kept tokens",
@@ -193,37 +188,38 @@ void DraftServer::take(const ContextChange& change) {
   const std::size_t before = decided_.size();
   decided_.resize(change.kept);
   decided_.insert(decided_.end(), change.tokens.begin(), change.tokens.end());
-  const bool foreseen = change.kept == before && decided_.size() <= context_.size() &&
-                        std::equal(decided_.begin(), decided_.end(), context_.begin());
-  if (foreseen) {
-    sureness_.erase(sureness_.begin(), sureness_.begin() + static_cast<std::ptrdiff_t>(decided_.size() - before));
+  const bool guessed = change.kept == before && decided_.size() <= context_.size() &&
+                       std::equal(decided_.begin(), decided_.end(), context_.begin());
+  if (guessed) {
+    confidences_.erase(confidences_.begin(),
+                       confidences_.begin() + static_cast<std::ptrdiff_t>(decided_.size() - before));
   } else {
     context_ = decided_;
-    sureness_.clear();
+    confidences_.clear();
   }
 }
 
 bool DraftServer::has_work() const {
-  if (context_.empty() || sureness_.size() > enough_.tokens) return false;
+  if (context_.empty() || confidences_.size() > enough_.tokens) return false;
   double all = 1;
-  for (const double p : sureness_) all *= p;
-  return all >= enough_.sureness;
+  for (const double p : confidences_) all *= p;
+  return all >= enough_.confidence;
 }
 
-void DraftServer::work(const std::function<bool()>& wanted) {
+void DraftServer::work(const std::function<bool()>& should_yield) {
   in_.poll();
   out_.poll();
   while (const auto m = in_.receive()) take(decode_context(*m, limits_));
   if (!has_work()) return;
   const auto start = std::chrono::steady_clock::now();
-  const auto guesses = model_->step(context_, kIdleRows, wanted);
+  const auto guesses = model_->step(context_, kIdleRows, should_yield);
   if (guesses) {
     out_.send(encode_guesses(next_id_++, {hash_of(context_), *guesses}));
     if (guesses->empty()) {  // longer than the draft model's own context
-      sureness_.push_back(0);
+      confidences_.push_back(0);
       context_.push_back(0);
     } else {
-      sureness_.push_back(static_cast<double>(guesses->front().probability));
+      confidences_.push_back(static_cast<double>(guesses->front().probability));
       context_.push_back(guesses->front().token);
     }
   }

@@ -1,7 +1,7 @@
-// A draft model on another rank than the last one: it computes while that rank waits for frames. The last rank tells
-// it what is decided; it goes on from there, always with its likeliest token, and tells what it thinks at every step.
-// Nobody waits for either message (parallel/DESIGN.md, decision 9): a guess that comes too late for one segment joins a
-// later one.
+// A draft model on another rank than the last one. It computes while that rank waits for frames. The last rank sends
+// the decided tokens; the model goes on from there, always with its likeliest token, and sends its guesses at every
+// step. Nobody waits for either message (parallel/DESIGN.md, decision 9): a guess that comes too late for one segment
+// joins a later one.
 #pragma once
 
 #include "parallel/comm/channel.hpp"
@@ -10,15 +10,15 @@
 
 namespace jupiter {
 
-// Decided tokens, as a change of those told before: their first `kept`, then `tokens`.
+// The decided tokens as a change of those sent before: the first `kept` of them, then `tokens`.
 struct ContextChange {
   std::uint32_t kept = 0;
   std::vector<TokenId> tokens;
 };
-// What may follow the context with this hash (XXH3 of its token ids).
+// What may follow the context that has this hash (XXH3 of its token ids).
 struct ContextGuesses {
   std::uint64_t context_hash = 0;
-  std::vector<HeadGuess> guesses;
+  std::vector<DraftGuess> guesses;
 };
 Message encode_context(std::uint64_t id, const ContextChange& change);
 Message encode_guesses(std::uint64_t id, const ContextGuesses& guesses);
@@ -26,18 +26,18 @@ Message encode_guesses(std::uint64_t id, const ContextGuesses& guesses);
 ContextChange decode_context(const Message& message, const FrameLimits& limits);
 ContextGuesses decode_guesses(const Message& message, const FrameLimits& limits);
 
-// On the rank with the model: goes on from the newest context until it has said enough about it.
+// Runs on the rank that has the model, and drafts from the newest context until enough is said about it.
 class DraftServer : public IdleWork {
  public:
-  // What is enough.
+  // How far it drafts.
   struct Enough {
-    std::size_t tokens = 12;  // beyond the decided ones
-    double sureness = 0.02;   // of a chain as a whole: less likely ones are not followed
+    std::size_t tokens = 12;   // beyond the decided ones
+    double confidence = 0.02;  // a chain of tokens that is less probable than this as a whole is not followed
   };
-  // limits: of the model that is drafted for. last_rank: who asks.
+  // limits: those of the model that is drafted for. last_rank: the rank that gets the guesses.
   DraftServer(const MpiSession& mpi, int last_rank, std::unique_ptr<DraftModel> model, const FrameLimits& limits,
               const Enough& enough);
-  void work(const std::function<bool()>& wanted) override;
+  void work(const std::function<bool()>& should_yield) override;
   double spent_s() const override { return spent_s_; }
 
  private:
@@ -50,13 +50,13 @@ class DraftServer : public IdleWork {
   ReceiveChannel in_;
   SendChannel out_;
   std::vector<TokenId> decided_;
-  std::vector<TokenId> context_;  // decided tokens and the likeliest after them; the last one was not answered yet
-  std::vector<double> sureness_;  // of each token behind the decided ones, given those before it
+  std::vector<TokenId> context_;     // decided tokens and the likeliest after them; the next pass guesses what follows
+  std::vector<double> confidences_;  // probability of each token after the decided ones, given those before it
   std::uint64_t next_id_ = 1;
   double spent_s_ = 0;
 };
 
-// On the last rank: heads that know what came from `rank`. limits: of this model.
-std::unique_ptr<HeadMaker> remote_draft_head(const MpiSession& mpi, int rank, const FrameLimits& limits);
+// The last rank's drafters, which use the guesses that come from `rank`. limits: those of this model.
+std::unique_ptr<NeuralDrafterFactory> remote_model_drafters(const MpiSession& mpi, int rank, const FrameLimits& limits);
 
 }  // namespace jupiter

@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::int64_t kRows[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
 constexpr std::int64_t kWorkRows = 16;
-constexpr std::int64_t kHeadRows[] = {1, 2, 4, 8, 16};  // a stage passes so many at a time through the head
+constexpr std::int64_t kOutputHeadRows[] = {1, 2, 4, 8,
+                                            16};  // a stage passes so many at a time through the output head
 constexpr double kMostSecondsPerPass = 1.0;
 constexpr int kSweeps = 3;
 constexpr int kWakeRepeats = 40;
@@ -48,7 +49,7 @@ struct BoardMeasurement::Impl {
         rope_(config),
         scratch_(config, options.max_rows, pool.size()),
         residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
-        logits_(files.part().head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
+        logits_(files.part().output_head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
     cache_.reserve(sequence_, 0, slots());
     rope_.extend(slots());
     touch_cache();
@@ -180,9 +181,9 @@ struct BoardMeasurement::Impl {
         }
       }
     }
-    if (files_.part().head) {
-      for (const std::int64_t n : kHeadRows) {
-        if (n <= options_.max_rows) add_point(points, b.head, n, [this, n] { return head_seconds(n); });
+    if (files_.part().output_head) {
+      for (const std::int64_t n : kOutputHeadRows) {
+        if (n <= options_.max_rows) add_point(points, b.output_head, n, [this, n] { return output_head_seconds(n); });
       }
       points.push_back({[this] { return score_seconds(); }, [&b](double s) { b.score_s = s; }, {}});
     }
@@ -227,21 +228,21 @@ struct BoardMeasurement::Impl {
     return timed([&] { embed(context(), files_.embedding(), tokens, x); });
   }
 
-  double head_seconds(std::int64_t n) {
+  double output_head_seconds(std::int64_t n) {
     fill_residual(n);
     std::vector<std::int64_t> rows(static_cast<std::size_t>(n));
     std::iota(rows.begin(), rows.end(), 0);
     const MatrixView<float> x(residual_.data(), n, config_.dim);
     const MatrixView<float> logits(logits_.data(), n, config_.vocab_size);
     return timed([&] {
-      forward_head(context(), files_.head(), x, rows, logits);
+      forward_output_head(context(), files_.output_head(), x, rows, logits);
       const std::span<const float> row(logits.row(n - 1), static_cast<std::size_t>(config_.vocab_size));
       last_token_ = sample(rt_.kernels, row, {}, {}, 0);
       digest_.update(row.data(), row.size_bytes());
     });
   }
 
-  // Of one row among 16, as they come from the head.
+  // Of one row among 16, as they come from the output head.
   double score_seconds() {
     const std::int64_t rows = std::min<std::int64_t>(16, options_.max_rows);
     const MatrixView<const float> logits(logits_.data(), rows, config_.vocab_size);

@@ -95,7 +95,7 @@ struct RingTraffic::Impl {
   };
   Cost cost(std::int64_t rows, const std::function<void()>& work) {
     Frame frame;
-    frame.runs.push_back({1, 0, static_cast<std::int32_t>(rows), 0, 0, {}});
+    frame.runs.push_back(FrameRun::consecutive(1, 0, rows));
     frame.tokens.assign(static_cast<std::size_t>(rows), 0);
     frame.residual.resize(static_cast<std::size_t>(rows * limits.residual_row_bytes));
     std::vector<double> sends, rests;

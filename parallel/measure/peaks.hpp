@@ -13,8 +13,9 @@ struct RankPeaks {
   double multiplies_per_s = 0;  // 0: the table has no instruction for them
 };
 
-// Memory in turn, as ranks read their weights for one token; multiplication at once, as ranks share a prompt's chunks.
-// Collective; by rank on rank 0, empty on the others. pool: none on a rank without layers, whose peaks are 0.
+// Reading is measured on one rank after the other, as ranks read their weights for one token; multiplication on all at
+// once, as ranks share a prompt's chunks. Collective. Returns the peaks by rank on rank 0, nothing elsewhere. pool:
+// null on a rank without layers, whose peaks are 0.
 std::vector<RankPeaks> measure_peaks(const MpiSession& mpi, ThreadPool* pool, std::uint64_t buffer_bytes);
 
 }  // namespace jupiter

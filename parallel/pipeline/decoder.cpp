@@ -1,4 +1,4 @@
-// Runs of one frame walk through the head together: each round takes the rows that their paths need next.
+// The runs of a frame pass the output head together, in rounds: each round takes the rows that their paths need next.
 #include "parallel/pipeline/decoder.hpp"
 
 #include <algorithm>
@@ -66,7 +66,7 @@ bool Decoder::ends(const State& s, TokenId token) {
   return std::find(ends.begin(), ends.end(), token) != ends.end();
 }
 
-// Brings every sequence's history up to this frame and says which of its runs the head is for.
+// Brings every sequence's history up to this frame, and begins a walk for each of its runs.
 void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
   std::int64_t row = 0;
   std::size_t link = 0;
@@ -74,7 +74,7 @@ void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
     Walk w{&run, &state(run.sequence), row, {}, 0, false};
     State& s = *w.state;
     const auto n = static_cast<std::size_t>(run.rows);
-    s.seen = frames_;
+    s.newest_frame = frames_;
     if (has(run, FrameRun::tree)) {
       if (!s.speculation) throw PeerError("tree of sequence " + std::to_string(run.sequence) + ", which has none");
       s.speculation->arrive(run, std::span(frame.links).subspan(link, n));
@@ -93,12 +93,12 @@ void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
   }
 }
 
-// Rows of the frame that a run wants next.
+// The rows of the frame that a run needs from the output head next, at most about `limit` of them.
 std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) const {
   std::vector<std::int64_t> rows;
   if (w.done) return rows;
   if (has(*w.run, FrameRun::tree)) {
-    for (const std::size_t i : w.state->speculation->wanted_rows(limit, head_cost_.least_probability())) {
+    for (const std::size_t i : w.state->speculation->next_rows(limit, output_head_cost_.least_probability())) {
       rows.push_back(w.first_row + static_cast<std::int64_t>(i));
     }
   } else if (has(*w.run, FrameRun::digest)) {
@@ -111,81 +111,96 @@ std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) con
   return rows;
 }
 
-void Decoder::digest(State& s, std::span<const float> logits) {
+// Counts the row before the token at `position`.
+void Decoder::digest(State& s, std::int64_t position, std::span<const float> logits) {
+  s.invariants.row_digested(position);
   s.logits.update(logits.data(), logits.size_bytes());
   s.digests.push_back(s.logits.digest());
 }
 
-TokenId Decoder::draw(State& s, std::span<const float> logits) {
+// The token that follows the newest one, from the logits of the row that was computed from `row_token`.
+TokenId Decoder::draw(State& s, TokenId row_token, std::span<const float> logits) {
   const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
-  digest(s, logits);
-  const auto position = static_cast<std::int64_t>(history.size());
+  const std::int64_t position = std::ssize(history);
+  digest(s, position, logits);
+  std::optional<TokenId> plausible;
   if (s.speculation && s.options.decode.typical) {
     const TypicalAcceptance typical(kernels_, logits);
-    const auto child = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
-    if (child) return *child;
+    plausible = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
   }
-  return sample(kernels_, logits, s.options.sampling, history, position);
+  s.invariants.token_drawn(row_token, history.back(), plausible.has_value(), s.options.decode.typical);
+  return plausible ? *plausible : sample(kernels_, logits, s.options.sampling, history, position);
 }
 
-// Rows of consecutive positions: those of known tokens are only digested, the last one may say what comes next.
-void Decoder::advance_linear(Walk& w, std::size_t rows, const HeadRows& passed, std::int64_t first) {
+// Takes `rows` rows of consecutive positions. Those before known tokens are only digested; the last one may decide the
+// next token. tokens: of the frame.
+void Decoder::advance_linear(Walk& w, std::span<const TokenId> tokens, std::size_t rows, const OutputHeadRows& passed,
+                             std::int64_t first) {
   State& s = *w.state;
-  const std::int64_t last = first + static_cast<std::int64_t>(rows) - 1;
-  w.digested = has(*w.run, FrameRun::digest) ? w.digested + static_cast<std::int64_t>(rows) : w.run->rows;
+  const std::int64_t count = static_cast<std::int64_t>(rows), last = first + count - 1;
+  const bool digests = has(*w.run, FrameRun::digest);
+  // Index in the run of the first row.
+  const std::int64_t begin = digests ? w.digested : w.run->rows - 1;
+  w.digested = begin + count;
   w.done = w.digested == w.run->rows;
   const bool draws = w.done && has(*w.run, FrameRun::sample);
-  for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) digest(s, row_of(passed.logits, row));
+  for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) {
+    digest(s, w.run->first_position + begin + (row - first) + 1, row_of(passed.logits, row));
+  }
   if (!draws) return;
-  const TokenId token = draw(s, row_of(passed.logits, last));
+  const TokenId row_token = tokens[static_cast<std::size_t>(w.first_row + w.run->rows - 1)];
+  const TokenId token = draw(s, row_token, row_of(passed.logits, last));
   if (s.speculation && has(*w.run, FrameRun::draft)) {
-    s.speculation->see(row_of(passed.hidden, last));
+    s.speculation->set_hidden(row_of(passed.hidden, last));
     s.speculation->start(token, ends(s, token));
   } else {
     w.tokens.push_back(token);
   }
 }
 
-// Takes as many steps as the rows at hand allow. Row first + i of those passed belongs to rows[i].
-void Decoder::advance(Walk& w, std::span<const std::int64_t> rows, const HeadRows& passed, std::int64_t first) {
+// Decides as many tokens as the rows at hand allow. Row first + i of those that passed belongs to rows[i] of the frame,
+// whose tokens are `tokens`.
+void Decoder::advance(Walk& w, std::span<const TokenId> tokens, std::span<const std::int64_t> rows,
+                      const OutputHeadRows& passed, std::int64_t first) {
   State& s = *w.state;
-  if (!has(*w.run, FrameRun::tree)) return advance_linear(w, rows.size(), passed, first);
+  if (!has(*w.run, FrameRun::tree)) return advance_linear(w, tokens, rows.size(), passed, first);
   for (;;) {
-    const auto wanted = s.speculation->wanted();
-    if (!wanted) break;
-    const auto at = std::find(rows.begin(), rows.end(), w.first_row + static_cast<std::int64_t>(*wanted));
+    const auto next = s.speculation->next_row();
+    if (!next) break;
+    const std::int64_t frame_row = w.first_row + static_cast<std::int64_t>(*next);
+    const auto at = std::find(rows.begin(), rows.end(), frame_row);
     if (at == rows.end()) return;
     const std::int64_t row = first + (at - rows.begin());
-    const TokenId token = draw(s, row_of(passed.logits, row));
-    s.speculation->see(row_of(passed.hidden, row));
+    const TokenId token = draw(s, tokens[static_cast<std::size_t>(frame_row)], row_of(passed.logits, row));
+    s.speculation->set_hidden(row_of(passed.hidden, row));
     s.speculation->accept(token, ends(s, token));
   }
   w.done = true;
 }
 
-void Decoder::show_rows(const Walk& w, const HeadPass& head) const {
+void Decoder::show_rows(const Walk& w, const OutputHeadPass& pass) const {
   for (std::int64_t at = 0; at < w.run->rows; at += kMaxDrawnRows) {
     std::vector<std::int64_t> rows;
     for (std::int64_t i = at; i < std::min<std::int64_t>(w.run->rows, at + kMaxDrawnRows); ++i) {
       rows.push_back(w.first_row + i);
     }
-    const HeadRows passed = head(rows, true);
+    const OutputHeadRows passed = pass(rows, true);
     for (std::int64_t i = 0; i < passed.logits.rows; ++i) {
       sink_(w.run->sequence, w.run->first_position + at + i, row_of(passed.logits, i));
     }
   }
 }
 
-void Decoder::show_hidden(const Walk& w, const HeadPass& head) const {
+void Decoder::show_hidden(const Walk& w, const OutputHeadPass& pass) const {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(w.run->rows));
   std::iota(rows.begin(), rows.end(), w.first_row);
-  const HeadRows passed = head(rows, false);
+  const OutputHeadRows passed = pass(rows, false);
   for (std::int64_t i = 0; i < passed.hidden.rows; ++i) {
     hidden_sink_(w.run->sequence, w.run->first_position + i, row_of(passed.hidden, i));
   }
 }
 
-// The way of a tree's root round the ring tells what a lap takes besides computing.
+// The time of a tree's root round the ring tells what a lap takes besides computing.
 void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
   if (!w.state->root_on_way || w.run->rows == 0) return;
   w.state->root_on_way = false;
@@ -193,24 +208,25 @@ void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
   cost_.observe_overhead(lap.count() - frame.cost.sum_s - spent_s);
 }
 
-// Sequences of the last laps' frames: kept prefixes and earlier turns of a conversation are open, but no company.
-int Decoder::sequences_under_way() const {
-  const auto recent = static_cast<std::uint64_t>(2 * cost_.stages() + 2);  // that can be in flight
-  return static_cast<int>(
-      std::count_if(states_.begin(), states_.end(), [&](const auto& s) { return s.second.seen + recent > frames_; }));
+// Sequences that had rows in the newest frames. Kept prefixes and earlier turns of a conversation are open, too, but
+// they take no time of the pipeline.
+int Decoder::active_sequences() const {
+  const auto recent = static_cast<std::uint64_t>(2 * cost_.stages() + 2);  // frames that can be in flight
+  return static_cast<int>(std::count_if(states_.begin(), states_.end(),
+                                        [&](const auto& s) { return s.second.newest_frame + recent > frames_; }));
 }
 
-// Of any sequence that drafts in this frame.
-Company Decoder::company_of(const Frame& frame) const {
-  Company c{sequences_under_way(), -1, 0};  // it is itself one of those that decode
+// The load as a sequence sees it that drafts in this frame.
+PipelineLoad Decoder::load_of(const Frame& frame) const {
+  std::int64_t drafting = 0, prompt_rows = 0;
   for (const FrameRun& run : frame.runs) {
     if (has(run, FrameRun::tree) || has(run, FrameRun::draft)) {
-      ++c.beside;
+      ++drafting;
     } else {
-      c.prompt_rows += run.rows;
+      prompt_rows += run.rows;
     }
   }
-  return c;
+  return {.sequences = active_sequences(), .others_in_frame = drafting - 1, .prompt_rows = prompt_rows};
 }
 
 FrameResult Decoder::late_drafts() {
@@ -219,10 +235,10 @@ FrameResult Decoder::late_drafts() {
   const auto now = std::chrono::steady_clock::now();
   for (auto& [id, s] : states_) {
     if (!s.speculation) continue;
-    // A frame a slot is what the stages take; meanwhile more becomes known.
+    // The stages take one frame a slot. Until the next slot begins, more may become known.
     const std::chrono::duration<double> since = now - s.segments_sent;
     if (since.count() < cost_.slot_s(1)) continue;
-    if (auto r = s.speculation->late_result(id, cost_, {sequences_under_way(), 0, 0})) {
+    if (auto r = s.speculation->late_result(id, cost_, {.sequences = active_sequences()})) {
       s.segments_sent = now;
       result.sequences.push_back(std::move(*r));
     }
@@ -230,35 +246,35 @@ FrameResult Decoder::late_drafts() {
   return result;
 }
 
-FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& head) {
+FrameResult Decoder::decode(const Frame& frame, double spent_s, const OutputHeadPass& pass) {
   ++frames_;
   std::vector<Walk> walks;
   take_rows(frame, walks);
   for (const Walk& w : walks) {
     if (has(*w.run, FrameRun::tree)) time_lap(w, frame, spent_s);
-    if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, head);
-    if (has(*w.run, FrameRun::hidden) && hidden_sink_) show_hidden(w, head);
+    if (has(*w.run, FrameRun::every_row) && sink_) show_rows(w, pass);
+    if (has(*w.run, FrameRun::hidden) && hidden_sink_) show_hidden(w, pass);
   }
   for (bool more = true; more;) {
     more = false;
     std::vector<std::int64_t> rows;
     std::vector<std::pair<Walk*, std::vector<std::int64_t>>> asked;
     for (Walk& w : walks) {
-      std::vector<std::int64_t> wanted = rows_of(w, static_cast<std::size_t>(kMaxDrawnRows) - rows.size());
-      if (wanted.empty()) continue;
+      std::vector<std::int64_t> next = rows_of(w, static_cast<std::size_t>(kMaxDrawnRows) - rows.size());
+      if (next.empty()) continue;
       more = true;
-      if (rows.size() + wanted.size() > static_cast<std::size_t>(kMaxDrawnRows)) break;  // in the next round
-      rows.insert(rows.end(), wanted.begin(), wanted.end());
-      asked.emplace_back(&w, std::move(wanted));
+      if (rows.size() + next.size() > static_cast<std::size_t>(kMaxDrawnRows)) break;  // in the next round
+      rows.insert(rows.end(), next.begin(), next.end());
+      asked.emplace_back(&w, std::move(next));
     }
     if (rows.empty()) break;
     const auto start = std::chrono::steady_clock::now();
-    const HeadRows passed = head(rows, true);
-    head_cost_.observe(std::ssize(rows), seconds_since(start));
+    const OutputHeadRows passed = pass(rows, true);
+    output_head_cost_.observe(std::ssize(rows), seconds_since(start));
     std::int64_t first = 0;
-    for (auto& [walk, wanted] : asked) {
-      advance(*walk, wanted, passed, first);
-      first += static_cast<std::int64_t>(wanted.size());
+    for (auto& [walk, rows_of_walk] : asked) {
+      advance(*walk, frame.tokens, rows_of_walk, passed, first);
+      first += std::ssize(rows_of_walk);
     }
   }
   FrameResult result;
@@ -266,7 +282,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const HeadPass& 
     SequenceResult r;
     r.sequence = w.run->sequence;
     if (w.state->speculation && (has(*w.run, FrameRun::tree) || has(*w.run, FrameRun::draft))) {
-      r = w.state->speculation->result(w.run->sequence, cost_, company_of(frame));
+      r = w.state->speculation->result(w.run->sequence, cost_, load_of(frame));
       if (!r.segments.empty()) w.state->segments_sent = std::chrono::steady_clock::now();
       if (!r.segments.empty() && r.segments.front().links.front().node == r.verdict.node) {
         w.state->root_sent = std::chrono::steady_clock::now();

@@ -151,7 +151,7 @@ Frame window_frame(SequenceId sequence, const std::vector<TokenId>& tokens, cons
   const auto add = [&](std::int64_t to, std::uint32_t flags) {
     to = std::clamp(to, at, end);
     if (to == at) return;
-    f.runs.push_back({sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(to - at), flags, 0, {}});
+    f.runs.push_back(FrameRun::consecutive(sequence, at, to - at, flags));
     at = to;
   };
   const auto first = tokens.begin() + w.first + at;

@@ -1,5 +1,5 @@
-// Scores of tokens under the model: windows of tokens flow through the pipeline one behind the other, the last stage
-// keeps what it finds about each token. What the scores mean (perplexity, golden tokens, choices) is the caller's.
+// Scores of tokens under the model. Windows of tokens flow through the pipeline one after the other, and the last stage
+// keeps what it finds about each token. What the scores mean (perplexity, golden tokens, choices) is up to the caller.
 #pragma once
 
 #include <optional>
@@ -9,28 +9,29 @@
 
 namespace jupiter {
 
-// A stretch of the tokens that is evaluated as a text of its own. Plain data: it travels between ranks as bytes.
+// A stretch of the tokens that is evaluated as a text of its own. It is plain data, because it travels between ranks.
 struct EvalWindow {
-  std::int64_t first = 0;  // token of the list
+  std::int64_t first = 0;  // index of its first token in the list
   std::int64_t length = 0;
-  std::int64_t scored_from = 1;  // tokens of the window from here on are scored; the first never is
-  std::int64_t begin = 0;        // tokens before it are those of the window before, which the caches still hold
+  std::int64_t scored_from = 1;  // its tokens from this index on are scored; the first token never is
+  std::int64_t begin = 0;  // its tokens before this index are also those of the previous window, so caches hold them
   std::int64_t scored() const { return length - scored_from; }
 };
 
-// Windows of `window` tokens that begin every `stride` tokens; a token is scored once, with as much context as a window
-// gives. The last, shorter one is left out unless it is the only one.
+// Windows of `window` tokens that begin every `stride` tokens. Each token is scored once, in the first window that has
+// it. A last, shorter window is left out unless it is the only one.
 std::vector<EvalWindow> eval_windows(std::int64_t tokens, std::int64_t window, std::int64_t stride);
-// Lets each window but the first skip what it shares with the one before (choices of one question).
+// Sets `begin` of each window to the number of first tokens that it shares with the previous one (choices of one
+// question).
 void share_prefixes(const std::vector<TokenId>& tokens, std::vector<EvalWindow>& windows);
 
-// What the model says about one token. Plain data, as above.
+// What the model says about one token. Plain data, as EvalWindow.
 struct TokenScore {
-  double nll = 0;              // of the token, nats
-  double margin = 0;           // logit of the most likely token less that of this one
-  double kl = 0;               // of the reference from this, nats; 0 without a reference
-  TokenId best = 0;            // most likely
-  TokenId reference_best = 0;  // the reference's; 0 without one
+  double nll = 0;              // negative log-likelihood of the token, nats
+  double margin = 0;           // logit of the most likely token minus that of this one
+  double kl = 0;               // divergence of the reference from the model, nats; 0 without a reference
+  TokenId best = 0;            // the most likely token
+  TokenId reference_best = 0;  // the reference's most likely token; 0 without a reference
 };
 
 struct Distribution {  // of values over tokens
@@ -40,23 +41,23 @@ Distribution distribution_of(std::vector<double> values);  // not empty
 
 struct MeanError {
   double mean = 0;
-  double error = 0;  // standard error: deviation of the sample over the root of its size; 0 for one value
+  double error = 0;  // standard error, the sample's deviation over the root of its size; 0 for one value
 };
 MeanError mean_error(const std::vector<double>& values);
 
-// log(sum(exp(logits))); scratch is overwritten. most: the largest of them.
+// log(sum(exp(logits))), computed in double. most: the largest logit. scratch is overwritten with exp(logits - most).
 double log_sum_exp(const KernelTable& kernels, std::span<const float> logits, float most, std::vector<float>& scratch);
 float largest(std::span<const float> values);  // not empty
 
-// The last stage's side: give sink() to Stage::set_logits_sink, take scores() after the last frame.
+// The last stage's side. Give sink() to Stage::set_logits_sink(), and take scores() after the last frame.
 class Evaluator {
  public:
-  // reference: compare with it; writer: save there. Either may be null; they have a row for each of the first
-  // `text_tokens` tokens. All must outlive this.
+  // The model's logits are compared with `reference` and saved to `writer`; either may be null. Both have a row for
+  // each of the first `text_tokens` tokens. All arguments must outlive this.
   Evaluator(const KernelTable& kernels, const std::vector<TokenId>& tokens, const std::vector<EvalWindow>& windows,
             std::int64_t text_tokens, const ReferenceFile* reference, ReferenceWriter* writer);
   LogitsSink sink();
-  // Of all scored tokens, window after window.
+  // Scores of all scored tokens, window after window.
   const std::vector<TokenScore>& scores() const { return scores_; }
 
  private:
@@ -74,7 +75,8 @@ class Evaluator {
   std::vector<TokenScore> scores_;
 };
 
-// Rank 0's side: submits all windows and waits for the last. flag: which sink gets the rows before scored tokens.
+// Rank 0's side: submits all windows and waits for the last one. flag says which sink gets the rows before scored
+// tokens.
 void submit_windows(Pipeline& pipeline, const std::vector<TokenId>& tokens, const std::vector<EvalWindow>& windows,
                     const std::function<std::vector<std::int64_t>(std::int64_t)>& chunks,
                     const std::function<void(std::size_t done)>& progress, FrameRun::Flags flag = FrameRun::every_row);

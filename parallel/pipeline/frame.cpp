@@ -40,7 +40,7 @@ void check_runs(const Frame& f, const FrameLimits& limits) {
   }
 }
 
-// A node travels as the distance to its parent, 2 bytes: trees are far smaller than that.
+// A node travels as the distance to its parent, which fits into 2 bytes because trees are far smaller than that.
 
 void write_segment(PayloadWriter& w, const Segment& s) {
   std::vector<std::uint16_t> up;
@@ -128,6 +128,7 @@ Frame decode_frame(const Message& message, const FrameLimits& limits) {
 Message encode_result(std::uint64_t frame_id, const FrameResult& result) {
   Message m{MessageKind::result, frame_id, {}};
   PayloadWriter w(m.payload);
+  w.value(std::uint8_t{result.late});
   w.value(result.cost);
   w.value(static_cast<std::uint32_t>(result.sequences.size()));
   for (const SequenceResult& s : result.sequences) {
@@ -144,11 +145,17 @@ Message encode_result(std::uint64_t frame_id, const FrameResult& result) {
 FrameResult decode_result(const Message& message, const FrameLimits& limits) {
   PayloadReader r(message.payload);
   FrameResult result;
-  result.late = message.id == 0;
+  result.late = r.value<std::uint8_t>() != 0;
   result.cost = r.value<FrameCost>();
   const auto count = r.value<std::uint32_t>();
   if (count > limits.max_rows) throw outside("sequences of a result", limits.max_rows + 1, count);
-  for (std::uint32_t i = 0; i < count; ++i) result.sequences.push_back(read_sequence_result(r, limits));
+  for (std::uint32_t i = 0; i < count; ++i) {
+    result.sequences.push_back(read_sequence_result(r, limits));
+    if (result.late && !result.sequences.back().tokens.empty()) {
+      throw PeerError("late result: expected no tokens, found " +
+                      std::to_string(result.sequences.back().tokens.size()));
+    }
+  }
   r.end();
   return result;
 }

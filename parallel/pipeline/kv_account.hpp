@@ -1,6 +1,6 @@
 // The blocks of every stage's KV cache, counted on rank 0.
 //
-// There is one truth: the cache of rank 0's own stage. Every stage opens, extends, shares and closes sequences in the
+// The only truth is the cache of rank 0's own stage. Every stage opens, extends, shares and closes sequences in the
 // order in which rank 0 submits that, and rank 0 does it first, so after the same message each stage holds the same
 // blocks for the same positions. Only trees differ: a later stage may know of more verdicts, and then places fewer
 // rows, perhaps in other spare blocks. So the spare blocks of a tree are set aside in full while its sequence decodes.
@@ -20,7 +20,7 @@ class KvAccount {
   std::int64_t total() const { return stage_.cache().total_blocks(); }
   // Blocks that no sequence holds and no tree may claim.
   std::int64_t free() const;
-  // Those that would be free if only the sequences that were opened here were left.
+  // Blocks that would be free if only the sequences that were opened here were left.
   std::int64_t free_for_open() const;
   // Sets aside the spare blocks of a sequence's tree; until close().
   void open(SequenceId sequence, std::int64_t tree_blocks) { tree_blocks_[sequence] = tree_blocks; }
@@ -28,7 +28,7 @@ class KvAccount {
 
   // Blocks that an open sequence takes for positions first .. end - 1.
   std::int64_t needed(SequenceId sequence, std::int64_t first, std::int64_t end) const;
-  // Those it takes for so many rows of its tree, at most.
+  // Most blocks that it takes for so many rows of its tree.
   std::int64_t needed_for_tree(SequenceId sequence, std::int64_t rows, std::int64_t end_position) const;
   // Committed positions of an open sequence.
   std::int64_t length(SequenceId sequence) const { return stage_.sequence(sequence).length; }

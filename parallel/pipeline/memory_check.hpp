@@ -9,19 +9,19 @@
 
 namespace jupiter {
 
-// What one rank will take, bytes. Ranks without layers claim nothing.
+// The bytes that one rank will take. Ranks without layers claim nothing.
 struct MemoryClaim {
   std::uint64_t weights = 0;
-  std::uint64_t other = 0;        // all else but the KV cache, less what the process has already
+  std::uint64_t other = 0;        // everything else but the KV cache, minus what the process has already
   std::uint64_t cache_block = 0;  // of one block of the cache
-  std::string file;               // a mapped file that other ranks may map too (tied embeddings): its identity
-  std::uint64_t file_bytes = 0;   // of the weights; counted once among ranks that share pages
+  std::string file;               // identity of a mapped file that other ranks may map too (tied embeddings)
+  std::uint64_t file_bytes = 0;   // its part of `weights`, counted once among ranks that share pages
 };
 
 // Device and inode; empty where there is none.
 std::string file_identity(const std::string& path);
 
-// Blocks of the KV cache that all ranks have alike.
+// How many blocks of the KV cache every rank should have.
 struct CacheWish {
   std::int64_t least = 0;
   std::int64_t most = 0;

@@ -1,4 +1,5 @@
-// In-band order is the protocol: open, frames and close of a sequence pass every stage in the order of submission.
+// The order of messages is part of the protocol: open, frames and close of a sequence pass every stage in the order in
+// which rank 0 submitted them.
 #include "parallel/pipeline/pipeline.hpp"
 
 #include <sys/resource.h>
@@ -32,7 +33,7 @@ void StageRunner::pass_on(Message&& message) {
   }
 }
 
-// Stages between learn at once what is rejected; nobody waits for it (parallel/DESIGN.md, decision 9).
+// The stages between learn at once what is rejected, and nobody waits for them (parallel/DESIGN.md, decision 9).
 void StageRunner::send_verdicts(const FrameResult& result, std::uint64_t id) {
   for (const SequenceResult& r : result.sequences) {
     if (r.verdict.node == 0) continue;
@@ -45,10 +46,10 @@ void StageRunner::send_late_drafts() {
   if (!late.sequences.empty()) pass_on(encode_result(0, late));
 }
 
-void StageRunner::compute(Message&& message, const std::function<void()>& newer) {
+void StageRunner::compute(Message&& message, const std::function<void()>& on_layer_done) {
   Frame frame = decode_frame(message, stage_.limits());
   const auto start = Clock::now();
-  const FrameResult result = stage_.forward(frame, newer);
+  const FrameResult result = stage_.forward(frame, on_layer_done);
   const auto computed = Clock::now();
   if (last_) send_verdicts(result, message.id);
   pass_on(last_ ? encode_result(message.id, result) : encode(frame, message.id));
@@ -58,7 +59,8 @@ void StageRunner::compute(Message&& message, const std::function<void()>& newer)
   trace_.add(Trace::Kind::send, computed, Clock::now(), run.sequence, run.first_position, rows);
 }
 
-void StageRunner::process(Message&& message, const std::function<void()>& newer) {
+void StageRunner::process(Message&& message, const std::function<void()>& on_layer_done) {
+  invariants_.message_came(message.id);
   switch (message.kind) {
     case MessageKind::open: {
       const Opened opened = decode_open(message);
@@ -67,7 +69,7 @@ void StageRunner::process(Message&& message, const std::function<void()>& newer)
       return;
     }
     case MessageKind::frame:
-      compute(std::move(message), newer);
+      compute(std::move(message), on_layer_done);
       return;
     case MessageKind::close: {
       const CloseRequest request = decode_close(message);
@@ -109,9 +111,10 @@ void Pipeline::take_answers() {
   const auto take = [&](const Message& m) {
     if (m.kind == MessageKind::result) {
       results_.push_back(decode_result(m, stage_.limits()));
+      invariants_.result_came(m.id, results_.back());
       if (!results_.back().late) ++answered_;
       for (const SequenceResult& r : results_.back().sequences) {
-        if (r.verdict.node != 0) stage_.settle(r.sequence, r.verdict);
+        if (r.verdict.node != 0) stage_.queue_verdict(r.sequence, r.verdict);
       }
     } else if (m.kind == MessageKind::closed) {
       const Closed closed = decode_closed(m);
@@ -128,14 +131,14 @@ void Pipeline::take_answers() {
 
 void Pipeline::wait_for(const std::function<bool()>& ready) {
   const auto start = Clock::now();
-  const auto wanted = [&] {
+  const auto is_ready = [&] {
     take_answers();
     return ready();
   };
   wait_politely(
       [&] {
-        if (wanted()) return true;
-        if (options_.idle != nullptr) options_.idle->work(wanted);
+        if (is_ready()) return true;
+        if (options_.idle != nullptr) options_.idle->work(is_ready);
         return false;
       },
       "rank " + std::to_string(mpi_.stages() - 1) + " (the last stage)", options_.deadline);
@@ -154,6 +157,7 @@ void Pipeline::submit(Frame&& frame) {
     wait_for([&] { return in_flight() < options_.max_in_flight; });
   }
   ++submitted_;
+  invariants_.frame_submitted(next_id_);
   runner_.process(encode(frame, next_id_++), [this] { take_answers(); });
   take_answers();
 }
@@ -195,11 +199,11 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
     runner.poll();
     if (verdicts) verdicts->poll();
   };
-  const auto newer = [&] {
+  const auto on_layer_done = [&] {
     poll();
     while (const auto m = verdicts->receive()) {
       const SequenceVerdict v = decode_verdict(*m);
-      stage.settle(v.sequence, v.verdict);
+      stage.queue_verdict(v.sequence, v.verdict);
     }
   };
   pool.set_poll(poll);
@@ -213,7 +217,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
       if (!message) message = in.receive();
       return message.has_value();
     };
-    // No deadline: rank 0 may wait for its user. A peer that dies takes this rank along (mpirun).
+    // There is no deadline, because rank 0 may wait for its user. If a peer dies, mpirun ends this rank too.
     wait_politely(
         [&] {
           if (arrived()) return true;
@@ -228,8 +232,8 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
       code = decode_stop(*message);
       running = false;
     }
-    if (verdicts) newer();
-    runner.process(std::move(*message), verdicts ? std::function<void()>(newer) : nullptr);
+    if (verdicts) on_layer_done();
+    runner.process(std::move(*message), verdicts ? std::function<void()>(on_layer_done) : nullptr);
   }
   wait_politely(
       [&] {

@@ -7,11 +7,12 @@
 
 #include "parallel/comm/channel.hpp"
 #include "parallel/comm/trace.hpp"
+#include "parallel/pipeline/invariants.hpp"
 #include "parallel/pipeline/stage.hpp"
 
 namespace jupiter {
 
-// What one rank did, for reports.
+// What one rank held and did, for reports.
 struct RankReport {
   int rank = 0;
   std::string host;
@@ -35,10 +36,10 @@ class StageRunner {
  public:
   StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace);
 
-  // Computes or applies one message and passes its consequence on; at size 1 results pile up in `answers`. newer: as
-  // in Stage::forward.
-  void process(Message&& message, const std::function<void()>& newer = {});
-  // Last rank: sends on what drafters on other ranks found since the last answer.
+  // Computes or applies one message, and passes on what follows from it; a pipeline of one stage collects results in
+  // answers(). on_layer_done: as in Stage::forward().
+  void process(Message&& message, const std::function<void()>& on_layer_done = {});
+  // Last rank: sends rank 0 what drafters on other ranks found since the last answer.
   void send_late_drafts();
   void poll() {
     if (out_) out_->poll();
@@ -50,22 +51,23 @@ class StageRunner {
 
  private:
   void pass_on(Message&& message);
-  void compute(Message&& message, const std::function<void()>& newer);
+  void compute(Message&& message, const std::function<void()>& on_layer_done);
   void send_verdicts(const FrameResult& result, std::uint64_t id);
   Stage& stage_;
   Trace& trace_;
   bool last_;
   std::optional<SendChannel> out_;
-  std::vector<SendChannel> verdicts_;  // last rank: to the stages between the first and itself
+  std::vector<SendChannel> verdicts_;  // last rank only: to the stages between the first one and itself
   std::deque<Message> answers_;
+  RingInvariants invariants_;
 };
 
 // What a rank does while it waits.
 class IdleWork {
  public:
   virtual ~IdleWork() = default;
-  // One piece of work, if there is any; ends early once `wanted` says that there is something better to do.
-  virtual void work(const std::function<bool()>& wanted) = 0;
+  // Does one piece of work, if there is any. It ends early once should_yield() says that something better is to do.
+  virtual void work(const std::function<bool()>& should_yield) = 0;
   virtual double spent_s() const = 0;
 };
 
@@ -73,25 +75,26 @@ class IdleWork {
 class Pipeline {
  public:
   struct Options {
-    std::int64_t max_in_flight = 0;      // frames; 0: twice the ranks and two
+    std::int64_t max_in_flight = 0;      // frames; 0 means twice the stages and two
     std::chrono::seconds deadline{600};  // for any answer of the last rank
-    IdleWork* idle = nullptr;            // or none; must outlive the pipeline
+    IdleWork* idle = nullptr;            // may be null; must outlive the pipeline
   };
   Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options);
   ~Pipeline();
 
   SequenceId open(const SequenceOptions& options);
-  // Computes this rank's layers and sends the rest on its way; waits while too many frames are in flight.
+  // Computes this rank's layers and sends the frame to the next rank. Waits while too many frames are in flight.
   void submit(Frame&& frame);
-  // The answer to the oldest frame whose answer was not taken yet; waits for it.
+  // Waits for the next answer, in the order of their arrival: those to frames in the order of the frames, and late
+  // ones.
   FrameResult next_result();
   bool has_result() const { return !results_.empty(); }
   std::int64_t in_flight() const { return submitted_ - answered_; }
   std::int64_t pending_results() const { return submitted_ - taken_; }
-  // Ends a sequence; frames of it that are on their way end before it.
+  // Ends a sequence. Its frames that are on their way end before it.
   void close(SequenceId sequence, const SequenceClose& close);
   bool is_closed(SequenceId sequence) const { return closed_.contains(sequence); }
-  // What a closed sequence left behind; waits for it.
+  // Waits for what a closed sequence leaves behind.
   SequenceEnd closed(SequenceId sequence);
   // Ends the run on all ranks.
   void stop(ExitCode code);
@@ -113,17 +116,18 @@ class Pipeline {
   StageRunner runner_;
   std::optional<ReceiveChannel> ring_;
   std::deque<FrameResult> results_;
-  std::multimap<SequenceId, SequenceEnd> closed_;  // a kept sequence ends twice; equal keys stay in order
+  std::multimap<SequenceId, SequenceEnd> closed_;  // a kept sequence is closed twice; equal keys stay in order
   SequenceId next_sequence_ = 1;
   std::uint64_t next_id_ = 1;
   std::int64_t submitted_ = 0, answered_ = 0, taken_ = 0;
+  RingInvariants invariants_;
   double wait_s_ = 0;
 };
 
-// The life of every other rank: computes what comes until the run is stopped. Returns the run's exit code.
+// What every other rank does: it computes what comes until the run is stopped. Returns the run's exit code.
 ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report, IdleWork* idle);
 
-// Fields that this process knows about itself.
+// The report of this rank.
 RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s, std::uint64_t sent_bytes);
 
 }  // namespace jupiter

@@ -1,12 +1,11 @@
 // The life of a request: taken, started, its tokens, its end.
 #include "parallel/pipeline/scheduler.hpp"
-#include "io/timer.hpp"
 
 #include <algorithm>
 
-namespace jupiter {
+#include "io/timer.hpp"
 
-namespace {}  // namespace
+namespace jupiter {
 
 Scheduler::Scheduler(Pipeline& pipeline, int stages, Options options)
     : pipeline_(pipeline), stages_(stages), options_(std::move(options)), account_(pipeline.stage()) {}
@@ -55,7 +54,7 @@ void Scheduler::compute_prefix(std::vector<TokenId> prefix) {
   std::int64_t at = 0;
   for (const std::int64_t rows : options_.chunks(tokens)) {
     Frame f;
-    f.runs.push_back({sequence, static_cast<std::int32_t>(at), static_cast<std::int32_t>(rows), 0, 0, {}});
+    f.runs.push_back(FrameRun::consecutive(sequence, at, rows));
     f.tokens.assign(prefix.begin() + at, prefix.begin() + at + rows);
     at += rows;
     decode_frames_.push_back(false);
@@ -130,14 +129,13 @@ bool Scheduler::take_token(Job& job, TokenId token) {
 }
 
 void Scheduler::take(Place a, SequenceResult&& r) {
+  const std::vector<TokenId> tokens = std::move(r.tokens);
   if (!is_plain(a->job->request)) {
-    if (r.verdict.node != 0) a->verdict = r.verdict;
-    while (!a->segments.empty() && a->segments.front().epoch < r.epoch) a->segments.pop_front();
-    for (Segment& s : r.segments) a->segments.push_back(std::move(s));
-  } else if (!r.tokens.empty()) {
-    a->next = r.tokens.back();
+    a->segments.take(std::move(r));
+  } else if (!tokens.empty()) {
+    a->next = tokens.back();
   }
-  for (const TokenId token : r.tokens) {
+  for (const TokenId token : tokens) {
     if (!take_token(*a->job, token)) return finish(a);
   }
 }
@@ -147,7 +145,7 @@ void Scheduler::finish(Place a) {
   active_.erase(a);
   Generated& out = done.job->out;
   out.total_s = seconds_since(done.job->start);
-  SequenceClose how{std::ssize(out.tokens), 0, done.verdict};
+  SequenceClose how{std::ssize(out.tokens), 0, done.segments.verdict()};
   std::vector<TokenId> tokens = done.job->request.prompt;
   tokens.insert(tokens.end(), out.tokens.begin(), out.tokens.end());
   if (!out.tokens.empty()) tokens.pop_back();  // the last one was not computed

@@ -1,12 +1,14 @@
-// Requests on the pipeline, on rank 0: any number of sequences at once. A sequence joins and leaves at any step
-// (continuous batching, Yu et al., Orca, OSDI 2022); prompts go in by chunks beside rows that decode (Agrawal et al.,
-// Sarathi-Serve, OSDI 2024). A stage holds a frame of some sequences while the next one holds others, so as many groups
-// are under way as there are stages; more would be narrower, and narrow frames read the weights for fewer rows.
+// Rank 0's scheduler of requests: any number of sequences share the pipeline. A sequence joins and leaves at any step
+// (continuous batching, Yu et al., Orca, OSDI 2022), and chunks of prompts go in beside rows that decode (Agrawal et
+// al., Sarathi-Serve, OSDI 2024). While one stage has a frame of some sequences, the next stage has one of others. So
+// the sequences form as many groups as there are stages; with more groups frames would be narrower, and each reading of
+// the weights would serve fewer rows.
 //
-// A request is admitted by what it holds, not by the longest answer that it may get. When the KV cache runs out, what
-// is kept for later prompts goes first; then the youngest request is set back: its blocks are freed, and it is computed
-// again from its prompt and the tokens that it has, when there is room (as vLLM recomputes preempted requests; Kwon et
-// al., SOSP 2023). The oldest request always goes on, so every request ends, and the bits stay the same.
+// A request is admitted by the memory that it holds, not by the longest answer that it may get. When the KV cache runs
+// out, what is kept for later prompts goes first; then the youngest request is set back: its blocks are freed, and it
+// is computed again from its prompt and the tokens that it has, when there is room (as vLLM recomputes preempted
+// requests; Kwon et al., SOSP 2023). The oldest request always goes on, so every request ends, and the bits stay the
+// same.
 #pragma once
 
 #include <deque>
@@ -18,20 +20,21 @@
 #include "parallel/pipeline/kv_account.hpp"
 #include "parallel/pipeline/pipeline.hpp"
 #include "parallel/pipeline/prefix_cache.hpp"
+#include "parallel/pipeline/segment_queue.hpp"
 
 namespace jupiter {
 
-// Lengths of the frames of a prompt of so many tokens; they sum to it.
+// The lengths of the chunks into which a prompt of so many tokens is cut; they sum to that number.
 using ChunkLengths = std::function<std::vector<std::int64_t>(std::int64_t)>;
 
 struct Generated {
   std::vector<TokenId> tokens;  // an end-of-turn token included
-  bool stopped = false;         // by an end token or the caller; otherwise the length ran out
+  bool stopped = false;         // ended by an end token or the caller; otherwise the length ran out
   double ttft_s = 0;            // from add() to the first token
   double total_s = 0;
-  std::int64_t prefilled_tokens = 0;  // positions computed for the first token, those shared left out
+  std::int64_t prefilled_tokens = 0;  // positions that were computed for the first token; shared ones do not count
   std::int64_t steps = 0;             // pipeline passes after prefill
-  std::uint64_t logits_digest = 0;    // of the rows of all tokens
+  std::uint64_t logits_digest = 0;    // XXH3-64 over the logits rows of all tokens
   DraftStats draft;
   std::int64_t set_back = 0;  // how often it lost its place in the KV cache and was computed again
 };
@@ -54,22 +57,22 @@ class Scheduler {
   struct Options {
     std::int64_t context_tokens = 0;  // of one sequence
     ChunkLengths chunks;
-    std::int64_t most_at_once = 0;  // requests; 0: as many as the cache holds
+    std::int64_t most_at_once = 0;  // most requests at a time; 0: as many as the cache holds
   };
-  // stages: of the pipeline.
+  // stages: their number in the pipeline.
   Scheduler(Pipeline& pipeline, int stages, Options options);
 
-  // Takes a request; it starts when the cache has room for it. UsageError where it never will: its prompt is longer
-  // than the context, or than the whole cache.
+  // Takes a request, which starts when the cache has room for it. UsageError where it never will, because its prompt is
+  // longer than the context or than the whole cache.
   void add(Request&& request);
-  // Until all requests are done, or a signal came (answers then end where they are). An answer ends (as its length runs
-  // out) where the context does, or a cache that is smaller.
+  // Runs until all requests are done. After a signal answers end where they are. An answer that reaches the end of the
+  // context, or of a cache that is smaller, ends there.
   void run();
-  // One request alone.
+  // Answers one request alone.
   Generated complete(Request&& request);
 
-  // Sends the beginning that prompts have in common on its way, at once: every stage computes it before whatever
-  // follows, and keeps it. Nothing happens where the cache has no room for it now; prompts then go in whole.
+  // Sends the beginning that prompts have in common on its way at once. Every stage computes it before whatever
+  // follows, and keeps it. Nothing happens where the cache has no room for it now; then each prompt is computed whole.
   void compute_prefix(std::vector<TokenId> prefix);
 
   std::size_t waiting() const { return waiting_.size(); }
@@ -95,8 +98,7 @@ class Scheduler {
     std::int64_t sent = 0;            // positions of the prompt, shared ones included
     bool decoding = false;            // the prompt is on its way
     std::optional<TokenId> next;      // plain decoding: to be sent
-    std::deque<Segment> segments;     // speculation: to be sent
-    Verdict verdict;
+    SegmentQueue segments;            // speculation: to be sent
     // Rows of tokens that the answer had already start here; they count in its digest again.
     std::int64_t first_digest_row() const { return std::ssize(job->request.prompt) - 1; }
   };
@@ -130,7 +132,7 @@ class Scheduler {
   std::int64_t add_decodes(Frame& frame);
   void add_prompts(Frame& frame, std::int64_t decoding_rows);
   void add_chunk(Frame& frame, Active& a, std::int64_t rows);
-  static void add_segment(Frame& frame, Active& a);
+  void add_segment(Frame& frame, Active& a);
   void set_chunks(Active& a) const;
 
   bool submit_next();
@@ -155,6 +157,7 @@ class Scheduler {
   std::deque<Closing> closing_;
   std::deque<bool> decode_frames_;  // frames on their way: whether rows decode in them
   std::int64_t decodes_in_flight_ = 0;
+  RingInvariants invariants_;
 };
 
 }  // namespace jupiter

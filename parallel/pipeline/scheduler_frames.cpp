@@ -25,9 +25,8 @@ void Scheduler::set_chunks(Active& a) const {
 }
 
 void Scheduler::add_segment(Frame& f, Active& a) {
-  const Segment s = std::move(a.segments.front());
-  a.segments.pop_front();
-  f.runs.push_back({a.sequence, 0, static_cast<std::int32_t>(s.tokens.size()), FrameRun::tree, s.epoch, a.verdict});
+  const Segment s = a.segments.pop(invariants_);
+  f.runs.push_back(tree_run(a.sequence, s, a.segments.verdict()));
   f.tokens.insert(f.tokens.end(), s.tokens.begin(), s.tokens.end());
   f.links.insert(f.links.end(), s.links.begin(), s.links.end());
 }
@@ -49,7 +48,7 @@ std::int64_t Scheduler::add_decodes(Frame& f) {
     if (here->next) {
       Job& job = *here->job;
       const auto position = std::ssize(job.request.prompt) + std::ssize(job.out.tokens) - 1;
-      f.runs.push_back({here->sequence, static_cast<std::int32_t>(position), 1, FrameRun::sample, 0, {}});
+      f.runs.push_back(FrameRun::consecutive(here->sequence, position, 1, FrameRun::sample));
       f.tokens.push_back(*here->next);
       here->next.reset();
       ++job.out.steps;
@@ -68,7 +67,7 @@ void Scheduler::add_chunk(Frame& f, Active& a, std::int64_t rows) {
   std::uint32_t flags = last ? std::uint32_t{FrameRun::sample} : 0;
   if (last && !is_plain(a.job->request)) flags |= FrameRun::draft;
   if (a.prompt.size() > a.job->request.prompt.size() && a.sent >= a.first_digest_row()) flags |= FrameRun::digest;
-  f.runs.push_back({a.sequence, static_cast<std::int32_t>(a.sent), static_cast<std::int32_t>(rows), flags, 0, {}});
+  f.runs.push_back(FrameRun::consecutive(a.sequence, a.sent, rows, flags));
   f.tokens.insert(f.tokens.end(), first, first + rows);
   a.sent += rows;
   a.decoding = last;

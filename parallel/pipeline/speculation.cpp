@@ -1,26 +1,29 @@
-// Bookkeeping of one tree; every decision about costs is in best_width().
+// Bookkeeping of one tree. Everything about costs is decided in best_width() and segments_in_flight().
 #include "parallel/pipeline/speculation.hpp"
-#include "io/timer.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <queue>
 
+#include "io/timer.hpp"
+
 namespace jupiter {
 
 namespace {
 
-constexpr std::size_t kChildren = 8;   // of a node, at most
-constexpr std::size_t kMaxTree = 48;   // nodes grown at a time
-constexpr std::size_t kMostBusy = 6;   // where all stages are busy: a segment's at most, and drafting delays everyone
-constexpr double kLeastJoint = 0.004;  // a node is not worth its message below
-constexpr int kCrowd = 2;  // sequences a stage from which nothing is drafted: 16 on 4 boards lost 20 % with drafts
-constexpr double kLeastSegment = 0.05;  // expected tokens of a segment that fills a gap
+constexpr std::size_t kChildren = 8;  // most children of a node
+constexpr std::size_t kMaxTree = 48;  // most nodes that are grown at a time
+// Most nodes that are grown where all stages are busy anyway, because drafting delays every sequence then.
+constexpr std::size_t kMostBusy = 6;
+constexpr double kLeastJoint = 0.004;  // a node that is less likely than this is not worth its bytes
+// With so many sequences for each stage nothing is drafted: 16 sequences on 4 boards lost 20 % with drafts.
+constexpr int kCrowd = 2;
+constexpr double kLeastSegment = 0.05;  // a segment of fewer expected tokens is not sent behind another one
 
-// Whether every stage has a sequence to work on.
-bool is_full(const StepCost& cost, const Company& company) {
-  return company.sequences > 1 && company.sequences >= cost.stages();
+// Whether there is a sequence for every stage to work on.
+bool is_full(const StepCost& cost, const PipelineLoad& load) {
+  return load.sequences > 1 && load.sequences >= cost.stages();
 }
 
 }  // namespace
@@ -59,7 +62,7 @@ DraftStats& DraftStats::operator+=(const DraftStats& other) {
     right[i] += other.right[i];
   }
   draft_s += other.draft_s;
-  head += other.head;
+  neural += other.neural;
   return *this;
 }
 
@@ -68,11 +71,13 @@ void Speculation::read(std::span<const TokenId> prompt) {
     drafters_.observe(history_, t);
     history_.push_back(t);
   }
-  drafters_.foretell(history_);
+  drafters_.prefetch(history_);
 }
 
 void Speculation::arrive(const FrameRun& run, std::span<const TreeLink> links) {
   if (run.epoch == epoch_ && outstanding_ > 0) --outstanding_;
+  invariants_.segment_came_back(run.epoch);
+  invariants_.outstanding_is(outstanding_);
   arrived_.assign(links.begin(), links.end());
   if (!links.empty()) {
     ++stats_.steps;
@@ -80,7 +85,7 @@ void Speculation::arrive(const FrameRun& run, std::span<const TreeLink> links) {
   }
 }
 
-std::optional<std::size_t> Speculation::wanted() const {
+std::optional<std::size_t> Speculation::next_row() const {
   if (ended_) return std::nullopt;
   for (std::size_t i = 0; i < arrived_.size(); ++i) {
     if (arrived_[i].node == verdict_.node) return i;
@@ -88,8 +93,8 @@ std::optional<std::size_t> Speculation::wanted() const {
   return std::nullopt;
 }
 
-std::vector<std::size_t> Speculation::wanted_rows(std::size_t limit, double least_probability) const {
-  const auto first = wanted();
+std::vector<std::size_t> Speculation::next_rows(std::size_t limit, double least_probability) const {
+  const auto first = next_row();
   if (!first) return {};
   std::vector<std::size_t> rows = {*first};
   std::vector<std::pair<NodeId, double>> likely = {{verdict_.node, 1.0}};
@@ -135,9 +140,10 @@ void Speculation::descend_to(NodeId id) {
 
 void Speculation::accept(TokenId token, bool last) {
   const Node* hit = child(token);
+  const bool is_hit = hit != nullptr;
   const std::size_t depth = std::min(depth_, DraftStats::kDepths - 1);
   if (verdict_.node != 0) ++stats_.reached[depth];
-  if (hit != nullptr) {
+  if (is_hit) {
     ++stats_.accepted;
     ++stats_.accepted_by[static_cast<std::size_t>(hit->source)];
     ++stats_.right[depth];
@@ -156,11 +162,12 @@ void Speculation::accept(TokenId token, bool last) {
   history_.push_back(token);
   fresh_.push_back(token);
   ended_ = last;
+  invariants_.token_decided(is_hit, verdict_.node, epoch_, std::ssize(history_), last);
 }
 
 void Speculation::expand(Growth& g, std::int32_t index) {
   const Candidate from = g.expanded[static_cast<std::size_t>(index)];
-  // One token's position further than its own.
+  // The position of a child.
   const auto position = static_cast<std::int64_t>(history_.size()) + from.depth;
   if (position >= options_.end_position) return;
   g.context.resize(history_.size());
@@ -187,7 +194,8 @@ void Speculation::expand(Growth& g, std::int32_t index) {
   }
 }
 
-// The best `count` nodes that are not sent yet, parents before children; up: index among the result's expanded nodes.
+// The `count` most likely nodes that are not sent yet, parents before children. Their `up` is an index into the result,
+// or -1 where the parent was sent before.
 std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
   Growth g;
   g.context = history_;
@@ -196,7 +204,7 @@ std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
   root.sent = true;
   g.expanded.push_back(root);
   std::vector<Candidate> chosen;
-  std::vector<std::int32_t> place = {-1};  // of expanded nodes among the chosen
+  std::vector<std::int32_t> place = {-1};  // index of each expanded node among the chosen ones
   expand(g, 0);
   while (!g.heap.empty() && chosen.size() < count) {
     const Candidate c = g.pop();
@@ -212,20 +220,23 @@ std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
   return chosen;
 }
 
-// Rows of a segment that promise most tokens a second, from the expected time until the next miss: a lap for the first
-// segment and a slot for each one that the accepted path reaches after it. With as many sequences as stages every stage
-// is busy anyway: then a row costs what it adds to the slot. All sequences of a frame choose alike, so each looks for
-// the width that is best for all: one that only counts its own row in a frame of many takes too many.
-std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const Company& company,
+// The number of rows of a segment that promises most tokens a second,
+//   rate(width) = (1 + sum of the nodes' joint probabilities) / (lap_s(rows) + sum over later segments of
+//                 P(the accepted path reaches the segment) * slot_s(its rows)),
+// which is the expected number of tokens until the next miss over the expected time until then. Where every stage has a
+// sequence to work on, a row costs only what it adds to a slot, so slot_s(rows) stands in the place of lap_s(rows). All
+// sequences of a frame choose in the same way. So each counts the rows of the others as if they had its own width;
+// otherwise all would take too many. parallel/DESIGN.md, decision 9, says what is gained by several segments at once.
+std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const StepCost& cost, const PipelineLoad& load,
                                     std::size_t in_flight) const {
   const auto most = static_cast<std::size_t>(options_.draft_max) + 1;
   if (options_.fixed_width > 0) return std::min(static_cast<std::size_t>(options_.fixed_width), most);
   std::size_t best = 1;
   double best_rate = 0;
   for (std::size_t width = 1; width <= std::min(most, nodes.size() + 1); ++width) {
-    const std::int64_t rows = static_cast<std::int64_t>(width) * (1 + company.beside) + company.prompt_rows;
+    const std::int64_t rows = static_cast<std::int64_t>(width) * (1 + load.others_in_frame) + load.prompt_rows;
     double tokens = 1;
-    double seconds = is_full(cost, company) ? cost.slot_s(rows) : cost.lap_s(rows);
+    double seconds = is_full(cost, load) ? cost.slot_s(rows) : cost.lap_s(rows);
     std::size_t at = 0;
     for (std::size_t segment = 0; at < nodes.size() && (in_flight > 1 || segment == 0); ++segment) {
       const std::size_t end = std::min(nodes.size(), at + width - (segment == 0 ? 1 : 0));
@@ -247,7 +258,7 @@ std::size_t Speculation::best_width(const std::vector<Candidate>& nodes, const S
   return best;
 }
 
-// `ids`: numbers of the chosen nodes sent so far.
+// ids: numbers of the chosen nodes that were sent so far.
 void Speculation::send(std::span<const Candidate> nodes, std::vector<NodeId>& ids, std::vector<Segment>& out) {
   Segment s;
   s.epoch = epoch_;
@@ -270,56 +281,57 @@ void Speculation::send(std::span<const Candidate> nodes, std::vector<NodeId>& id
   out.push_back(std::move(s));
 }
 
-// As many as a lap holds slots: more would wait before the slowest stage.
-std::size_t Speculation::segments_in_flight(const StepCost& cost, const Company& company) const {
+// How many segments may be on their way at once, lap_s(1) / slot_s(1) rounded: as many as a lap holds slots, because
+// more of them would wait before the slowest stage. Sequences share them.
+std::size_t Speculation::segments_in_flight(const StepCost& cost, const PipelineLoad& load) const {
   if (options_.mode != DecodeMode::continuous) return 1;
   const double slots = cost.lap_s(1) / std::max(cost.slot_s(1), 1e-9) + 0.5;
   const double most = std::clamp(slots, 1.0, static_cast<double>(cost.stages() + 1));
-  return std::max<std::size_t>(
-      1, static_cast<std::size_t>(most) / static_cast<std::size_t>(std::max(1, company.sequences)));
+  return std::max<std::size_t>(1,
+                               static_cast<std::size_t>(most) / static_cast<std::size_t>(std::max(1, load.sequences)));
 }
 
-SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, const Company& company) {
+SequenceResult Speculation::result(SequenceId sequence, const StepCost& cost, const PipelineLoad& load) {
   SequenceResult r{sequence, std::move(fresh_), verdict_, epoch_, {}};
   fresh_.clear();
-  timed_extend(r, cost, company, false);
+  timed_extend(r, cost, load, false);
   return r;
 }
 
-void Speculation::timed_extend(SequenceResult& r, const StepCost& cost, const Company& company, bool late) {
+void Speculation::timed_extend(SequenceResult& r, const StepCost& cost, const PipelineLoad& load, bool late) {
   const auto start = std::chrono::steady_clock::now();
-  extend(r, cost, company, late);
+  extend(r, cost, load, late);
   stats_.draft_s += seconds_since(start);
 }
 
 std::optional<SequenceResult> Speculation::late_result(SequenceId sequence, const StepCost& cost,
-                                                       const Company& company) {
+                                                       const PipelineLoad& load) {
   if (verdict_.node == 0 || ended_ || !drafters_.has_news()) return std::nullopt;
   SequenceResult r{sequence, {}, verdict_, epoch_, {}};
-  timed_extend(r, cost, company, true);
+  timed_extend(r, cost, load, true);
   if (r.segments.empty()) return std::nullopt;
   return r;
 }
 
-// late: the root went out already; what is found now follows it, in lap mode as the second half of the lap's tree.
-void Speculation::extend(SequenceResult& r, const StepCost& cost, const Company& company, bool late) {
+// late: the root has left already, and what is found now follows it; in lap mode as the second half of the lap's tree.
+void Speculation::extend(SequenceResult& r, const StepCost& cost, const PipelineLoad& load, bool late) {
   const auto root_position = static_cast<std::int64_t>(history_.size()) - 1;
   if (ended_ || root_position >= options_.end_position) return;
-  std::size_t in_flight = segments_in_flight(cost, company);
+  std::size_t in_flight = segments_in_flight(cost, load);
   if (late && options_.mode == DecodeMode::lap) ++in_flight;
   if (outstanding_ >= in_flight) return;
   const double tokens =
       1 + static_cast<double>(stats_.accepted) / static_cast<double>(std::max<std::int64_t>(1, stats_.steps));
-  // Where every stage is busy anyway, a token takes its share of a slot.
+  // Where every stage is busy anyway, a token takes only its share of a slot.
   const auto width = static_cast<std::int64_t>(std::max<std::size_t>(1, width_));
-  const std::int64_t rows = width * (1 + company.beside) + company.prompt_rows;
-  token_s_ = is_full(cost, company) ? cost.slot_s(rows) / (tokens * static_cast<double>(1 + company.beside))
-                                    : cost.lap_s(width) / tokens;
-  const bool crowded = company.sequences > 1 && company.sequences >= kCrowd * cost.stages();
+  const std::int64_t rows = width * (1 + load.others_in_frame) + load.prompt_rows;
+  token_s_ = is_full(cost, load) ? cost.slot_s(rows) / (tokens * static_cast<double>(1 + load.others_in_frame))
+                                 : cost.lap_s(width) / tokens;
+  const bool crowded = load.sequences > 1 && load.sequences >= kCrowd * cost.stages();
   const std::vector<Candidate> nodes =
-      drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(is_full(cost, company) ? kMostBusy : kMaxTree);
-  // A root that left alone said nothing about the width of what is known now.
-  if (!root_sent_ || late) width_ = best_width(nodes, cost, company, in_flight);
+      drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(is_full(cost, load) ? kMostBusy : kMaxTree);
+  // A root that was sent alone says nothing about the best width of what is known now.
+  if (!root_sent_ || late) width_ = best_width(nodes, cost, load, in_flight);
   std::vector<NodeId> ids;
   std::size_t at = 0;
   while (outstanding_ < in_flight && (at < nodes.size() || !root_sent_)) {
@@ -329,6 +341,7 @@ void Speculation::extend(SequenceResult& r, const StepCost& cost, const Company&
     for (std::size_t i = at; i < end; ++i) expected += nodes[i].joint;
     if (root_sent_ && outstanding_ > 0 && expected < kLeastSegment) break;
     send(std::span(nodes).subspan(at, end - at), ids, r.segments);
+    invariants_.segment_sent(r.segments.back(), late, cost.stages());
     at = end;
   }
 }

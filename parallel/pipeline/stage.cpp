@@ -1,4 +1,4 @@
-// The stage's way from a frame to the next one.
+// What a stage does with a frame: verdicts, pruning, places in the cache, layers, output head.
 #include "parallel/pipeline/stage.hpp"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace jupiter {
 
 namespace {
 
-// What is left of a frame that was given up: its runs, so that every stage and rank 0 know that it came by.
+// Empties a frame that was given up. Its runs stay, so that every later stage and rank 0 know that it came by.
 void drop_rows(Frame& frame) {
   frame.tokens.clear();
   frame.links.clear();
@@ -26,6 +26,11 @@ auto& open_sequence(Sequences& sequences, SequenceId id) {
   const auto it = sequences.find(id);
   if (it == sequences.end()) throw PeerError("frame of sequence " + std::to_string(id) + ", which is not open");
   return it->second;
+}
+
+// A sequence without its blocks.
+Sequence tail_of(const Sequence& s) {
+  return {.blocks = {}, .length = s.length, .tip = s.tip, .decided = s.decided, .nodes = s.nodes, .spare = {}};
 }
 
 KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
@@ -43,8 +48,9 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       rope_(config, options.context_tokens),
       scratch_(config, options.max_rows, pool.size()),
       residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
-      logits_(files_.part().head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
-      decoder_(rt_.kernels, stages) {}
+      logits_(files_.part().output_head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
+      decoder_(rt_.kernels, stages),
+      invariants_(stages) {}
 
 StageBuffers Stage::buffers() const {
   return {cache_.allocated_bytes(), scratch_.bytes() + rope_.bytes() + residual_.bytes() + logits_.bytes()};
@@ -67,31 +73,34 @@ void Stage::open(SequenceId id, const SequenceOptions& options) {
   if (sequences_.contains(id)) throw PeerError("sequence " + std::to_string(id) + " is open already");
   apply_verdicts();
   sequences_[id] = options.parent != 0 ? cache_.fork(sequence(options.parent), options.shared_tokens) : Sequence{};
-  if (part().head) decoder_.open(id, options);
+  invariants_.opened(id, options.decode);
+  if (part().output_head) decoder_.open(id, options);
 }
 
 SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
   Sequence& s = sequence(id);
   if (close.kept_tokens > 0) {
     apply_verdicts();
-    if (close.verdict.node != 0) jupiter::settle(cache_, s, close.verdict);
+    if (close.verdict.node != 0) apply(id, s, close.verdict);
     if (s.length < close.kept_tokens) {
       throw PeerError("kept sequence " + std::to_string(id) + ": expected at least " +
                       std::to_string(close.kept_tokens) + " positions, found " + std::to_string(s.length));
     }
     cache_.truncate(s, close.kept_tokens);
+    invariants_.tree_forgotten(id);
   } else {
     cache_.truncate(s, 0);
     sequences_.erase(id);
+    invariants_.closed(id);
   }
-  return part().head ? decoder_.close(id, close) : SequenceEnd{};
+  return part().output_head ? decoder_.close(id, close) : SequenceEnd{};
 }
 
 void Stage::close_all() {
   while (!sequences_.empty()) close(sequences_.begin()->first, {});
 }
 
-// Makes room in the cache and says where each row's keys lie.
+// Makes room in the cache, and says where each row's keys and values go.
 std::vector<RowRun> Stage::place(Frame& frame) {
   std::vector<RowRun> runs;
   std::size_t link = 0;
@@ -102,6 +111,7 @@ std::vector<RowRun> Stage::place(Frame& frame) {
       for (std::int32_t i = 0; i < run.rows; ++i, ++link) {
         placed.tree.push_back(add_node(cache_, s, frame.links[link].node, frame.links[link].parent));
         const std::int64_t position = placed.tree.back().position;
+        invariants_.row_placed(run.sequence, s, position);
         if (position >= options_.context_tokens) {
           throw PeerError("tree row: expected a position below " + std::to_string(options_.context_tokens) +
                           ", found " + std::to_string(position));
@@ -114,6 +124,7 @@ std::vector<RowRun> Stage::place(Frame& frame) {
                         std::to_string(s.length));
       }
       cache_.truncate(s, run.first_position);
+      invariants_.tree_forgotten(run.sequence);
       cache_.reserve(s, run.first_position, run.first_position + run.rows);
       s.length = run.first_position + run.rows;
       rope_.extend(s.length);
@@ -126,12 +137,24 @@ std::vector<RowRun> Stage::place(Frame& frame) {
 void Stage::apply_verdicts() {
   for (const auto& [id, verdict] : verdicts_) {
     const auto it = sequences_.find(id);
-    if (it != sequences_.end()) jupiter::settle(cache_, it->second, verdict);
+    if (it != sequences_.end()) apply(id, it->second, verdict);
   }
   verdicts_.clear();
 }
 
-// Takes rows of trees out that can no longer be right.
+void Stage::apply(SequenceId id, Sequence& s, const Verdict& verdict) {
+  const Sequence before = tail_of(s);
+  commit(cache_, s, verdict);
+  invariants_.verdict_applied(id, before, s, verdict);
+}
+
+void Stage::apply_decided(SequenceId id, Sequence& s) {
+  const Sequence before = tail_of(s);
+  commit_decided(cache_, s);
+  invariants_.verdict_applied(id, before, s, std::nullopt);
+}
+
+// Takes those rows of trees out of the frame that can no longer be right.
 void Stage::prune(Frame& frame) {
   if (frame.links.empty()) return;
   const std::size_t row_bytes = frame.residual.size() / frame.tokens.size();
@@ -140,12 +163,13 @@ void Stage::prune(Frame& frame) {
   for (FrameRun& run : frame.runs) {
     const bool tree = (run.flags & FrameRun::tree) != 0;
     const auto n = static_cast<std::size_t>(run.rows);
-    std::vector<NodeId> live;  // of this run: rows may hang on rows before them
+    std::vector<NodeId> live;  // in this run, because rows may descend from rows before them
     for (std::size_t i = 0; i < n; ++i, ++row) {
       if (tree) {
         const TreeLink& l = frame.links[link++];
         const bool keep = std::find(live.begin(), live.end(), l.parent) != live.end() ||
                           is_live(sequence(run.sequence), l.node, l.parent);
+        invariants_.row_pruned(run.sequence, sequence(run.sequence), l, live, keep);
         if (!keep) continue;
         live.push_back(l.node);
         links.push_back(l);
@@ -163,8 +187,8 @@ void Stage::prune(Frame& frame) {
   frame.links = std::move(links);
 }
 
-// Whether verdicts that came while a frame is computed leave none of its rows alive. They are applied later, at its
-// end.
+// Whether the verdicts that came while the frame is computed leave none of its rows live. They are applied only when
+// the frame is done.
 bool Stage::is_stale(const Frame& frame) {
   if (verdicts_.empty()) return false;
   std::size_t link = 0;
@@ -180,50 +204,64 @@ bool Stage::is_stale(const Frame& frame) {
   return true;
 }
 
-FrameResult Stage::forward(Frame& frame, const std::function<void()>& newer) {
+// The layers of this stage over the rows in residual_. false: the frame was given up.
+bool Stage::compute_layers(const Frame& frame, const std::vector<RowRun>& runs, MatrixView<float> x,
+                           const std::function<void()>& on_layer_done) {
+  const auto computing = invariants_.layers_begin();
+  for (std::size_t i = 0; i < files_.layers().size(); ++i) {
+    forward_block(context(), files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
+    if (!on_layer_done) continue;
+    on_layer_done();
+    if (std::exchange(given_up_, false)) return false;
+    if (is_stale(frame)) {
+      invariants_.frame_given_up(frame);
+      return false;
+    }
+  }
+  invariants_.frame_computed(frame);
+  return true;
+}
+
+FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_done) {
   const auto start = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return seconds_since(start); };
+  const std::size_t frame_runs = frame.runs.size();
+  invariants_.frame_came(frame);
   for (const FrameRun& run : frame.runs) {
-    if (run.verdict.node != 0) settle(run.sequence, run.verdict);
+    if (run.verdict.node != 0) queue_verdict(run.sequence, run.verdict);
   }
   apply_verdicts();
   prune(frame);
   const std::vector<RowRun> runs = place(frame);
   const MatrixView<float> x(residual_.data(), frame.rows(), config_.dim);
-  const BlockContext context{rt_, config_, cache_, rope_, scratch_};
   bool alive = !runs.empty();
   if (alive && part().embedding) {
-    embed(context, files_.embedding(), frame.tokens, x);
+    embed(context(), files_.embedding(), frame.tokens, x);
   } else if (alive) {
     from_wire(rt_, options_.wire, config_.residual, frame.residual.data(), x);
   }
-  for (std::size_t i = 0; i < files_.layers().size() && alive; ++i) {
-    forward_block(context, files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
-    if (newer) {
-      newer();
-      alive = !std::exchange(given_up_, false) && !is_stale(frame);
-    }
-  }
+  alive = alive && compute_layers(frame, runs, x, on_layer_done);
   if (alive) {
-    for (const FrameRun& run : frame.runs) settle_decided(cache_, sequence(run.sequence));
+    for (const FrameRun& run : frame.runs) apply_decided(run.sequence, sequence(run.sequence));
   } else {
     drop_rows(frame);
   }
   FrameResult result;
-  if (part().head) {
+  if (part().output_head) {
     result = decoder_.decode(frame, elapsed(), [&](std::span<const std::int64_t> rows, bool logits) {
-      return pass_head(context, x, rows, logits);
+      return pass_output_head(x, rows, logits);
     });
     for (const SequenceResult& r : result.sequences) {
-      if (r.verdict.node != 0) settle(r.sequence, r.verdict);
+      if (r.verdict.node != 0) queue_verdict(r.sequence, r.verdict);
     }
   } else if (alive) {
     frame.residual.resize(static_cast<std::size_t>(x.rows * wire_row_bytes(options_.wire, config_)));
     to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
   }
   add_cost(frame, elapsed());
-  if (part().head) decoder_.observe(frame);
+  if (part().output_head) decoder_.observe(frame);
   result.cost = frame.cost;
+  invariants_.frame_done(frame, frame_runs, part().output_head ? std::optional(result.sequences.size()) : std::nullopt);
   return result;
 }
 
@@ -238,12 +276,11 @@ void Stage::learn_widths() {
       const MatrixView<float> x(residual_.data(), rows, config_.dim);
       std::fill_n(residual_.data(), rows * config_.dim, 0.0f);
       Frame f;
-      f.runs.push_back({probe, 0, static_cast<std::int32_t>(rows), 0, 0, {}});
+      f.runs.push_back(FrameRun::consecutive(probe, 0, rows));
       const std::vector<RowRun> runs = place(f);
       const auto start = std::chrono::steady_clock::now();
       for (std::size_t l = 0; l < files_.layers().size(); ++l) {
-        forward_block({rt_, config_, cache_, rope_, scratch_}, files_.layers()[l], static_cast<std::int64_t>(l), runs,
-                      x);
+        forward_block(context(), files_.layers()[l], static_cast<std::int64_t>(l), runs, x);
       }
       best = std::min(best, seconds_since(start));
     }
@@ -260,11 +297,11 @@ void Stage::add_cost(Frame& frame, double seconds) {
   frame.cost.most_s = std::max(frame.cost.most_s, seconds);
 }
 
-HeadRows Stage::pass_head(const BlockContext& context, MatrixView<const float> x, std::span<const std::int64_t> rows,
-                          bool with_logits) {
-  if (!with_logits) return {{}, final_norm(context, files_.head(), x, rows)};
-  const MatrixView<float> logits(logits_.data(), static_cast<std::int64_t>(rows.size()), config_.vocab_size);
-  return {logits, forward_head(context, files_.head(), x, rows, logits)};
+OutputHeadRows Stage::pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows,
+                                       bool with_logits) {
+  if (!with_logits) return {{}, final_norm(context(), files_.output_head(), x, rows)};
+  const MatrixView<float> logits(logits_.data(), std::ssize(rows), config_.vocab_size);
+  return {logits, forward_output_head(context(), files_.output_head(), x, rows, logits)};
 }
 
 }  // namespace jupiter

@@ -1,4 +1,4 @@
-// Running means by width.
+// Running means by number of rows.
 #include "parallel/pipeline/step_cost.hpp"
 
 #include <algorithm>
@@ -10,14 +10,14 @@ namespace {
 // Cost of 1, 2, 3, ... rows (Curve::kWidths) over that of one: packed 4-bit weights, measured (kernels/README.md).
 constexpr std::array<double, 11> kTypical = {1, 1.06, 1.13, 1.2, 1.38, 1.55, 2.2, 2.8, 4.1, 5.4, 10.6};
 constexpr double kNewest = 0.15;   // weight of a new observation in a running mean
-constexpr double kOfShape = 0.02;  // and in the cost of its width
-constexpr int kSettled = 8;        // observations that tell the speed before they tell about widths
+constexpr double kOfShape = 0.02;  // the same in the cost of its number of rows
+constexpr int kSettled = 8;        // so many observations tell the speed only, before they tell about the shape
 
 }  // namespace
 
 StepCost::Curve::Curve(double one) : shape_(kTypical), scale_(one) {}
 
-// Wider frames than any of those go on as typical ones do.
+// The costs of wider frames than any of those grow as typical ones do.
 void StepCost::Curve::set_shape(std::span<const double> seconds) {
   if (seconds.size() != kShape.size() || !(seconds[0] > 0)) return;
   for (std::size_t i = 1; i < shape_.size(); ++i) {
@@ -41,8 +41,8 @@ double StepCost::Curve::cost(std::int64_t rows) const {
   return low + (high - low) * static_cast<double>(rows - kWidths[i]) / static_cast<double>(kWidths[i + 1] - kWidths[i]);
 }
 
-// The machine's speed changes sooner than what a width costs in comparison with others: one moves fast, for all widths
-// at once, the other slowly. A mean for each width would compare times of different minutes.
+// The machine's speed changes sooner than what a width costs compared with other widths. So the scale moves fast, for
+// all widths at once, and the shape slowly. A mean for each width would compare times of different minutes.
 void StepCost::Curve::observe(std::int64_t rows, double seconds) {
   const double ratio = cost(rows);
   scale_ += (observed_ == 0 ? 1 : std::max(kNewest, 1.0 / (observed_ + 1))) * (seconds / ratio - scale_);
@@ -67,7 +67,7 @@ void StepCost::observe_overhead(double overhead_s) {
   overhead_known_ = true;
 }
 
-void HeadCost::observe(std::int64_t rows, double seconds) {
+void OutputHeadCost::observe(std::int64_t rows, double seconds) {
   const auto learn = [](double& mean, int& count, double value) {
     ++count;
     mean += std::max(kNewest, 1.0 / count) * (value - mean);
@@ -79,7 +79,7 @@ void HeadCost::observe(std::int64_t rows, double seconds) {
   }
 }
 
-double HeadCost::least_probability() const {
+double OutputHeadCost::least_probability() const {
   constexpr double typical = 0.12;  // of a pass for each further row, before anything is measured
   if (ones_ < 3 || furthers_ < 3) return typical;
   return std::clamp(further_s_ / one_s_, 0.03, 0.5);

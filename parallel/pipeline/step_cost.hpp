@@ -1,4 +1,4 @@
-// What a pass through the pipeline costs by the number of its rows, learned while it runs.
+// What a pass through the pipeline costs by the number of its rows, learned while the pipeline runs.
 #pragma once
 
 #include <array>
@@ -13,28 +13,30 @@ class StepCost {
  public:
   explicit StepCost(int stages) : stages_(stages), sum_(stages), most_(1) {}
 
-  // Widths, rows, whose cost relative to each other may be known beforehand.
+  // Numbers of rows whose cost relative to each other may be known beforehand.
   static constexpr std::array<std::int64_t, 8> kShape = {1, 2, 3, 4, 6, 8, 12, 16};
-  // seconds: of kShape, on any stage. Without it a typical shape serves.
+  // seconds: times of frames of kShape rows on any stage. Without them a typical shape is assumed.
   void set_shape(std::span<const double> seconds) {
     sum_.set_shape(seconds);
     most_.set_shape(seconds);
   }
 
-  // A frame of so many rows went through all stages.
+  // Takes what a frame of so many rows cost the stages.
   void observe(std::int64_t rows, const FrameCost& cost);
-  // The way round the ring took `overhead_s` besides computing.
+  // Takes that a lap lasted overhead_s longer than its computing.
   void observe_overhead(double overhead_s);
 
   int stages() const { return stages_; }
-  double slot_s(std::int64_t rows) const { return most_.seconds(rows); }  // of the slowest stage
+  // A slot: the time that the slowest stage takes for a frame of so many rows.
+  double slot_s(std::int64_t rows) const { return most_.seconds(rows); }
+  // A lap: the time of such a frame once round the ring, all stages and the hops between them.
   double lap_s(std::int64_t rows) const { return sum_.seconds(rows) + overhead_s_; }
 
  private:
-  // Times by width: a shape and its scale.
+  // Times by number of rows: a shape, which is relative to one row, and its scale.
   class Curve {
    public:
-    // `one`: a row's time in any unit until something is measured; only ratios matter then.
+    // one: a row's time until something is measured, in any unit, because only ratios matter until then.
     explicit Curve(double one);
     void set_shape(std::span<const double> seconds);
     void observe(std::int64_t rows, double seconds);
@@ -42,7 +44,7 @@ class StepCost {
 
    private:
     static constexpr std::array<std::int64_t, 11> kWidths = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64};
-    static std::size_t index_of(std::int64_t rows);  // of the widest entry that is no wider
+    static std::size_t index_of(std::int64_t rows);  // of the last of kWidths that is at most `rows`
     double cost(std::int64_t rows) const;            // in units of scale_
     std::array<double, kWidths.size()> shape_;       // by width
     double scale_;                                   // seconds of one row, or nearly
@@ -54,12 +56,12 @@ class StepCost {
   bool overhead_known_ = false;
 };
 
-// What passes over the output head cost, learned while they happen: the reading of its weights, and what each further
-// row adds.
-class HeadCost {
+// What a pass through the output head costs, learned while passes happen: one row, which reads all of its weights, and
+// what each further row adds.
+class OutputHeadCost {
  public:
   void observe(std::int64_t rows, double seconds);
-  // A row that is wanted later with a higher probability than this is cheaper in the present pass than in one of its
+  // A row that will be needed with a higher probability than this is cheaper in the present pass than in one of its
   // own.
   double least_probability() const;
 

@@ -1,4 +1,4 @@
-// One split for each board that may hold the draft model: the planner sees that board's budget without it.
+// The planner makes one split for each board that may hold the draft model, with so much less memory on that board.
 #include "parallel/plan/draft_placement.hpp"
 
 #include <fmt/format.h>
@@ -12,15 +12,17 @@ namespace jupiter {
 
 namespace {
 
-constexpr double kAsQuick = 1.02;  // plans this much slower than the quickest are as good
+constexpr double kAsQuick = 1.02;  // a plan that takes at most so many times the quickest one's time is as good
 
 struct Choice {
   Planner::Candidate candidate;
   std::size_t board = 0;
-  double drafts = 0;  // passes of the draft model while a token is elsewhere; below 1: none in time
+  double drafts = 0;  // passes of the draft model while a token is elsewhere; none is in time where it is below 1
 };
 
-// Passes that stage `s` has time for while a plainly decoded token is on the others. head_s: of a row there.
+// Passes for which stage `s` has time while a plainly decoded token is on the other stages:
+//   (decode step - decode_s of the stage) / (relative * (all layers + output head) on this board).
+// head_s: seconds of one row through the output head there.
 double drafts_meanwhile(const std::vector<StageCost>& stages, std::size_t s, double head_s, const PlanRequest& r,
                         const DraftNeeds& needs) {
   const std::int64_t context = r.prompt_tokens + r.new_tokens / 2;
@@ -40,7 +42,7 @@ std::optional<Choice> with_draft_on(const Planner& planner, const Profile& profi
   const auto stage =
       static_cast<std::size_t>(std::find(boards.begin(), boards.end(), static_cast<int>(board)) - boards.begin());
   if (stage + 1 < boards.size()) {
-    const CostCurve& head = profile.boards[board].head;
+    const CostCurve& head = profile.boards[board].output_head;
     c.drafts =
         drafts_meanwhile(planner.stage_costs(c.candidate.split), stage, head.empty() ? 0 : head.at(1), request, needs);
   }

@@ -1,5 +1,5 @@
 // Which board of a plan a draft model works on: one whose memory holds it beside its layers, and that waits longest for
-// others while a token goes round, for the model drafts meanwhile.
+// the other boards while a token goes round, because the model drafts in that time.
 #pragma once
 
 #include "parallel/plan/planner.hpp"
@@ -10,7 +10,7 @@ namespace jupiter {
 struct DraftNeeds {
   std::string model_hash;
   std::uint64_t bytes = 0;  // weights, cache, work space (draft_model_bytes())
-  double relative = 0;      // its bytes of weights over those of the model that it drafts for: so is its time
+  double relative = 0;  // bytes of its weights over those of the target model, which is taken for the ratio of times
 };
 
 // The best plan among those that leave room for the draft model on one of their boards: the quickest request first;

@@ -1,5 +1,5 @@
-// A plan: which board holds which layers, and into which chunks a prompt is cut. Made by the planner, saved as JSON,
-// read and maybe edited by a person, obeyed by `run`.
+// A plan says which board holds which layers, and into which chunks a prompt is cut. The planner makes it, it is saved
+// as JSON, a person may read and edit it, and `run` obeys it.
 #pragma once
 
 #include <optional>
@@ -16,8 +16,8 @@ struct StagePlan {
   std::int64_t first_layer = 0;
   std::int64_t last_layer = 0;      // one past the end
   std::uint64_t weight_bytes = 0;   // mapped
-  std::uint64_t private_bytes = 0;  // KV cache for the plan's workload, work space, program
-  double time_share = 0;            // of the prompt's computing that this stage does
+  std::uint64_t private_bytes = 0;  // all memory but the weights, for the plan's workload
+  double time_share = 0;            // this stage's share of the prompt's computing
 };
 
 struct ChunkPlan {
@@ -25,7 +25,7 @@ struct ChunkPlan {
   std::vector<std::int64_t> lengths;  // sum to prompt_tokens
 };
 
-// Where a draft model works.
+// The board on which a draft model works.
 struct DraftPlace {
   std::string model_hash;  // of the draft model
   std::string host;
@@ -39,27 +39,28 @@ struct Plan {
   std::int64_t prompt_tokens = 0;  // the workload it was made for
   std::int64_t new_tokens = 0;
   std::int64_t context_tokens = 0;
-  std::optional<Workload> workload;  // that memory was planned for; none in plans of older programs
+  std::optional<Workload> workload;  // for which memory was planned; none in plans of older programs
   double predicted_ttft_s = 0;
   double predicted_decode_tokens_per_s = 0;
   std::vector<StagePlan> stages;      // in the order of the pipeline
-  std::vector<std::string> left_out;  // "host:slot" of boards that do not take part
-  std::vector<ChunkPlan> chunks;      // ascending prompt_tokens
-  std::optional<DraftPlace> draft;    // on one of the stages
+  std::vector<std::string> left_out;  // "host:slot" of the boards that do not take part
+  std::vector<ChunkPlan> chunks;      // by ascending prompt_tokens
+  std::optional<DraftPlace> draft;    // on the board of one of the stages
 
   ModelPart part(std::size_t stage) const;
   std::int64_t max_chunk() const;
-  std::size_t draft_stage() const;  // that has the draft model
+  std::size_t draft_stage() const;  // the stage beside which the draft model works
 };
 
 std::string to_json(const Plan& plan);
+// FormatError names the field; `file` is for messages.
 Plan parse_plan(const std::string& text, const std::string& file);
-// FormatError where layers overlap, are missing or out of order, a chunk is empty, or a board stands there twice.
+// FormatError where layers overlap, are missing or out of order, where a chunk is empty, or a board is named twice.
 void check(const Plan& plan, std::int64_t n_layers, const std::string& file);
 
-// Chunk lengths for a prompt of any length: those of the nearest longer entry, shrunk in proportion.
+// Chunk lengths for a prompt of any length: those of the next longer entry, shrunk in proportion.
 std::vector<std::int64_t> chunks_for(const Plan& plan, std::int64_t prompt_tokens);
-// Chunks of a fixed length.
+// Chunks of `length` tokens; the last one has what is left.
 std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length);
 
 }  // namespace jupiter

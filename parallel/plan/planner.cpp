@@ -19,8 +19,8 @@ namespace jupiter {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::int64_t kGroupRows = 4;  // of a decode frame while many requests are under way
-constexpr double kRequestsOfARun = 16;  // the pipeline fills once for so many
+constexpr std::int64_t kGroupRows = 4;  // rows of a decode frame while many requests are being answered
+constexpr double kRequestsOfARun = 16;  // requests for which the pipeline fills once
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
 
 std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
@@ -43,7 +43,7 @@ std::optional<Objective> objective_from_name(std::string_view text) {
   return enum_from_name<Objective>(kObjectives, text);
 }
 
-// What one board adds to the objective with so many layers.
+// What one board adds to the objective (Planner::best_split()) with so many layers.
 struct Planner::Piece {
   double sum = 0;  // u
   double max = 0;  // v
@@ -79,11 +79,11 @@ std::uint64_t Planner::memory_bytes(int board, std::int64_t layers, bool first, 
          own_memory(manifest_, {0, layers, first, last}, request_.workload, setting).total();
 }
 
-// Memory grows with layers.
+// Finds the number by bisection, because memory grows with the number of layers.
 std::int64_t Planner::most_layers(int board, Role role, std::uint64_t budget) const {
   const bool first = role == Role::first || role == Role::alone, last = role == Role::last || role == Role::alone;
   const BoardProfile& b = profile_.boards[static_cast<std::size_t>(board)];
-  if ((first && b.embedding.empty()) || (last && b.head.empty())) return 0;
+  if ((first && b.embedding.empty()) || (last && b.output_head.empty())) return 0;
   std::int64_t low = 0, high = manifest_.config.n_layers;
   while (low < high) {
     const std::int64_t k = (low + high + 1) / 2;
@@ -121,7 +121,7 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
     c.board = &profile_.boards[static_cast<std::size_t>(split.boards[s])];
     c.layers = split.layers[s];
     c.embedding = s == 0;
-    c.head = s + 1 == split.boards.size();
+    c.output_head = s + 1 == split.boards.size();
     c.scores = request_.workload.every_row;
     c.hop = profile_.hop_into(split.boards[s]);
     c.row_bytes = static_cast<double>(wire_row_bytes(request_.workload.wire, manifest_.config)) + sizeof(TokenId);
@@ -149,7 +149,7 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::in
   const bool first = role == Role::first || role == Role::alone;
   StageCost c = stage_costs({{board}, {layers}})[0];
   c.embedding = first;
-  c.head = role == Role::last || role == Role::alone;
+  c.output_head = role == Role::last || role == Role::alone;
   const std::int64_t n_chunks = (request_.prompt_tokens + chunk - 1) / chunk;
   for (std::int64_t i = 0; i < n_chunks; ++i) {
     const std::int64_t head_rows = request_.workload.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
@@ -176,7 +176,8 @@ double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
 }
 }  // namespace
 
-// A stage's work for one of many requests.
+// Seconds of a stage's work for one of many requests: all chunks of its prompt, and its answer in groups of kGroupRows
+// rows.
 double Planner::busy_s(const StageCost& c, std::span<const std::int64_t> chunks) const {
   double s = 0;
   std::int64_t context = 0;
@@ -198,8 +199,8 @@ double Planner::interval_s(const Plan& plan) const {
   return slowest;
 }
 
-// By board of the profile; memory as without a draft model. Every term of a piece is a constant or grows with the
-// number of layers in a straight line, so that two points tell it.
+// By board of the profile, with memory as without a draft model. Every term of a piece is either constant or
+// proportional to the number of layers, so two points tell the whole line.
 const std::vector<BoardCost>& Planner::costs(std::int64_t chunk) const {
   std::vector<BoardCost>& boards = costs_[chunk];
   if (!boards.empty()) return boards;

@@ -1,5 +1,6 @@
-// From a profile to a plan: layers to boards by dynamic programming, chunk lengths by dynamic programming, and what
-// the alternatives would have cost.
+// From a profile to a plan (parallelism planning, arXiv 2504.08242; parallel/DESIGN.md, decision 7): which boards take
+// part, which layers each holds, how prompts are cut into chunks, and what the alternatives would have cost. The search
+// of splits is in split_search.hpp, that of chunk lengths in schedule_cost.hpp.
 #pragma once
 
 #include <map>
@@ -16,7 +17,7 @@ namespace jupiter {
 enum class Objective : std::uint8_t {
   latency,     // time of a request: prompt and answer
   prefill,     // time to the first token
-  throughput,  // slowest stage: many requests in flight
+  throughput,  // time of the slowest stage, which counts where many requests are in flight
 };
 std::string_view name(Objective objective);
 std::optional<Objective> objective_from_name(std::string_view text);
@@ -25,14 +26,14 @@ struct PlanRequest {
   std::int64_t prompt_tokens = 512;
   std::int64_t new_tokens = 128;
   Objective objective = Objective::latency;
-  Workload workload;  // context_tokens 0: the model's maximum; chunk_tokens: the longest chunk that is tried
+  Workload workload;  // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
 };
 
 // A board that holds a draft model beside layers.
 struct DraftSeat {
-  int board = -1;           // of the profile; -1: no draft model
-  std::uint64_t bytes = 0;  // that it takes
-  bool may_end = true;      // the board may be the last stage
+  int board = -1;           // index in the profile; -1: no draft model
+  std::uint64_t bytes = 0;  // that the draft model takes
+  bool may_end = true;      // whether the board may be the last stage
 };
 
 class Planner {
@@ -42,47 +43,55 @@ class Planner {
 
   // MemoryError naming each board's budget where nothing fits.
   Plan best() const;
-  // The plan of a given split; its memory is not checked.
+  // The plan of a given split, whose memory is not checked.
   Plan plan_of(const Split& split) const;
-  // A split and what to expect of it, without the chunks of other prompts than the request's.
+  // A split, and what to expect of it for the request's prompt.
   struct Candidate {
     Split split;
-    std::int64_t even_chunk = 0;  // chunks are equal pieces of at most so many tokens; 0: those of the quickest prompt
+    // Prompts are cut into equal pieces of at most so many tokens; 0: into the chunks that make the prompt quickest.
+    std::int64_t even_chunk = 0;
     double ttft_s = 0;
     double decode_step_s = 0;
-    double request_s = 0;  // prompt and answer, plainly decoded
+    double request_s = 0;  // of prompt and plainly decoded answer
   };
-  // use_all: no board stays out. None where nothing fits.
+  // use_all: every board must take part. None where nothing fits.
   std::optional<Candidate> best_candidate(bool use_all, const DraftSeat& seat = {}) const;
   Plan plan_of(const Candidate& candidate) const;
-  // Seconds between the ends of requests that follow each other without a gap: the slowest stage's work for one.
+  // Seconds between the ends of two requests that follow each other without a gap, which is the slowest stage's work
+  // for one request.
   double interval_s(const Plan& plan) const;
 
   struct Alternative {
     std::string name;
-    std::optional<Plan> plan;  // none: does not fit
+    std::optional<Plan> plan;  // none where it does not fit
     double request_s = 0;
   };
-  // Equal split, proportional to speed, all boards, one board.
+  // The equal split, the one in proportion to speed, the best one of all boards, and each board alone.
   std::vector<Alternative> alternatives() const;
   double request_s(const Plan& plan) const;
 
   std::vector<StageCost> stage_costs(const Split& split) const;
-  // Of a plan, whose boards must be in the profile (FormatError).
+  // The stages of a plan. FormatError where a board of it is not in the profile.
   std::vector<StageCost> costs_of(const Plan& plan) const;
-  // Weights, cache, work space and all else of a board with so many layers, the heaviest that it could be, in the
-  // longest pipeline of this profile (alone: by itself).
+  // Bytes of everything on a board with so many layers. Which layers, and how many stages, is not known while boards
+  // are chosen: the heaviest run of layers counts, and the longest pipeline of this profile (one stage where the board
+  // is first and last).
   std::uint64_t memory_bytes(int board, std::int64_t layers, bool first, bool last) const;
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
-  // What each stage of a plan takes, the draft model where it is.
+  // What each stage of a plan takes, the draft model included.
   std::vector<StageMemory> memory_of(const Plan& plan) const;
 
-  // The split that minimises sum_r u_r + weight * max_r v_r exactly, over all orders of boards, where u_r = a chunk's
-  // mean computing + its arrival + new_tokens decode steps and v_r = that computing and what moving the chunk in and
-  // out takes from it (throughput: v_r = all work for one request, u_r = a share of the first chunk's, for the pipeline
-  // fills once); boards may stay out unless `use_all`. Empty: nothing fits.
+  // The split that minimises exactly, over all orders of boards and with boards that may stay out unless `use_all`,
+  //   sum_r u_r + weight * max_r v_r,   weight = number of chunks - 1
+  // for prompts in equal chunks, where
+  //   u_r = mean computing of a chunk + its arrival + new_tokens * decode step   (without the last term for prefill)
+  //   v_r = mean computing of a chunk + receive_s + send_s.
+  // For throughput the weight is 1, v_r is all work of a stage for one request, and u_r is the mean computing
+  // of a chunk divided by the number of requests of a run, since the pipeline fills once for all of them. Empty where
+  // nothing fits.
   std::optional<Split> best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat = {}) const;
-  double split_cost(const Split& split, std::int64_t chunk) const;  // its objective
+  // The value of that objective.
+  double split_cost(const Split& split, std::int64_t chunk) const;
 
  private:
   struct Piece;
@@ -101,8 +110,8 @@ class Planner {
   const Profile& profile_;
   const Manifest& manifest_;
   PlanRequest request_;
-  std::vector<std::uint64_t> heaviest_;  // bytes of weights by number of layers: the heaviest run of so many
-  // Found once: costs by chunk, and candidates of splits, which many searches come to.
+  std::vector<std::uint64_t> heaviest_;  // [n_layers + 1]: bytes of weights of the heaviest run of so many layers
+  // Caches: costs by chunk, and candidates, because many searches come to the same splits.
   mutable std::map<std::int64_t, std::vector<BoardCost>> costs_;
   mutable std::map<std::tuple<std::vector<int>, std::vector<std::int64_t>, std::int64_t>, Candidate> candidates_;
 };

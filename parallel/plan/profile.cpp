@@ -79,7 +79,7 @@ ordered_json board_json(const BoardProfile& b) {
             {"per_row_context_s", b.layer.per_row_context_s},
             {"fit_error", b.layer.fit_error}}},
           {"embedding", curve_json(b.embedding)},
-          {"head", curve_json(b.head)},
+          {"head", curve_json(b.output_head)},
           {"score_s", b.score_s},
           {"send", transfer_json(b.send)},
           {"receive", transfer_json(b.receive)},
@@ -101,7 +101,7 @@ BoardProfile read_board(const CheckedJson& j) {
   b.layer.fit_error = layer.within<double>("fit_error", 0, 1e6);
   if (b.layer.base.empty()) j.fail("layer", "measured times", "none");
   b.embedding = read_curve(j.object("embedding"));
-  b.head = read_curve(j.object("head"));
+  b.output_head = read_curve(j.object("head"));
   b.score_s = j.within<double>("score_s", 0, 10);
   b.send = read_transfer(j.object("send"));
   b.receive = read_transfer(j.object("receive"));

@@ -1,5 +1,5 @@
-// What a cluster can do: times of layers, embedding and head on every board, memory, links. Measured by `jupiter
-// profile`, read by the planner and the simulator; a value that is saved as JSON.
+// What a cluster can do: times of layers, embedding and output head on every board, its memory, and the links. `jupiter
+// profile` measures it and saves it as JSON; the planner and the simulator read it.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace jupiter {
 
-// Seconds by number of rows: measured points in ascending order of rows, straight lines between and beyond them.
+// Seconds by number of rows: measured points by ascending rows, with straight lines between and beyond them.
 struct CostCurve {
   std::vector<std::int64_t> rows;
   std::vector<double> seconds;
@@ -19,17 +19,18 @@ struct CostCurve {
   bool empty() const { return rows.empty(); }
 };
 
-// Time of one layer for n rows after c tokens of context: t(n, c) = base(n) + per_context c + per_row_context n c.
-// base(n) holds what attention costs inside the n rows, and whatever grows with n alone.
+// Time of one layer for n rows after c tokens of context:
+//   t(n, c) = base(n) + per_context_s c + per_row_context_s n c
+// base(n) includes the attention within the n rows, and whatever else depends on n alone.
 struct LayerCost {
   CostCurve base;
   double per_context_s = 0;
   double per_row_context_s = 0;
-  double fit_error = 0;  // largest relative error on samples that the fit did not see
+  double fit_error = 0;  // relative error at the point that the fit did not see
   double at(std::int64_t rows, std::int64_t context) const;
 };
 
-// Seconds for which a board's computing stands still because of a message: copying it, MPI, the system's network code.
+// Seconds for which a message keeps a board from computing: copies, MPI, and the system's network code.
 struct TransferCost {
   double message_s = 0;
   double byte_s = 0;
@@ -38,46 +39,46 @@ struct TransferCost {
 
 struct BoardProfile {
   std::string host;
-  int slot = 0;  // which of this host's ranks
+  int slot = 0;  // which of this host's ranks, from 0 on
   int threads = 0;
   std::string kernels;
-  std::uint64_t memory_bytes = 0;  // that it may use: what was free, or the given budget
+  std::uint64_t memory_bytes = 0;  // that it may use: what was free, or a given budget
   LayerCost layer;
-  CostCurve embedding;  // empty: the board has no such shard
-  CostCurve head;       // up to 16 rows: more pass in pieces of so many
-  double score_s = 0;   // likelihood of a token from one row of logits, as evaluation wants it of every row
+  CostCurve embedding;    // empty where the board has no such shard
+  CostCurve output_head;  // up to 16 rows; more rows pass in pieces of 16
+  double score_s = 0;     // of the likelihood of one token from a row of logits, as evaluation computes it
   TransferCost send;
   TransferCost receive;
-  double wake_s = 0;  // what computing takes longer after a wait: sleeping cores, caches that others used
-  double spread = 0;  // (slowest - fastest) / median of the same measurement over the whole profile: load or heat
+  double wake_s = 0;  // by how much computing takes longer after a wait, since cores slept and others used the caches
+  double spread = 0;  // (slowest - fastest) / median of one measurement over the whole profile; it tells load or heat
 };
 
 struct LinkProfile {
-  int from = 0;  // board
+  int from = 0;  // index of a board
   int to = 0;
-  double latency_s = 0;  // mean over moments of any kind: from the sender's call until the receiver has the message
+  double latency_s = 0;  // mean from the sender's call until the receiver has the message, over moments of any kind
   double bytes_per_s = 0;
   double seconds(double bytes) const { return latency_s + bytes / bytes_per_s; }
 };
 
-inline constexpr int kProfileFormat = 3;  // 3: score_s
+inline constexpr int kProfileFormat = 3;  // since 3 there is score_s
 
 struct Profile {
-  std::string version;  // of the program that measured
+  std::string version;  // of the program that measured it
   std::string model_hash;
   std::vector<BoardProfile> boards;
   std::vector<LinkProfile> links;  // both directions of every pair
 
-  // A hop into a board: the median of its links (latency and rate on their own). A switched network's links differ by
-  // the board at their end, so this is what a plan needs to know, whatever the order of boards.
+  // A hop into a board: the medians of latency and rate of the links to it. Links of a switched network differ by the
+  // board at their end, so this is all that a plan needs to know, whatever the order of boards.
   LinkProfile hop_into(int board) const;
 };
 
 std::string to_json(const Profile& profile);
-// FormatError names the field. `file` is for messages.
+// FormatError names the field; `file` is for messages.
 Profile parse_profile(const std::string& text, const std::string& file);
 
-// Takes a host's boards and their links out; how many boards that were.
+// Removes a host's boards and their links. Returns the number of these boards.
 std::size_t leave_out(Profile& profile, const std::string& host);
 
 }  // namespace jupiter

@@ -11,30 +11,31 @@ namespace jupiter {
 double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const {
   double s = static_cast<double>(layers) * board->layer.at(n, context);
   if (embedding) s += board->embedding.at(n);
-  if (head && head_rows > 0) {
+  if (output_head && head_rows > 0) {
     const std::int64_t last = (head_rows - 1) % kMaxDrawnRows + 1;
-    s += board->head.at(last) + static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->head.at(kMaxDrawnRows);
+    s += board->output_head.at(last) +
+         static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->output_head.at(kMaxDrawnRows);
     if (scores) s += static_cast<double>(head_rows) * board->score_s;
   }
   return s;
 }
 
 namespace {
-constexpr double kAnswerBytes = 100;  // of the last stage's answer, and of a frame besides its rows
+constexpr double kAnswerBytes = 100;  // bytes of the last stage's answer, and of a frame besides its rows
 }
 
 double StageCost::receive_s(std::int64_t n) const {
-  if (embedding && head) return 0;
+  if (embedding && output_head) return 0;
   return board->receive.at(kAnswerBytes + (embedding ? 0 : static_cast<double>(n) * row_bytes));
 }
 
 double StageCost::send_s(std::int64_t n) const {
-  if (embedding && head) return 0;
-  return board->send.at(kAnswerBytes + (head ? 0 : static_cast<double>(n) * row_bytes));
+  if (embedding && output_head) return 0;
+  return board->send.at(kAnswerBytes + (output_head ? 0 : static_cast<double>(n) * row_bytes));
 }
 
 double StageCost::decode_s(std::int64_t context) const {
-  return compute_s(1, context, 1) + (embedding && head ? 0 : board->wake_s);
+  return compute_s(1, context, 1) + (embedding && output_head ? 0 : board->wake_s);
 }
 
 double StageCost::arrive_s(std::int64_t n) const {
@@ -56,6 +57,8 @@ void cost_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t 
   }
 }
 
+// C(i, r) = max(C(i-1, r) + send_s + receive_s, C(i, r-1) + arrive_s) + t_r. A busy_until_s of 0 means that the stage
+// has not worked yet, so its first message costs it nothing more.
 void pass(std::span<const ChunkCost> chunk, std::span<StageTimes> times) {
   for (std::size_t r = 0; r < chunk.size(); ++r) {
     StageTimes& t = times[r];
@@ -77,8 +80,9 @@ void pass_chunk(std::span<const StageCost> stages, std::int64_t n, std::int64_t 
 
 namespace {
 
-using Finish = std::vector<StageTimes>;  // of the last chunk, by stage
+using Finish = std::vector<StageTimes>;  // times of the newest chunk, by stage
 
+// Whether every stage is free at least as early with `a` as with `b`.
 bool dominates(const Finish& a, const Finish& b) {
   for (std::size_t r = 0; r < a.size(); ++r) {
     if (a[r].busy_until_s > b[r].busy_until_s) return false;
@@ -86,6 +90,7 @@ bool dominates(const Finish& a, const Finish& b) {
   return true;
 }
 
+// The best known way to cut the prompt up to a boundary, one of several.
 struct Label {
   Finish finish;
   std::size_t from_boundary;
@@ -96,7 +101,7 @@ double end(const Label& l) {
   return l.finish.back().busy_until_s;
 }
 
-// Keeps labels that no other beats at every stage, at most `beam` of them, those that end first.
+// Keeps the labels that no other one dominates, and of these the `beam` that end first.
 void insert(std::vector<Label>& labels, const Finish& finish, std::size_t from_boundary, std::size_t from_label,
             std::size_t beam) {
   for (const Label& l : labels) {
@@ -145,8 +150,8 @@ std::vector<std::int64_t> best_chunks(std::span<const StageCost> stages, std::in
   for (std::int64_t b = 0; b < prompt_tokens; b += grain) boundaries.push_back(b);
   boundaries.push_back(prompt_tokens);
 
-  // Labels hold where they came from, so lists of finished boundaries must not change any more: boundaries are left in
-  // ascending order, and every step goes forward.
+  // A label refers to the label that it came from by index, so the list of a boundary must not change after it was
+  // read. It does not, because boundaries are visited in ascending order and every step leads to a later one.
   std::vector<std::vector<Label>> labels(boundaries.size());
   labels[0].push_back({Finish(stages.size()), 0, 0});
   std::vector<ChunkCost> costs;

@@ -1,4 +1,4 @@
-// Replays a prompt over a profile: when each stage works on which chunk.
+// Replays a prompt on a profile, and says when each stage works on which chunk.
 #pragma once
 
 #include <string>
@@ -16,7 +16,7 @@ struct SimulatedSpan {
 
 struct Simulation {
   std::vector<std::string> stage_names;
-  std::vector<SimulatedSpan> spans;  // by chunk, then stage
+  std::vector<SimulatedSpan> spans;  // ordered by chunk, then by stage
   double ttft_s = 0;
   double decode_tokens_per_s = 0;
   // Share of the time to the first token in which a stage computes nothing.
@@ -25,7 +25,8 @@ struct Simulation {
 
 Simulation simulate(std::span<const StageCost> stages, std::span<const std::int64_t> chunks);
 
-// A line a stage, `width` characters for the time to the first token; chunks as digits and letters, idle time as dots.
+// One line for each stage, with `width` characters for the time to the first token. Chunks are shown as digits and
+// letters, idle time as dots.
 std::string draw(const Simulation& simulation, int width);
 
 }  // namespace jupiter

@@ -1,6 +1,9 @@
-// For a cap on the slowest stage, dynamic programming over (boards looked at, ends of the pipeline taken, layers dealt
-// out) gives the least sum. That falls as the cap rises, which bounds whole intervals of caps: the most promising
-// interval is halved until none can beat the best split found.
+// For a cap on max_r v_r, dynamic programming over (boards looked at, ends of the pipeline taken, layers dealt out)
+// gives the least sum_r u_r:
+//   sum(b + 1, ends + role, done + k) = min over role and k of sum(b, ends, done) + u_b(role, k)  where v_b(role, k) <=
+//   cap.
+// The least sum falls as the cap rises. So the least sum of the highest cap of an interval bounds the cost of the whole
+// interval from below. The interval with the least bound is halved until none can beat the best split that was found.
 #include "parallel/plan/split_search.hpp"
 
 #include <algorithm>
@@ -12,7 +15,7 @@ namespace jupiter {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t kEnds = 4;  // sets of ends taken: bits of a Role
+constexpr std::size_t kEnds = 4;  // sets of the pipeline's ends that are taken, as bits of a Role
 constexpr std::size_t kBothEnds = 3;
 
 class SplitSearch {
@@ -52,14 +55,14 @@ class SplitSearch {
  private:
   struct Step {
     double sum = kInfinity;
-    std::int32_t layers = 0;  // that the board took; 0: it stays out
+    std::int32_t layers = 0;  // that the board took; 0 where it stays out
     Role role = Role::between;
   };
   struct Solution {
     double sum = kInfinity;
-    double max = 0;  // of its stages
+    double max = 0;  // of its stages' v
   };
-  // Caps with these indices are not solved yet; none allows a smaller sum than least_sum.
+  // Caps with indices [first, end), which are not solved yet. None of them allows a smaller sum than least_sum.
   struct Interval {
     std::size_t first, end;
     double least_sum, bound;
@@ -111,7 +114,7 @@ class SplitSearch {
     }
   }
 
-  // Least sum with no stage over the cap; the best split so far may become this one.
+  // The least sum with no stage over the cap. Its split becomes the best one so far if it costs less.
   Solution solve(double cap) {
     std::fill(table_.begin(), table_.end(), Step{});
     row(0, 0)[0].sum = 0;

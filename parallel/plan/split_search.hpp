@@ -1,5 +1,5 @@
-// Which boards hold how many layers: exact search, in time that grows with boards and layers, not with orders of
-// boards.
+// Which boards hold how many layers: an exact search, whose time grows with the numbers of boards and layers but not
+// with the number of orders of boards.
 #pragma once
 
 #include <array>
@@ -16,8 +16,9 @@ struct Split {
   std::vector<std::int64_t> layers;
 };
 
-// Where a board stands in a pipeline. What it costs depends on that and on its layers alone: a hop into a board is the
-// same from everywhere (Profile::hop_into), so the order of those between the ends does not matter.
+// Where a board stands in a pipeline. Its cost depends on that and on its number of layers alone, because a hop into a
+// board costs the same from everywhere (Profile::hop_into()). So the order of the boards between the ends does not
+// matter.
 enum class Role : std::uint8_t { between, last, first, alone };
 inline constexpr std::size_t kRoles = 4;
 constexpr Role role_of(bool first, bool last) {
@@ -33,21 +34,21 @@ struct BoardCost {
   };
   struct Standing {
     Line sum;                      // u
-    Line max;                      // v; grows with layers
-    std::int64_t most_layers = 0;  // that memory holds; 0: cannot stand here
+    Line max;                      // v; it grows with the number of layers
+    std::int64_t most_layers = 0;  // that memory holds; 0: the board cannot stand here
   };
   std::array<Standing, kRoles> roles;
-  bool needed = false;  // must hold layers
+  bool needed = false;  // the board must hold layers
   const Standing& as(Role role) const { return roles[static_cast<std::size_t>(role)]; }
 };
 
 struct FoundSplit {
-  Split split;  // boards: indices of the costs given; those between the ends in their order
+  Split split;  // boards are indices of the given costs; those between the ends are in ascending order
   double cost = 0;
-  std::size_t solved = 0;  // dynamic programmes that it took
+  std::size_t solved = 0;  // number of dynamic programmes that the search took
 };
 
-// The split that minimises sum u + weight * max v; none where nothing fits. weight >= 0.
+// The split that minimises sum_r u_r + weight * max_r v_r, with weight >= 0. None where nothing fits.
 std::optional<FoundSplit> search_split(std::span<const BoardCost> boards, std::int64_t n_layers, double weight);
 
 }  // namespace jupiter

@@ -108,7 +108,7 @@ StageBuffers stage_buffers(const ModelConfig& c, const ModelPart& part, const St
            + 2 * buffer<float>(rows * c.kv_dim())  // k, v
            + 2 * buffer<float>(rows * c.hidden_dim) + quantised_rows(rows, std::max({c.dim, c.q_dim(), c.hidden_dim})) +
            static_cast<std::uint64_t>(threads) * attention_scratch(c) + rope_table(c, o.context_tokens) +
-           (part.head ? buffer<float>(kMaxDrawnRows * c.vocab_size) : 0);
+           (part.output_head ? buffer<float>(kMaxDrawnRows * c.vocab_size) : 0);
   return b;
 }
 
@@ -120,9 +120,10 @@ StageMemory own_memory(const Manifest& manifest, const ModelPart& part, const Wo
   StageMemory m;
   m.cache = buffers.cache;
   m.work = buffers.work;
-  if (part.head && w.every_row) m.work += 2 * static_cast<std::uint64_t>(c.vocab_size) * sizeof(float);  // Evaluator
+  if (part.output_head && w.every_row)
+    m.work += 2 * static_cast<std::uint64_t>(c.vocab_size) * sizeof(float);  // Evaluator
   m.messages = message_bytes(c, options, at.stages);
-  if (part.head && w.drafts) m.drafters = kDraftFileFactor * w.draft_file_bytes;
+  if (part.output_head && w.drafts) m.drafters = kDraftFileFactor * w.draft_file_bytes;
   m.draft_model = draft_model;
   for (const FileInfo& f : manifest.files) {
     if (part.embedding && f.name == tokenizer_file_name()) m.tokenizer = kTokenizerFactor * f.bytes();

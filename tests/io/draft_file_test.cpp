@@ -80,7 +80,7 @@ TEST_F(DraftFile, HeadsComeBackAsTheyWere) {
   head.tokens = {3, 5, 99};
   head.accuracy = "0.5 0.4";
   for (std::int64_t i = 0; i < head.shape.size(); ++i) head.weights.push_back(static_cast<float>(i % 100) / 64);
-  data.head = head;
+  data.sequential = head;
   MedusaHeads medusa;
   medusa.heads.resize(2);
   for (MedusaHeads::Head& h : medusa.heads) {
@@ -90,11 +90,11 @@ TEST_F(DraftFile, HeadsComeBackAsTheyWere) {
   data.medusa = medusa;
   write_draft(path, data);
   const DraftData read = read_draft(path, manifest);
-  ASSERT_TRUE(read.head && read.medusa);
-  EXPECT_EQ(read.head->weights, head.weights);
-  EXPECT_EQ(read.head->tokens, head.tokens);
-  EXPECT_EQ(read.head->shape.units, 8);
-  EXPECT_EQ(read.head->accuracy, head.accuracy);
+  ASSERT_TRUE(read.sequential && read.medusa);
+  EXPECT_EQ(read.sequential->weights, head.weights);
+  EXPECT_EQ(read.sequential->tokens, head.tokens);
+  EXPECT_EQ(read.sequential->shape.units, 8);
+  EXPECT_EQ(read.sequential->accuracy, head.accuracy);
   EXPECT_EQ(read.medusa->heads[1].layers[0].bias, medusa.heads[1].layers[0].bias);
   EXPECT_EQ(read.medusa->heads[1].output, medusa.heads[1].output);
   const auto refused = [&](const std::string& thing, const auto& change) {
@@ -103,28 +103,28 @@ TEST_F(DraftFile, HeadsComeBackAsTheyWere) {
     write_draft(path, broken);
     EXPECT_NE(fault(manifest).find(thing), std::string::npos) << thing << ": " << fault(manifest);
   };
-  refused("head/tokens", [](DraftData& d) { d.head->tokens = {5, 3}; });
-  refused("head/tokens", [](DraftData& d) { d.head->tokens = {5, 100}; });
-  refused("head/w1", [](DraftData& d) { d.head->shape.dim = 32; });
+  refused("head/tokens", [](DraftData& d) { d.sequential->tokens = {5, 3}; });
+  refused("head/tokens", [](DraftData& d) { d.sequential->tokens = {5, 100}; });
+  refused("head/w1", [](DraftData& d) { d.sequential->shape.dim = 32; });
   refused("medusa/head_1_output", [](DraftData& d) { d.medusa->heads[1].output.pop_back(); });
   refused("medusa/head_0_layer_0_weight", [](DraftData& d) { d.medusa->heads[0].layers[0].weight.pop_back(); });
 }
 
 TEST_F(DraftFile, ATrainingComesBackOnlyWhereItIsTheSame) {
-  const HeadTraining t{"key", 12, {1, 2}, {3, 4}, {5, 6}};
-  write_head_training(path, t);
-  const auto read = read_head_training(path, "key", 2);
+  const DraftHeadTraining t{"key", 12, {1, 2}, {3, 4}, {5, 6}};
+  write_draft_head_training(path, t);
+  const auto read = read_draft_head_training(path, "key", 2);
   ASSERT_TRUE(read);
   EXPECT_EQ(read->steps, 12);
   EXPECT_EQ(read->weights, t.weights);
   EXPECT_EQ(read->first, t.first);
   EXPECT_EQ(read->second, t.second);
-  EXPECT_FALSE(read_head_training(path, "another", 2));
-  EXPECT_THROW(read_head_training(path, "key", 3), FormatError);
+  EXPECT_FALSE(read_draft_head_training(path, "another", 2));
+  EXPECT_THROW(read_draft_head_training(path, "key", 3), FormatError);
   test::write_text(path, "no HDF5");
-  EXPECT_THROW(read_head_training(path, "key", 2), FormatError);
+  EXPECT_THROW(read_draft_head_training(path, "key", 2), FormatError);
   fs::remove(path);
-  EXPECT_FALSE(read_head_training(path, "key", 2));
+  EXPECT_FALSE(read_draft_head_training(path, "key", 2));
 }
 
 TEST_F(DraftFile, AnotherModelIsRefused) {

@@ -53,7 +53,7 @@ std::vector<std::vector<float>> engine_logits(const fs::path& source, Quantizati
   for (std::int64_t at = 0; at < count; at += chunk) {
     const std::int64_t n = std::min(chunk, count - at);
     Frame f;
-    f.runs = {{1, static_cast<std::int32_t>(at), static_cast<std::int32_t>(n), FrameRun::every_row, 0, {}}};
+    f.runs = {FrameRun::consecutive(1, at, n, FrameRun::every_row)};
     f.tokens.assign(tokens.begin() + at, tokens.begin() + at + n);
     stage.forward(f);
   }

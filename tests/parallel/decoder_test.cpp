@@ -36,14 +36,14 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
   decoder.open(1, options);
   std::vector<float> rows;
   const std::vector<float> hidden(16 * 4);
-  const HeadPass head = [&](std::span<const std::int64_t> wanted, bool) {
+  const OutputHeadPass head = [&](std::span<const std::int64_t> wanted, bool) {
     rows.clear();
     for (std::size_t i = 0; i < wanted.size(); ++i) rows.insert(rows.end(), kLogits.begin(), kLogits.end());
     const auto n = static_cast<std::int64_t>(wanted.size());
-    return HeadRows{{rows.data(), n, std::ssize(kLogits)}, {hidden.data(), n, 4}};
+    return OutputHeadRows{{rows.data(), n, std::ssize(kLogits)}, {hidden.data(), n, 4}};
   };
   Frame frame;
-  frame.runs = {{1, 0, 1, FrameRun::sample | FrameRun::draft, 0, {}}};
+  frame.runs = {FrameRun::consecutive(1, 0, 1, FrameRun::sample | FrameRun::draft)};
   frame.tokens = {0};
   std::vector<std::int64_t> counts(kLogits.size());
   for (std::int64_t drawn = 0; drawn < kDraws;) {
@@ -52,7 +52,7 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
     for (const TokenId t : r.tokens) ++counts[static_cast<std::size_t>(t)];
     drawn += std::ssize(r.tokens);
     const Segment& s = r.segments.at(0);
-    frame.runs = {{1, 0, static_cast<std::int32_t>(s.tokens.size()), FrameRun::tree, s.epoch, r.verdict}};
+    frame.runs = {tree_run(1, s, r.verdict)};
     frame.tokens = s.tokens;
     frame.links = s.links;
   }

@@ -1,12 +1,14 @@
 // Heads at work: what they guess is what their weights say, and the mixture follows who was right.
 #include "parallel/draft/draft_head.hpp"
 
+#include "parallel/draft/draft_blender.hpp"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 
-#include "parallel/train/head_training.hpp"
+#include "parallel/train/draft_head_training.hpp"
 
 namespace jupiter {
 namespace {
@@ -35,7 +37,7 @@ TEST_F(Heads, ASequentialHeadGuessesWhatTrainingComputes) {
   for (TokenId t = 0; t < kVocab; ++t) head.tokens.push_back(t);
   head.weights = random_values(static_cast<std::size_t>(head.shape.size()), 0.15f, 2);
   for (auto i = head.shape.gain_at(); i < head.shape.size(); ++i) head.weights[static_cast<std::size_t>(i)] += 1;
-  const auto draft = sequential_head(rt, head, packed.matrix())->make();
+  const auto draft = sequential_head_drafters(rt, head, packed.matrix())->make();
   const std::vector<float> hidden = random_values(kDim, 2, 3);
   const std::vector<TokenId> path = {4, 17, 9};
   draft->begin(hidden);
@@ -44,9 +46,9 @@ TEST_F(Heads, ASequentialHeadGuessesWhatTrainingComputes) {
   std::vector<float> embedded;
   for (const TokenId t : path) embedded.insert(embedded.end(), &output[t * kDim], &output[(t + 1) * kDim]);
   embedded.resize(4 * kDim);
-  HeadBatch batch{{{0, 1, 0}}, kDim, hidden, embedded, {4, 17, 9, 0}};
+  DraftHeadBatch batch{{{0, 1, 0}}, kDim, hidden, embedded, {4, 17, 9, 0}};
   batch.hidden.resize(4 * kDim);
-  HeadTrainer trainer(rt, head.shape, output, {.dropout = 0, .steps = 1});
+  DraftHeadTrainer trainer(rt, head.shape, output, {.dropout = 0, .steps = 1});
   std::int32_t best = -1;
   for (std::int32_t t = 0; t < kVocab; ++t) {
     batch.decided[3] = t;
@@ -74,7 +76,7 @@ TEST_F(Heads, MedusaHeadsGuessTheirPlace) {
     head.output = out;
     medusa.heads.push_back(head);
   }
-  const auto draft = medusa_heads(rt, medusa, kDim)->make();
+  const auto draft = medusa_head_drafters(rt, medusa, kDim)->make();
   const std::vector<float> hidden = random_values(kDim, 1, 12);
   draft->begin(hidden);
   for (std::size_t h = 0; h < 2; ++h) {
@@ -101,11 +103,11 @@ TEST_F(Heads, MedusaHeadsGuessTheirPlace) {
 }
 
 // Says the same token whatever comes.
-class Constant : public DraftHead {
+class Constant : public NeuralDrafter {
  public:
   explicit Constant(TokenId token) : token_(token) {}
   void begin(std::span<const float>) override {}
-  std::vector<HeadGuess> guess(DraftContext, std::size_t) override { return {{token_, 0.6f}}; }
+  std::vector<DraftGuess> guess(DraftContext, std::size_t) override { return {{token_, 0.6f}}; }
 
  private:
   TokenId token_;
@@ -119,14 +121,14 @@ double probability(const std::vector<Proposal>& proposals, TokenId token) {
 }
 
 // 40 tokens after which `right` comes; the others say 1, the head says 2. The mixture after them.
-std::vector<Proposal> after(TokenId right, bool thrifty, HeadUse* use = nullptr, double token_s = 1) {
-  HeadDrafter drafter(std::make_unique<Constant>(2), DraftSource::heads, thrifty);
+std::vector<Proposal> after(TokenId right, bool thrifty, NeuralUse* use = nullptr, double token_s = 1) {
+  DraftBlender drafter(std::make_unique<Constant>(2), DraftSource::heads, thrifty);
   std::vector<TokenId> context = {0};
   std::vector<Proposal> proposals;
   const std::vector<float> hidden(4);
   drafter.observe({}, 0);
   for (int i = 0; i <= 40; ++i) {
-    drafter.see(hidden);
+    drafter.set_hidden(hidden);
     proposals = {{1, 0.5f, DraftSource::table}};
     drafter.blend(context, {1, token_s}, proposals);
     drafter.observe(context, right);
@@ -136,7 +138,7 @@ std::vector<Proposal> after(TokenId right, bool thrifty, HeadUse* use = nullptr,
   return proposals;
 }
 
-TEST(HeadDrafter, TheMixtureFollowsWhoWasRight) {
+TEST(DraftBlender, TheMixtureFollowsWhoWasRight) {
   const auto head_right = after(2, false), others_right = after(1, false);
   EXPECT_LT(probability(head_right, 1), 0.1);  // of 0.5
   EXPECT_GT(probability(others_right, 1), 0.4);
@@ -147,8 +149,8 @@ TEST(HeadDrafter, TheMixtureFollowsWhoWasRight) {
   EXPECT_LE(sum, 1 + 1e-5);
 }
 
-TEST(HeadDrafter, AThriftyOneIsNotAskedWhereItDoesNotPay) {
-  HeadUse right, wrong, free;
+TEST(DraftBlender, AThriftyOneIsNotAskedWhereItDoesNotPay) {
+  NeuralUse right, wrong, free;
   after(2, true, &right);
   after(1, true, &wrong);
   after(2, true, &free, 0);  // time costs nothing: nothing is gained

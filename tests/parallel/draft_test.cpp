@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "parallel/draft/draft_table.hpp"
-#include "parallel/train/draft_training.hpp"
+#include "parallel/train/ngram_training.hpp"
 
 namespace jupiter {
 namespace {
@@ -10,7 +10,7 @@ namespace {
 constexpr std::int64_t kVocab = 50;
 
 DraftData count(const std::vector<std::vector<TokenId>>& sequences) {
-  DraftCounts counts(kVocab);
+  NgramCounts counts(kVocab);
   for (const auto& s : sequences) counts.add(s, 1);
   DraftData data;
   data.identity.vocab_size = kVocab;
@@ -24,7 +24,7 @@ double probability(const std::vector<Proposal>& proposals, TokenId token) {
   return p;
 }
 
-TEST(DraftCounts, ContextsStayInsideTheirSequence) {
+TEST(NgramCounts, ContextsStayInsideTheirSequence) {
   const DraftData d = count({{1, 2, 3}, {2, 4}});
   EXPECT_EQ(d.tables[0].keys, (std::vector<std::uint64_t>{1, 2}));
   EXPECT_EQ(d.tables[0].counts, (std::vector<std::uint8_t>{1, 2}));
@@ -33,15 +33,15 @@ TEST(DraftCounts, ContextsStayInsideTheirSequence) {
   EXPECT_EQ(d.tables[2].contexts(), 0u);
 }
 
-TEST(DraftCounts, TheRarestContextsGoWhereThereIsNoRoom) {
-  DraftCounts counts(kVocab);
+TEST(NgramCounts, TheRarestContextsGoWhereThereIsNoRoom) {
+  NgramCounts counts(kVocab);
   counts.add(std::vector<TokenId>{1, 2, 1, 2, 1, 3, 4}, 0);
   EXPECT_EQ(counts.table(1, 1, 100).contexts(), 3u);
   EXPECT_EQ(counts.table(1, 2, 100).keys, (std::vector<std::uint64_t>{1, 2}));
   EXPECT_EQ(counts.table(1, 1, 1).keys, (std::vector<std::uint64_t>{1}));
 }
 
-TEST(DraftCounts, WhatTheModelExpectsFillsWhatWasNotSeen) {
+TEST(NgramCounts, WhatTheModelExpectsFillsWhatWasNotSeen) {
   const DraftData d = count({{1, 2}, {1, 2}, {1, 2}, {1, 2}});
   std::vector<NextTokens> expected(3);
   for (NextTokens& e : expected) {

@@ -12,7 +12,9 @@ const FrameLimits kLimits{.max_rows = 8, .max_position = 100, .vocab_size = 50, 
 
 Frame sample_frame() {
   Frame f;
-  f.runs = {{1, 10, 2, FrameRun::sample, 0, {}}, {2, 0, 1, 0, 0, {}}, {3, 0, 2, FrameRun::tree, 4, {9, 7}}};
+  f.runs = {FrameRun::consecutive(1, 10, 2, FrameRun::sample),
+            FrameRun::consecutive(2, 0, 1),
+            {.sequence = 3, .rows = 2, .flags = FrameRun::tree, .epoch = 4, .verdict = {9, 7}}};
   f.tokens = {4, 5, 49, 6, 7};
   f.links = {{10, 9}, {11, 10}};
   f.residual.resize(30, std::byte{7});
@@ -101,6 +103,15 @@ TEST(Frame, ResultsAreChecked) {
   refused([](SequenceResult& r) { r.segments[0].links[0].parent = r.segments[0].links[0].node; });
   refused([](SequenceResult& r) { r.segments[0].links[0].parent = 20 + 9; });
   refused([](SequenceResult& r) { r.segments.resize(65); });
+}
+
+TEST(Frame, ALateResultSaysSoAndHasNoTokens) {
+  FrameResult r = sample_result();
+  EXPECT_FALSE(decode_result(encode_result(0, r), kLimits).late);  // whatever its number
+  r.late = true;
+  EXPECT_THROW(decode_result(encode_result(1, r), kLimits), PeerError);
+  for (SequenceResult& s : r.sequences) s.tokens.clear();
+  EXPECT_TRUE(decode_result(encode_result(1, r), kLimits).late);
 }
 
 TEST(Verdict, ComesBackAndNonsenseIsRefused) {

@@ -21,8 +21,8 @@ void expect(bool ok, const char* what) {
   ++failures;
 }
 
-bool same(const std::vector<HeadGuess>& a, const std::vector<HeadGuess>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const HeadGuess& x, const HeadGuess& y) {
+bool same(const std::vector<DraftGuess>& a, const std::vector<DraftGuess>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const DraftGuess& x, const DraftGuess& y) {
     return x.token == y.token && x.probability == y.probability;
   });
 }
@@ -30,7 +30,7 @@ bool same(const std::vector<HeadGuess>& a, const std::vector<HeadGuess>& b) {
 constexpr std::int64_t kContext = 128;
 
 void serve_drafts(const MpiSession& mpi, std::unique_ptr<DraftModel> model, const FrameLimits& limits) {
-  DraftServer server(mpi, 1, std::move(model), limits, {.tokens = 3, .sureness = 0});
+  DraftServer server(mpi, 1, std::move(model), limits, {.tokens = 3, .confidence = 0});
   ReceiveChannel stop(mpi, 1, Tag::measure, 64);
   int turn = 0;
   wait_politely(
@@ -44,8 +44,8 @@ void serve_drafts(const MpiSession& mpi, std::unique_ptr<DraftModel> model, cons
 }
 
 // Waits until the head knows something of the context.
-std::vector<HeadGuess> hear(DraftHead& head, const std::vector<TokenId>& context, std::size_t root) {
-  std::vector<HeadGuess> guesses;
+std::vector<DraftGuess> hear(NeuralDrafter& head, const std::vector<TokenId>& context, std::size_t root) {
+  std::vector<DraftGuess> guesses;
   wait_politely(
       [&] {
         guesses = head.guess(context, root);
@@ -56,10 +56,10 @@ std::vector<HeadGuess> hear(DraftHead& head, const std::vector<TokenId>& context
 }
 
 void ask_drafts(const MpiSession& mpi, DraftModel& model, const FrameLimits& limits) {
-  const auto maker = remote_draft_head(mpi, 0, limits);
+  const auto maker = remote_model_drafters(mpi, 0, limits);
   const auto head = maker->make(), other = maker->make();
   std::vector<TokenId> context = {5, 9, 300, 7, 7, 12};
-  head->foretell(context);
+  head->prefetch(context);
   for (int round = 0; round < 6; ++round) {
     const std::size_t root = context.size() - 1;
     expect(same(hear(*head, context, root), model.guess(context)), "the model's own guesses");

@@ -49,7 +49,7 @@ BoardProfile board(const std::string& host, double slow, std::uint64_t memory_mi
   b.layer.per_context_s = 1e-7 * slow;
   b.layer.per_row_context_s = 2e-8 * slow;
   b.embedding = {{1, 512}, {1e-5 * slow, 1e-3 * slow}};
-  b.head = {{1, 16}, {2e-3 * slow, 6e-3 * slow}};
+  b.output_head = {{1, 16}, {2e-3 * slow, 6e-3 * slow}};
   return b;
 }
 
@@ -282,7 +282,7 @@ TEST(ScheduleCost, AStageThatComputesTakesAndSendsMessagesInBetween) {
     b.receive = {3e-3, 0};
     b.layer = {{{1, 512}, {1e-3, 512e-3}}, 0, 0, 0};
     b.embedding = {{1, 512}, {0, 0}};
-    b.head = b.embedding;
+    b.output_head = b.embedding;
   }
   const Manifest m = small_manifest(2);
   const Planner planner(p, m, {});
@@ -332,10 +332,11 @@ TEST(ScheduleCost, ScoredRowsPassTheHeadSixteenAtATime) {
   p.boards[0].score_s = 1e-4;
   StageCost c;
   c.board = &p.boards[0];
-  c.head = true;
-  EXPECT_NEAR(c.compute_s(40, 0, 40), 2 * p.boards[0].head.at(16) + p.boards[0].head.at(8), 1e-12);
+  c.output_head = true;
+  EXPECT_NEAR(c.compute_s(40, 0, 40), 2 * p.boards[0].output_head.at(16) + p.boards[0].output_head.at(8), 1e-12);
   c.scores = true;
-  EXPECT_NEAR(c.compute_s(40, 0, 40), 2 * p.boards[0].head.at(16) + p.boards[0].head.at(8) + 40 * 1e-4, 1e-12);
+  EXPECT_NEAR(c.compute_s(40, 0, 40), 2 * p.boards[0].output_head.at(16) + p.boards[0].output_head.at(8) + 40 * 1e-4,
+              1e-12);
 }
 
 // Evaluation keeps the last stage busy with the head: it gets fewer layers, and chunks that all stages work on evenly.

@@ -37,7 +37,7 @@ std::vector<Message> one_of_each() {
   end.draft.reached[3] = 47;
   end.draft.right[4] = 48;
   end.draft.draft_s = 2.5;
-  end.draft.head = {49, 3.5};
+  end.draft.neural = {49, 3.5};
   return {encode(frame, 1),
           encode_result(2, result),
           encode_verdict(3, {50, {52, 51}}),
@@ -62,8 +62,8 @@ std::string fingerprint() {
 
 TEST(Protocol, ItsNumberChangesWithTheLayoutOfMessages) {
   ASSERT_EQ(fingerprint(), fingerprint());
-  EXPECT_EQ(kProtocol, 2);
-  EXPECT_EQ(fingerprint(), "4ef1090389b715d8")
+  EXPECT_EQ(kProtocol, 3);
+  EXPECT_EQ(fingerprint(), "df2326e03b7e1f39")
       << "The layout of a message changed: raise kProtocol (parallel/comm/message.hpp) and write both here.";
 }
 
@@ -80,7 +80,7 @@ TEST(Protocol, MessagesOfSequencesComeBackAsTheyWere) {
   EXPECT_EQ(request.how.verdict.node, 58u);
   const Closed closed = decode_closed(m[5]);
   EXPECT_EQ(closed.end.logits_digest, 40u);
-  EXPECT_EQ(closed.end.draft.head.asked, 49);
+  EXPECT_EQ(closed.end.draft.neural.asked, 49);
   EXPECT_EQ(decode_stop(m[6]), ExitCode::interrupted);
 }
 

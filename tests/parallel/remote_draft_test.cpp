@@ -53,7 +53,7 @@ TEST(DraftGuessesMessage, ComesBackAndNonsenseIsRefused) {
   EXPECT_THROW(decode_guesses(encode_guesses(3, {99, {{50, 0.5f}}}), kLimits), PeerError);
   EXPECT_THROW(decode_guesses(encode_guesses(3, {99, {{4, 1.5f}}}), kLimits), PeerError);
   EXPECT_THROW(decode_guesses(encode_guesses(3, {99, {{4, std::nanf("")}}}), kLimits), PeerError);
-  EXPECT_THROW(decode_guesses(encode_guesses(3, {99, std::vector<HeadGuess>(17, {1, 0.01f})}), kLimits), PeerError);
+  EXPECT_THROW(decode_guesses(encode_guesses(3, {99, std::vector<DraftGuess>(17, {1, 0.01f})}), kLimits), PeerError);
 }
 
 class DraftModelTest : public testing::Test {
@@ -79,8 +79,8 @@ TEST_F(DraftModelTest, PassesThatAreGivenUpChangeNoGuess) {
     context.push_back((7 * t) % 300);
     if (t % 9 == 4) context.resize(context.size() - 3);  // another path than the one that it went on with
     if (t % 5 != 0) continue;
-    const std::vector<HeadGuess> expected = calm.guess(context);
-    std::optional<std::vector<HeadGuess>> found;
+    const std::vector<DraftGuess> expected = calm.guess(context);
+    std::optional<std::vector<DraftGuess>> found;
     for (; !found; ++steps) found = disturbed.step(context, 4, [&] { return ++asked % 4 == 0; });
     ASSERT_EQ(found->size(), expected.size());
     for (std::size_t i = 0; i < expected.size(); ++i) {

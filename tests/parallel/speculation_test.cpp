@@ -1,265 +1,27 @@
-// Speculation against plain decoding, bit by bit, on stages whose messages are delayed at random: frames keep their
-// order, verdicts come late, twice, or not at all.
+// Speculation against plain decoding, bit by bit, on a ring whose messages are delayed at random.
 #include "parallel/pipeline/speculation.hpp"
 
 #include <gtest/gtest.h>
 
-#include <deque>
-#include <filesystem>
-#include <random>
-
-#include "io/convert/convert.hpp"
-#include "io/convert/synth.hpp"
-#include "parallel/pipeline/stage.hpp"
+#include "random_ring.hpp"
 
 namespace jupiter {
 namespace {
 
-namespace fs = std::filesystem;
-
-// A random model of 4 layers, made once.
-class Model {
- public:
-  static const Model& get() {
-    static const Model model;
-    return model;
-  }
-  const fs::path& path() const { return path_; }
-  const Manifest& manifest() const { return manifest_; }
-  ~Model() { fs::remove_all(path_); }
-
- private:
-  Model() {
-    std::string pattern = (fs::temp_directory_path() / "jupiter-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    path_ = pattern;
-    ModelConfig config = *synth_shape("tiny");
-    config.n_layers = 4;
-    manifest_ = convert_model(*synth_source(config, GgufType::q4_0, 3), path_, {});
-  }
-  fs::path path_;
-  Manifest manifest_;
-};
-
-constexpr std::int64_t kContext = 160;
-constexpr std::int64_t kDraftMax = 6;
-
-// The stages of a ring in one process.
-struct Ring {
-  Ring(int n, const DrafterFactory& drafters) : pool({.threads = 1, .share_cores = true}) {
-    const Manifest& m = Model::get().manifest();
-    for (int r = 0; r < n; ++r) {
-      const ModelPart part{m.config.n_layers * r / n, m.config.n_layers * (r + 1) / n, r == 0, r + 1 == n};
-      const StageOptions options{.context_tokens = kContext,
-                                 .cache_tokens = kContext + 2 * (1 + spare_tree_blocks(n, kDraftMax)) * kKvBlock,
-                                 .max_rows = 64};
-      stages.push_back(
-          std::make_unique<Stage>(m.config, ModelFiles(Model::get().path(), m, part, false), options, pool, n));
-    }
-    stages.back()->set_drafters(drafters);
-    queues.resize(static_cast<std::size_t>(n));
-  }
-  void open(SequenceId id, const SequenceOptions& o) {
-    for (auto& s : stages) s->open(id, o);
-  }
-  SequenceEnd close(SequenceId id, std::int64_t tokens) {
-    SequenceEnd end;
-    for (auto& s : stages) end = s->close(id, {tokens, 0, {}});
-    return end;
-  }
-  ThreadPool pool;
-  std::vector<std::unique_ptr<Stage>> stages;
-  std::vector<std::deque<Frame>> queues;  // before each stage
-  std::deque<FrameResult> results;
-};
-
-Frame prompt_frame(const std::vector<TokenId>& prompt, std::uint32_t flags) {
-  Frame f;
-  f.runs = {{1, 0, static_cast<std::int32_t>(prompt.size()), flags, 0, {}}};
-  f.tokens = prompt;
-  return f;
-}
-
-struct Answer {
-  std::vector<TokenId> tokens;
-  std::uint64_t digest = 0;
-  std::int64_t steps = 0;
-  DraftStats draft;
-};
-
-Answer plain(const std::vector<TokenId>& prompt, std::int64_t count, const SamplingOptions& sampling) {
-  Ring ring(1, {});
-  SequenceOptions o;
-  o.sampling = sampling;
-  ring.open(1, o);
-  Answer a;
-  Frame f = prompt_frame(prompt, FrameRun::sample);
-  while (static_cast<std::int64_t>(a.tokens.size()) < count) {
-    const FrameResult r = ring.stages[0]->forward(f);
-    a.tokens.push_back(r.sequences.at(0).tokens.at(0));
-    f = Frame{};
-    const auto position = prompt.size() + a.tokens.size() - 1;
-    f.runs = {{1, static_cast<std::int32_t>(position), 1, FrameRun::sample, 0, {}}};
-    f.tokens = {a.tokens.back()};
-  }
-  a.digest = ring.close(1, count).logits_digest;
-  return a;
-}
-
-// Right with some probability, otherwise wrong, and several children a node.
-class NoisyDrafter : public Drafter {
- public:
-  NoisyDrafter(std::vector<TokenId> tokens, double rate) : tokens_(std::move(tokens)), rate_(rate) {}
-  void propose(DraftContext context, std::vector<Proposal>& out) override {
-    const auto at = static_cast<std::int64_t>(context.size());
-    for (std::uint32_t i = 0; i < 3; ++i) {
-      TokenId t = static_cast<TokenId>(uniform(7, at, i) * 200);
-      const bool right = context.size() < tokens_.size() && uniform(9, at, 0) < rate_ && i == at % 3;
-      if (right) t = tokens_[context.size()];
-      out.push_back({t, 0.3f - 0.05f * static_cast<float>(i), DraftSource::lookup});
-    }
-  }
-  void observe(DraftContext, TokenId) override {}
-
- private:
-  std::vector<TokenId> tokens_;
-  double rate_;
-};
-
-// Rank 0 and the network, at random.
-class RandomRun {
- public:
-  RandomRun(Ring& ring, std::uint64_t seed) : ring_(ring), random_(seed) {}
-
-  Answer run(const std::vector<TokenId>& prompt, std::int64_t count, const SequenceOptions& options) {
-    ring_.open(1, options);
-    ring_.queues[0].push_back(prompt_frame(prompt, FrameRun::sample | FrameRun::draft));
-    count_ = count;
-    while (static_cast<std::int64_t>(answer_.tokens.size()) < count_) {
-      if (answer_.steps > 200000) throw std::runtime_error("no end after 200000 random steps");
-      step();
-    }
-    drain();
-    answer_.tokens.resize(static_cast<std::size_t>(count_));
-    const SequenceEnd end = ring_.close(1, count_);
-    answer_.digest = end.logits_digest;
-    answer_.draft = end.draft;
-    return answer_;
-  }
-
- private:
-  std::size_t below(std::size_t n) { return static_cast<std::size_t>(random_() % n); }
-
-  void step() {
-    ++answer_.steps;
-    const std::size_t n = ring_.stages.size(), what = below(n + 2);
-    if (what < n) return compute(what);
-    if (what == n && !ring_.results.empty()) return take_result();
-    if (!segments_.empty()) submit();
-  }
-  void drain() {
-    for (std::size_t r = 0; r < ring_.stages.size(); ++r) {
-      while (!ring_.queues[r].empty()) compute(r);
-    }
-  }
-
-  void compute(std::size_t r) {
-    if (ring_.queues[r].empty()) return;
-    Frame f = std::move(ring_.queues[r].front());
-    ring_.queues[r].pop_front();
-    const bool last = r + 1 == ring_.stages.size();
-    const auto newer = [&, r] {
-      while (!verdicts_.empty() && below(3) == 0) deliver(r);
-    };
-    FrameResult result = ring_.stages[r]->forward(f, last ? std::function<void()>() : newer);
-    if (!last) return ring_.queues[r + 1].push_back(std::move(f));
-    for (const SequenceResult& s : result.sequences) {
-      if (s.verdict.node != 0) verdicts_.push_back(s.verdict);
-    }
-    ring_.results.push_back(std::move(result));
-  }
-
-  // An early verdict to one stage; it stays in the list, so that others, or the same one, may get it later.
-  void deliver(std::size_t r) {
-    ring_.stages[r]->settle(1, verdicts_[below(verdicts_.size())]);
-    ring_.stages[r]->settle(static_cast<SequenceId>(2 + below(5)), verdicts_[0]);  // of no open sequence
-    if (verdicts_.size() > 20) verdicts_.erase(verdicts_.begin());
-  }
-
-  void take_result() {
-    FrameResult result = std::move(ring_.results.front());
-    ring_.results.pop_front();
-    for (SequenceResult& s : result.sequences) {
-      answer_.tokens.insert(answer_.tokens.end(), s.tokens.begin(), s.tokens.end());
-      if (s.verdict.node != 0) verdict_ = s.verdict;
-      while (!segments_.empty() && segments_.front().epoch < s.epoch) segments_.pop_front();
-      for (Segment& g : s.segments) segments_.push_back(std::move(g));
-    }
-  }
-
-  void submit() {
-    const Segment s = std::move(segments_.front());
-    segments_.pop_front();
-    Frame f;
-    f.runs = {{1, 0, static_cast<std::int32_t>(s.tokens.size()), FrameRun::tree, s.epoch, verdict_}};
-    f.tokens = s.tokens;
-    f.links = s.links;
-    ring_.queues[0].push_back(std::move(f));
-  }
-
-  Ring& ring_;
-  std::mt19937_64 random_;
-  std::deque<Segment> segments_;
-  std::vector<Verdict> verdicts_;
-  Verdict verdict_;
-  Answer answer_;
-  std::int64_t count_ = 0;
-};
-
-const std::vector<TokenId> kPrompt = {5, 9, 2, 77, 5, 9, 2, 31, 8, 8, 40, 5, 9};
-
-// Segments of a fixed width: what is chosen by measured times would differ from run to run.
-SequenceOptions spec_options(DecodeMode mode, std::int64_t count, const SamplingOptions& sampling) {
-  SequenceOptions o;
-  o.sampling = sampling;
-  o.decode = {mode, false, kDraftMax, 5, static_cast<std::int64_t>(kPrompt.size()) + count - 1};
-  return o;
-}
-
-// Random steps taken.
-std::int64_t compare(double rate, int stages, DecodeMode mode, const SamplingOptions& sampling, std::uint64_t seeds) {
-  constexpr std::int64_t count = 100;
-  const Answer want = plain(kPrompt, count, sampling);
-  std::vector<TokenId> all = kPrompt;
-  all.insert(all.end(), want.tokens.begin(), want.tokens.end());
-  std::int64_t steps = 0;
-  Ring ring(stages, [&] {
-    DraftMixer m;
-    m.add(std::make_shared<NoisyDrafter>(all, rate));
-    return m;
-  });
-  for (std::uint64_t seed = 0; seed < seeds; ++seed) {
-    const Answer got = RandomRun(ring, seed).run(kPrompt, count, spec_options(mode, count, sampling));
-    EXPECT_EQ(got.tokens, want.tokens) << "stages " << stages << " seed " << seed;
-    EXPECT_EQ(got.digest, want.digest) << "stages " << stages << " seed " << seed;
-    EXPECT_GE(got.draft.accepted, rate > 0.5 ? 15 : 0);  // it did speculate
-    steps += got.steps;
-  }
-  return steps;
-}
-
 TEST(Speculation, LapModeGivesTheBitsOfPlainDecoding) {
-  for (const int stages : {1, 2, 4}) compare(0.7, stages, DecodeMode::lap, {}, 3);
+  for (const int stages : {1, 2, 4}) compare_with_plain({.stages = stages, .mode = DecodeMode::lap});
 }
 
 TEST(Speculation, ContinuousModeGivesTheBitsOfPlainDecoding) {
   std::int64_t steps = 0;
-  for (const int stages : {1, 2, 3, 4}) steps += compare(0.8, stages, DecodeMode::continuous, {}, 20);
+  for (const int stages : {1, 2, 3, 4}) {
+    steps += compare_with_plain({.hit_rate = 0.8, .stages = stages, .seeds = 20}).steps;
+  }
   EXPECT_GT(steps, 10000);
 }
 
 TEST(Speculation, HopelessDraftsChangeNothing) {
-  for (const int stages : {1, 3}) compare(0, stages, DecodeMode::continuous, {}, 3);
+  for (const int stages : {1, 3}) compare_with_plain({.hit_rate = 0, .stages = stages});
 }
 
 TEST(Speculation, SampledTokensAreThoseOfPlainDecoding) {
@@ -267,21 +29,28 @@ TEST(Speculation, SampledTokensAreThoseOfPlainDecoding) {
   sampling.temperature = 0.9f;
   sampling.repeat_penalty = 1.2f;
   sampling.seed = 11;
-  for (const int stages : {1, 4}) compare(0.6, stages, DecodeMode::continuous, sampling, 3);
+  for (const int stages : {1, 4}) compare_with_plain({.hit_rate = 0.6, .stages = stages, .sampling = sampling});
+}
+
+TEST(Speculation, LateDraftsChangeNothing) {
+  for (const DecodeMode mode : {DecodeMode::lap, DecodeMode::continuous}) {
+    const Compared met = compare_with_plain({.hit_rate = 0.3, .stages = 3, .mode = mode, .late = true});
+    EXPECT_GT(met.late_results, 0);
+  }
 }
 
 TEST(Speculation, AVerdictAboutThePastOrNothingKnownIsPassedOver) {
   Ring ring(1, {});
   ring.open(1, {});
   Frame f = prompt_frame(kPrompt, FrameRun::sample);
-  ring.stages[0]->settle(1, {900, 800});
-  ring.stages[0]->settle(2, {1, 0});  // not open
+  ring.stages[0]->queue_verdict(1, {900, 800});
+  ring.stages[0]->queue_verdict(2, {1, 0});  // not open
   const auto want = plain(kPrompt, 1, {});
   EXPECT_EQ(ring.stages[0]->forward(f).sequences.at(0).tokens, want.tokens);
 }
 
-TEST(HeadCost, ARowComesAlongWhereThatCostsLessThanAPassOfItsOwn) {
-  HeadCost cost;
+TEST(OutputHeadCost, ARowComesAlongWhereThatCostsLessThanAPassOfItsOwn) {
+  OutputHeadCost cost;
   const double before = cost.least_probability();
   EXPECT_GT(before, 0.05);
   EXPECT_LT(before, 0.3);

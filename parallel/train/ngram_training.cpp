@@ -1,5 +1,5 @@
-// Contexts are sorted, not hashed: memory stays linear in the tokens, and the tables come out ascending.
-#include "parallel/train/draft_training.hpp"
+// Contexts are sorted and not hashed, so memory stays linear in the tokens and the tables come out ascending.
+#include "parallel/train/ngram_training.hpp"
 
 #include <algorithm>
 #include <map>
@@ -34,7 +34,7 @@ void append(DraftTable& t, std::uint64_t key, std::int64_t count, std::vector<Fo
 
 }  // namespace
 
-void DraftCounts::add(std::span<const TokenId> sequence, std::size_t counted_from) {
+void NgramCounts::add(std::span<const TokenId> sequence, std::size_t counted_from) {
   for (std::size_t i = 0; i < sequence.size(); ++i) {
     tokens_.push_back(sequence[i]);
     use_.push_back(i < counted_from ? kNotCounted : static_cast<std::uint8_t>(std::min(i, kDraftOrders)));
@@ -42,7 +42,7 @@ void DraftCounts::add(std::span<const TokenId> sequence, std::size_t counted_fro
   }
 }
 
-DraftTable DraftCounts::table(std::size_t order, std::int64_t least_count, std::size_t most_contexts) const {
+DraftTable NgramCounts::table(std::size_t order, std::int64_t least_count, std::size_t most_contexts) const {
   std::vector<std::pair<std::uint64_t, TokenId>> seen;
   for (std::size_t i = order; i < tokens_.size(); ++i) {
     if (use_[i] == kNotCounted || use_[i] < order) continue;
@@ -109,12 +109,12 @@ void SingleTokens::row(std::span<const float> logits) {
 void sweep_single_tokens(Pipeline& pipeline, const std::vector<TokenId>& prefix, std::int64_t vocab_size,
                          const std::function<void(std::int64_t done)>& progress) {
   const SequenceId parent = pipeline.open({});
-  const auto position = static_cast<std::int32_t>(prefix.size());
+  const std::int64_t position = std::ssize(prefix);
   const std::int64_t max_rows = pipeline.limits().max_rows;
-  for (std::int32_t at = 0; at < position;) {
-    const auto rows = static_cast<std::int32_t>(std::min<std::int64_t>(position - at, max_rows));
+  for (std::int64_t at = 0; at < position;) {
+    const std::int64_t rows = std::min(position - at, max_rows);
     Frame f;
-    f.runs.push_back({parent, at, rows, 0, 0, {}});
+    f.runs.push_back(FrameRun::consecutive(parent, at, rows));
     f.tokens.assign(prefix.begin() + at, prefix.begin() + at + rows);
     pipeline.submit(std::move(f));
     at += rows;
@@ -128,7 +128,7 @@ void sweep_single_tokens(Pipeline& pipeline, const std::vector<TokenId>& prefix,
   for (std::int64_t token = 0; token < vocab_size;) {
     Frame f;
     for (std::size_t i = 0; i < places.size() && token < vocab_size; ++i, ++token) {
-      f.runs.push_back({places[i], position, 1, FrameRun::every_row, 0, {}});
+      f.runs.push_back(FrameRun::consecutive(places[i], position, 1, FrameRun::every_row));
       f.tokens.push_back(static_cast<TokenId>(token));
     }
     pipeline.submit(std::move(f));

@@ -9,12 +9,12 @@
 #include "kernels/runtime.hpp"
 #include "parallel/pipeline/decoder.hpp"
 #include "parallel/pipeline/evaluate.hpp"
-#include "parallel/train/head_training.hpp"
+#include "parallel/train/draft_head_training.hpp"
 
 namespace jupiter {
 
 // Answers one behind the other, prompts included; a window's scored tokens are the answer's.
-struct HeadAnswers {
+struct TrainingAnswers {
   std::vector<TokenId> tokens;
   std::vector<EvalWindow> windows;
   void add(std::span<const TokenId> sequence, std::size_t answer_from);
@@ -24,7 +24,7 @@ struct HeadAnswers {
 };
 
 // The most frequent tokens of the answers, ascending; at most `most`.
-std::vector<TokenId> draft_vocabulary(const HeadAnswers& answers, std::int64_t most, std::int64_t vocab_size);
+std::vector<TokenId> draft_vocabulary(const TrainingAnswers& answers, std::int64_t most, std::int64_t vocab_size);
 
 // Hidden rows in f16, in order of the answers. The file begins with the key of the answers, so that an interrupted
 // training finds its rows again; one of other answers is written anew.
@@ -55,10 +55,10 @@ class HiddenFile {
 };
 
 // Which stretches of the answers make which batch. Every 50th answer is kept for validation.
-class HeadSchedule {
+class DraftHeadSchedule {
  public:
-  HeadSchedule(const HeadAnswers& answers, std::int64_t batch_starts, std::uint64_t seed);
-  // A stretch: row of the hidden file, its token in HeadAnswers::tokens (the one that the row decided), starts.
+  DraftHeadSchedule(const TrainingAnswers& answers, std::int64_t batch_starts, std::uint64_t seed);
+  // A stretch: row of the hidden file, its token in TrainingAnswers::tokens (the one that the row decided), starts.
   struct Stretch {
     std::int64_t row = 0, token = 0, starts = 0;
   };

@@ -1,12 +1,12 @@
 // Training of draft heads: gradients against finite differences, and that it learns.
-#include "parallel/train/head_training.hpp"
+#include "parallel/train/draft_head_training.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <random>
 
-#include "parallel/train/head_data.hpp"
+#include "parallel/train/draft_head_data.hpp"
 
 namespace jupiter {
 namespace {
@@ -19,16 +19,16 @@ struct Language {
     std::normal_distribution<float> normal;
     for (float& x : output) x = normal(random);
   }
-  HeadBatch batch(std::int64_t spans, std::int64_t starts) {
+  DraftHeadBatch batch(std::int64_t spans, std::int64_t starts) {
     std::normal_distribution<float> normal;
-    HeadBatch b;
+    DraftHeadBatch b;
     b.dim = kDim;
     std::int64_t number = 0;
     for (std::int64_t s = 0; s < spans; ++s) {
       b.spans.push_back({static_cast<std::int64_t>(b.decided.size()), starts, number});
       number += starts;
       auto token = static_cast<std::int32_t>(random() % kVocab);
-      for (std::int64_t i = 0; i < starts + kHeadDepths; ++i) {
+      for (std::int64_t i = 0; i < starts + kDraftHeadDepths; ++i) {
         token = (token * 7 + 3) % kVocab;
         b.decided.push_back(token);
         for (std::int64_t k = 0; k < kDim; ++k) {
@@ -49,7 +49,7 @@ struct Training {
       : pool({.threads = threads, .share_cores = true}),
         trainer({kernels(), pool}, {kDim, kUnits}, language.output,
                 {.rate = 1e-2, .warm_up = 5, .dropout = dropout, .decay = 0.01, .steps = 200, .seed = 3}) {
-    state.weights = initial_head({kDim, kUnits}, 1.1f, 5);
+    state.weights = initial_draft_head({kDim, kUnits}, 1.1f, 5);
     // Where w2 is zero, so is the gradient of w1.
     std::mt19937 random(11);
     std::normal_distribution<float> normal(0, 0.2f);
@@ -58,18 +58,18 @@ struct Training {
     state.second.resize(state.weights.size());
   }
   ThreadPool pool;
-  HeadTrainer trainer;
-  HeadTraining state;
+  DraftHeadTrainer trainer;
+  DraftHeadTraining state;
 };
 
-TEST(HeadTraining, GradientsAreThoseOfFiniteDifferences) {
+TEST(DraftHeadTraining, GradientsAreThoseOfFiniteDifferences) {
   Language language;
-  HeadBatch batch = language.batch(3, 5);
+  DraftHeadBatch batch = language.batch(3, 5);
   batch.decided[7] = -1;  // one that the draft vocabulary does not have
   Training t(language, 0);
   t.trainer.learn(batch, t.state.weights, 0);
   const std::vector<float> gradient = t.trainer.gradient();
-  const HeadShape shape{kDim, kUnits};
+  const DraftHeadShape shape{kDim, kUnits};
   const std::vector<std::pair<const char*, std::pair<std::int64_t, std::int64_t>>> parts = {
       {"w1", {0, shape.b1_at()}},
       {"b1", {shape.b1_at(), shape.w2_at()}},
@@ -94,31 +94,31 @@ TEST(HeadTraining, GradientsAreThoseOfFiniteDifferences) {
   }
 }
 
-TEST(HeadTraining, LearnsWhatFollows) {
+TEST(DraftHeadTraining, LearnsWhatFollows) {
   Language language;
   Training t(language, 0.1);
-  const HeadBatch validation = language.batch(4, 10);
-  const HeadScore before = t.trainer.score(validation, t.state.weights);
+  const DraftHeadBatch validation = language.batch(4, 10);
+  const DraftHeadScore before = t.trainer.score(validation, t.state.weights);
   for (std::int64_t step = 0; step < 200; ++step) {
-    const HeadScore s = t.trainer.learn(language.batch(4, 8), t.state.weights, step);
+    const DraftHeadScore s = t.trainer.learn(language.batch(4, 8), t.state.weights, step);
     t.trainer.update(t.state, s.counted);
   }
-  const HeadScore after = t.trainer.score(validation, t.state.weights);
+  const DraftHeadScore after = t.trainer.score(validation, t.state.weights);
   EXPECT_LT(after.loss, 0.5 * before.loss);
-  for (std::size_t d = 0; d < kHeadDepths; ++d) {
+  for (std::size_t d = 0; d < kDraftHeadDepths; ++d) {
     EXPECT_GT(after.right[d], 0.8 * after.tried[d]) << d;  // by chance: 0.05
   }
 }
 
-TEST(HeadTraining, TheSameBitsOnAnyNumberOfThreadsAndTheSameSumInAnyParts) {
+TEST(DraftHeadTraining, TheSameBitsOnAnyNumberOfThreadsAndTheSameSumInAnyParts) {
   Language language;
-  const HeadBatch batch = language.batch(4, 9);
+  const DraftHeadBatch batch = language.batch(4, 9);
   Training one(language, 0.1, 1), three(language, 0.1, 3), parts(language, 0.1);
   one.trainer.learn(batch, one.state.weights, 4);
   three.trainer.learn(batch, three.state.weights, 4);
   EXPECT_EQ(one.trainer.gradient(), three.trainer.gradient());
   for (const std::size_t first : {0u, 2u}) {  // as two ranks would
-    HeadBatch half = batch;
+    DraftHeadBatch half = batch;
     half.spans = {batch.spans.begin() + static_cast<std::ptrdiff_t>(first),
                   batch.spans.begin() + static_cast<std::ptrdiff_t>(first + 2)};
     parts.trainer.learn(half, parts.state.weights, 4);
@@ -128,18 +128,18 @@ TEST(HeadTraining, TheSameBitsOnAnyNumberOfThreadsAndTheSameSumInAnyParts) {
   }
 }
 
-TEST(HeadData, VocabularyAndScheduleCoverTheAnswers) {
-  HeadAnswers answers;
+TEST(DraftHeadData, VocabularyAndScheduleCoverTheAnswers) {
+  TrainingAnswers answers;
   std::int64_t starts = 0;
   for (int a = 0; a < 120; ++a) {
     std::vector<TokenId> sequence(static_cast<std::size_t>(20 + a), 9);
     sequence.back() = static_cast<TokenId>(a % 4 == 0 ? 3 : 5);
     answers.add(sequence, 4);
-    if (a % 50 != 0) starts += 20 + a - 4 - kHeadDepths;
+    if (a % 50 != 0) starts += 20 + a - 4 - kDraftHeadDepths;
   }
   EXPECT_EQ(draft_vocabulary(answers, 2, 100), (std::vector<TokenId>{5, 9}));
   EXPECT_EQ(draft_vocabulary(answers, 10, 100), (std::vector<TokenId>{3, 5, 9}));
-  HeadSchedule schedule(answers, 512, 1), again(answers, 512, 1);
+  DraftHeadSchedule schedule(answers, 512, 1), again(answers, 512, 1);
   std::vector<std::int64_t> rows;
   for (std::int64_t step = 0; step < schedule.steps_of_epoch(); ++step) {
     for (const auto& s : schedule.batch(step)) {
@@ -149,7 +149,7 @@ TEST(HeadData, VocabularyAndScheduleCoverTheAnswers) {
   EXPECT_EQ(static_cast<std::int64_t>(rows.size()), starts);
   std::sort(rows.begin(), rows.end());
   EXPECT_EQ(std::adjacent_find(rows.begin(), rows.end()), rows.end());
-  EXPECT_LE(rows.back() + kHeadDepths, answers.rows());
+  EXPECT_LE(rows.back() + kDraftHeadDepths, answers.rows());
   const std::int64_t step = schedule.steps_of_epoch() + 1;  // a run that goes on there has the same order
   EXPECT_EQ(schedule.batch(step).front().row, again.batch(step).front().row);
 }

@@ -1,5 +1,5 @@
 // Every rank walks through the same steps; what one of them must know of another travels with the sums.
-#include "parallel/train/head_session.hpp"
+#include "parallel/train/draft_head_session.hpp"
 
 #include <fmt/format.h>
 
@@ -19,18 +19,18 @@ constexpr auto kSaveEvery = std::chrono::seconds(60);
 constexpr std::int64_t kReports = 10;  // of one training
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 // Numbers behind the gradient: the score, and who was interrupted.
-constexpr std::size_t kScoreFloats = 2 + 2 * static_cast<std::size_t>(kHeadDepths) + 2;
+constexpr std::size_t kScoreFloats = 2 + 2 * static_cast<std::size_t>(kDraftHeadDepths) + 2;
 
 // A rank's stretches of a batch, with their rows.
-HeadBatch share(const HeadBatch& all, int rank, int ranks) {
+DraftHeadBatch share(const DraftHeadBatch& all, int rank, int ranks) {
   const Slice mine = slice_of(static_cast<std::int64_t>(all.spans.size()), rank, ranks);
-  HeadBatch b;
+  DraftHeadBatch b;
   b.dim = all.dim;
   if (mine.first == mine.last) return b;
   b.spans.assign(all.spans.begin() + mine.first, all.spans.begin() + mine.last);
   const std::int64_t first = b.spans.front().first_row;
-  const std::int64_t last = b.spans.back().first_row + b.spans.back().starts + kHeadDepths;
-  for (HeadBatch::Span& s : b.spans) s.first_row -= first;
+  const std::int64_t last = b.spans.back().first_row + b.spans.back().starts + kDraftHeadDepths;
+  for (DraftHeadBatch::Span& s : b.spans) s.first_row -= first;
   b.hidden.assign(all.hidden.begin() + first * b.dim, all.hidden.begin() + last * b.dim);
   b.embedded.assign(all.embedded.begin() + first * b.dim, all.embedded.begin() + last * b.dim);
   b.decided.assign(all.decided.begin() + first, all.decided.begin() + last);
@@ -39,8 +39,9 @@ HeadBatch share(const HeadBatch& all, int rank, int ranks) {
 
 }  // namespace
 
-HeadSession::HeadSession(const MpiSession& mpi, const Runtime& rt, const ModelConfig& config, HeadAnswers&& answers,
-                         const HeadSources& sources, const HeadSessionOptions& options)
+DraftHeadSession::DraftHeadSession(const MpiSession& mpi, const Runtime& rt, const ModelConfig& config,
+                                   TrainingAnswers&& answers, const DraftHeadSources& sources,
+                                   const DraftHeadSessionOptions& options)
     : mpi_(mpi), rt_(rt), config_(config), sources_(sources), options_(options), shape_{config.dim, options.units} {
   share_answers(std::move(answers));
   vocabulary_ = draft_vocabulary(answers_, options.vocabulary, config.vocab_size);
@@ -54,7 +55,7 @@ HeadSession::HeadSession(const MpiSession& mpi, const Runtime& rt, const ModelCo
   share_state();
 }
 
-void HeadSession::share_answers(HeadAnswers&& answers) {
+void DraftHeadSession::share_answers(TrainingAnswers&& answers) {
   std::vector<std::byte> bytes;
   if (mpi_.rank() == 0) {
     PayloadWriter w(bytes);
@@ -68,7 +69,7 @@ void HeadSession::share_answers(HeadAnswers&& answers) {
 }
 
 // Rows of the output head, and the size of hidden rows, from the last stage.
-void HeadSession::share_output() {
+void DraftHeadSession::share_output() {
   std::vector<std::byte> bytes;
   if (is_source()) {
     std::vector<float> rows(vocabulary_.size() * static_cast<std::size_t>(config_.dim));
@@ -87,8 +88,8 @@ void HeadSession::share_output() {
   broadcast_bytes(mpi_, mpi_.stages() - 1, bytes, options_.deadline);
   PayloadReader r(bytes);
   const auto gain = r.value<float>();
-  training_.weights = initial_head(shape_, gain, options_.seed);
-  HeadTrainingOptions o;
+  training_.weights = initial_draft_head(shape_, gain, options_.seed);
+  DraftHeadTrainingOptions o;
   o.steps = steps_;
   o.warm_up = std::min(50.0, 0.1 * static_cast<double>(steps_));
   o.seed = options_.seed;
@@ -96,7 +97,7 @@ void HeadSession::share_output() {
 }
 
 // Where rank 0 has the state of this training, all go on from there.
-void HeadSession::share_state() {
+void DraftHeadSession::share_state() {
   training_.key = hex(hash_bytes(fmt::format("{} {} {} {} {} {}", answers_.key(), shape_.units, vocabulary_.size(),
                                              options_.batch, options_.epochs, options_.seed)));
   training_.first.resize(training_.weights.size());
@@ -104,7 +105,7 @@ void HeadSession::share_state() {
   std::vector<std::byte> bytes;
   if (mpi_.rank() == 0) {
     PayloadWriter w(bytes);
-    const auto found = read_head_training(options_.state, training_.key, shape_.size());
+    const auto found = read_draft_head_training(options_.state, training_.key, shape_.size());
     w.value(static_cast<std::int64_t>(found ? found->steps : 0));
     if (found) {
       w.array(std::span<const float>(found->weights));
@@ -122,11 +123,11 @@ void HeadSession::share_state() {
 }
 
 // The last stage's part of fetch().
-std::vector<std::byte> HeadSession::read(const std::vector<HeadSchedule::Stretch>& stretches) const {
+std::vector<std::byte> DraftHeadSession::read(const std::vector<DraftHeadSchedule::Stretch>& stretches) const {
   std::vector<std::int32_t> decided;
   std::vector<float> hidden, embedded;
-  for (const HeadSchedule::Stretch& s : stretches) {
-    const std::int64_t rows = s.starts + kHeadDepths;
+  for (const DraftHeadSchedule::Stretch& s : stretches) {
+    const std::int64_t rows = s.starts + kDraftHeadDepths;
     const std::size_t at = hidden.size();
     hidden.resize(at + static_cast<std::size_t>(rows * config_.dim));
     embedded.resize(hidden.size());
@@ -151,12 +152,12 @@ std::vector<std::byte> HeadSession::read(const std::vector<HeadSchedule::Stretch
 }
 
 // This rank's share of the stretches.
-HeadBatch HeadSession::fetch(const std::vector<HeadSchedule::Stretch>& stretches) {
+DraftHeadBatch DraftHeadSession::fetch(const std::vector<DraftHeadSchedule::Stretch>& stretches) {
   std::vector<std::byte> bytes;
   if (is_source()) bytes = read(stretches);
   broadcast_bytes(mpi_, mpi_.stages() - 1, bytes, options_.deadline);
   PayloadReader r(bytes);
-  HeadBatch batch;
+  DraftHeadBatch batch;
   batch.dim = config_.dim;
   batch.decided = r.array<std::int32_t>(kMostTokens);
   for (auto* values : {&batch.hidden, &batch.embedded}) {
@@ -165,16 +166,16 @@ HeadBatch HeadSession::fetch(const std::vector<HeadSchedule::Stretch>& stretches
     rt_.kernels.widen(Precision::f16, narrow.data(), static_cast<std::int64_t>(narrow.size()), values->data());
   }
   std::int64_t row = 0, number = 0;
-  for (const HeadSchedule::Stretch& s : stretches) {
+  for (const DraftHeadSchedule::Stretch& s : stretches) {
     batch.spans.push_back({row, s.starts, number});
-    row += s.starts + kHeadDepths;
+    row += s.starts + kDraftHeadDepths;
     number += s.starts;
   }
   return share(batch, mpi_.rank(), mpi_.size());
 }
 
 // Of all ranks. A signal that any of them got ends the training of all after the same step.
-HeadScore HeadSession::sum(const HeadScore& mine, std::vector<float>& gradient) {
+DraftHeadScore DraftHeadSession::sum(const DraftHeadScore& mine, std::vector<float>& gradient) {
   const std::size_t size = gradient.size();
   gradient.push_back(static_cast<float>(mine.loss));
   gradient.push_back(static_cast<float>(mine.counted));
@@ -186,7 +187,7 @@ HeadScore HeadSession::sum(const HeadScore& mine, std::vector<float>& gradient) 
   gradient.push_back(interrupted_by() == ExitCode::terminated ? 1.0f : 0.0f);
   sum_over_ranks(mpi_, gradient, options_.deadline);
   const float* at = gradient.data() + size;
-  HeadScore all;
+  DraftHeadScore all;
   all.loss = static_cast<double>(at[0]);
   all.counted = static_cast<double>(at[1]);
   for (std::size_t i = 0; i < all.right.size(); ++i) {
@@ -199,16 +200,16 @@ HeadScore HeadSession::sum(const HeadScore& mine, std::vector<float>& gradient) 
   return all;
 }
 
-HeadScore HeadSession::step() {
-  const HeadBatch batch = fetch(schedule_->batch(training_.steps));
-  const HeadScore mine = trainer_->learn(batch, training_.weights, training_.steps);
-  const HeadScore all = sum(mine, trainer_->gradient());
+DraftHeadScore DraftHeadSession::step() {
+  const DraftHeadBatch batch = fetch(schedule_->batch(training_.steps));
+  const DraftHeadScore mine = trainer_->learn(batch, training_.weights, training_.steps);
+  const DraftHeadScore all = sum(mine, trainer_->gradient());
   trainer_->update(training_, all.counted);
   return all;
 }
 
-HeadScore HeadSession::validate() {
-  HeadScore mine;
+DraftHeadScore DraftHeadSession::validate() {
+  DraftHeadScore mine;
   for (const auto& stretches : schedule_->validation()) {
     mine.add(trainer_->score(fetch(stretches), training_.weights));
   }
@@ -216,11 +217,12 @@ HeadScore HeadSession::validate() {
   return sum(mine, nothing);
 }
 
-void HeadSession::save() {
-  if (mpi_.rank() == 0) write_head_training(options_.state, training_);
+void DraftHeadSession::save() {
+  if (mpi_.rank() == 0) write_draft_head_training(options_.state, training_);
 }
 
-std::string HeadSession::describe(const HeadScore& learned, const HeadScore& validated, double seconds_left) const {
+std::string DraftHeadSession::describe(const DraftHeadScore& learned, const DraftHeadScore& validated,
+                                       double seconds_left) const {
   std::string right;
   for (std::size_t i = 0; i < validated.right.size(); ++i) {
     right += fmt::format("{}{:.3f}", i == 0 ? "" : ", ", validated.right[i] / std::max(validated.tried[i], 1.0));
@@ -230,12 +232,12 @@ std::string HeadSession::describe(const HeadScore& learned, const HeadScore& val
                      validated.loss / std::max(validated.counted, 1.0), right, seconds_left);
 }
 
-std::optional<SequentialHead> HeadSession::run(const std::function<void(const std::string&)>& report) {
+std::optional<SequentialHead> DraftHeadSession::run(const std::function<void(const std::string&)>& report) {
   const auto start = std::chrono::steady_clock::now();
   auto saved = start;
   const std::int64_t begun = training_.steps;
   const std::int64_t every = std::max<std::int64_t>(1, steps_ / kReports);
-  HeadScore learned, validated;
+  DraftHeadScore learned, validated;
   while (training_.steps < steps_ && stopped_by_ == ExitCode::ok) {
     learned.add(step());
     if (training_.steps % every == 0 && training_.steps < steps_ && stopped_by_ == ExitCode::ok) {

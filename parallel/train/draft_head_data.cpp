@@ -1,5 +1,5 @@
 // Scratch file and order of the training data.
-#include "parallel/train/head_data.hpp"
+#include "parallel/train/draft_head_data.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -26,33 +26,33 @@ constexpr std::int64_t kHeaderBytes = 64;
 
 // Tokens of answers with fewer rows than a head looks ahead teach nothing.
 std::int64_t starts_of(const EvalWindow& w) {
-  return w.scored() - kHeadDepths;
+  return w.scored() - kDraftHeadDepths;
 }
 
 }  // namespace
 
-void HeadAnswers::add(std::span<const TokenId> sequence, std::size_t answer_from) {
+void TrainingAnswers::add(std::span<const TokenId> sequence, std::size_t answer_from) {
   const auto from = static_cast<std::int64_t>(std::max<std::size_t>(answer_from, 1));
   const auto length = static_cast<std::int64_t>(sequence.size());
-  if (length - from <= kHeadDepths) return;
+  if (length - from <= kDraftHeadDepths) return;
   windows.push_back({static_cast<std::int64_t>(tokens.size()), length, from, 0});
   tokens.insert(tokens.end(), sequence.begin(), sequence.end());
 }
 
-std::int64_t HeadAnswers::rows() const {
+std::int64_t TrainingAnswers::rows() const {
   std::int64_t n = 0;
   for (const EvalWindow& w : windows) n += w.scored();
   return n;
 }
 
-std::string HeadAnswers::key() const {
+std::string TrainingAnswers::key() const {
   Hasher h;
   h.update(tokens.data(), tokens.size() * sizeof(TokenId));
   for (const EvalWindow& w : windows) h.update(&w.scored_from, sizeof w.scored_from);
   return hex(h.digest());
 }
 
-std::vector<TokenId> draft_vocabulary(const HeadAnswers& answers, std::int64_t most, std::int64_t vocab_size) {
+std::vector<TokenId> draft_vocabulary(const TrainingAnswers& answers, std::int64_t most, std::int64_t vocab_size) {
   std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab_size));
   for (const EvalWindow& w : answers.windows) {
     for (std::int64_t i = w.scored_from; i < w.length; ++i) {
@@ -147,7 +147,7 @@ void HiddenFile::remove() {
   std::filesystem::remove(path_, ignored);
 }
 
-HeadSchedule::HeadSchedule(const HeadAnswers& answers, std::int64_t batch_starts, std::uint64_t seed)
+DraftHeadSchedule::DraftHeadSchedule(const TrainingAnswers& answers, std::int64_t batch_starts, std::uint64_t seed)
     : spans_per_batch_(std::max<std::int64_t>(1, batch_starts / kStretch)), seed_(seed) {
   std::int64_t row = 0;
   for (std::size_t w = 0; w < answers.windows.size(); ++w) {
@@ -162,12 +162,12 @@ HeadSchedule::HeadSchedule(const HeadAnswers& answers, std::int64_t batch_starts
   if (validation_.size() > kMostValidation) validation_.resize(kMostValidation);
 }
 
-std::int64_t HeadSchedule::steps_of_epoch() const {
+std::int64_t DraftHeadSchedule::steps_of_epoch() const {
   const auto n = static_cast<std::int64_t>(learned_.size());
   return (n + spans_per_batch_ - 1) / spans_per_batch_;
 }
 
-std::vector<HeadSchedule::Stretch> HeadSchedule::batch(std::int64_t step) {
+std::vector<DraftHeadSchedule::Stretch> DraftHeadSchedule::batch(std::int64_t step) {
   const std::int64_t epoch = step / steps_of_epoch(), at = step % steps_of_epoch() * spans_per_batch_;
   if (epoch != epoch_) {
     epoch_ = epoch;
@@ -182,7 +182,7 @@ std::vector<HeadSchedule::Stretch> HeadSchedule::batch(std::int64_t step) {
   return {first, first + count};
 }
 
-std::vector<std::vector<HeadSchedule::Stretch>> HeadSchedule::validation() const {
+std::vector<std::vector<DraftHeadSchedule::Stretch>> DraftHeadSchedule::validation() const {
   std::vector<std::vector<Stretch>> batches;
   for (std::size_t at = 0; at < validation_.size(); at += static_cast<std::size_t>(spans_per_batch_)) {
     const auto first = validation_.begin() + static_cast<std::ptrdiff_t>(at);
