@@ -19,23 +19,43 @@ std::int64_t Scheduler::longest_sequence(const Request& r) const {
   return std::min(options_.context_tokens, (account_.total() - tree_blocks(r)) * kKvBlock);
 }
 
-void Scheduler::add(Request&& request) {
-  const auto prompt = std::ssize(request.prompt);
+std::int64_t Scheduler::add(Request&& request) {
+  const auto prompt = std::ssize(request.prompt), given = std::ssize(request.given);
   const std::int64_t longest = longest_sequence(request);
-  if (prompt > longest) {
+  if (prompt + given > longest) {
     throw UsageError("prompt: expected at most " + std::to_string(longest) +
                      (longest < options_.context_tokens ? " tokens (the KV cache)" : " tokens (the context, -c)") +
-                     ", found " + std::to_string(prompt));
+                     ", found " + std::to_string(prompt + given));
   }
   auto job = std::make_shared<Job>();
   job->number = next_number_++;
   // The last token is drawn, but not computed.
   const std::int64_t left = longest - prompt, wanted = request.max_new_tokens;
   job->end_position = wanted > 0 && wanted <= left ? prompt + wanted - 1 : longest;
+  job->out.tokens = std::move(request.given);
   job->request = std::move(request);
   job->start = Clock::now();
   if (waiting_.empty()) no_room_ = false;
+  const std::int64_t number = job->number;
   waiting_.push_back(std::move(job));
+  return number;
+}
+
+void Scheduler::cancel(std::int64_t number) {
+  const auto a = std::find_if(active_.begin(), active_.end(), [&](const Active& x) { return x.job->number == number; });
+  if (a != active_.end()) return finish(a);
+  const auto w = std::find_if(waiting_.begin(), waiting_.end(), [&](const JobPtr& j) { return j->number == number; });
+  if (w == waiting_.end()) return;
+  const JobPtr job = *w;
+  waiting_.erase(w);
+  no_room_ = false;
+  job->out.total_s = seconds_since(job->start);
+  if (job->request.on_done) job->request.on_done(std::move(job->out));
+}
+
+void Scheduler::cancel_all() {
+  while (!active_.empty()) finish(active_.begin());
+  while (!waiting_.empty()) cancel(waiting_.back()->number);
 }
 
 Generated Scheduler::complete(Request&& request) {
@@ -70,9 +90,13 @@ bool Scheduler::submit_next() {
   return frame.has_value();
 }
 
-void Scheduler::run() {
+void Scheduler::run(const std::function<void()>& between_steps) {
   while (!active_.empty() || !waiting_.empty() || !closing_.empty()) {
-    if (interrupted_by() != ExitCode::ok) end_all();
+    if (between_steps) between_steps();
+    if (interrupted_by() != ExitCode::ok) {
+      waiting_.clear();
+      cancel_all();
+    }
     while (pipeline_.has_result()) take(pipeline_.next_result());
     end_closed(false);
     admit();
@@ -96,12 +120,6 @@ void Scheduler::check_progress() const {
                  " blocks of the KV cache free and nothing on its way (a defect of this program)");
 }
 
-// After a signal: answers end where they are.
-void Scheduler::end_all() {
-  waiting_.clear();
-  while (!active_.empty()) finish(active_.begin());
-}
-
 void Scheduler::take(FrameResult&& result) {
   if (!result.late) {
     if (decode_frames_.front()) --decodes_in_flight_;
@@ -119,7 +137,7 @@ bool Scheduler::take_token(Job& job, TokenId token) {
   const Request& r = job.request;
   const auto& ends = r.end_tokens;
   job.out.tokens.push_back(token);
-  if (job.out.tokens.size() == 1) job.out.ttft_s = seconds_since(job.start);
+  if (job.out.ttft_s == 0) job.out.ttft_s = seconds_since(job.start);
   if (std::find(ends.begin(), ends.end(), token) != ends.end() || (r.on_token && !r.on_token(token))) {
     job.out.stopped = true;
     return false;

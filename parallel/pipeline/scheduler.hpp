@@ -43,6 +43,9 @@ constexpr std::int64_t kKeepAll = std::numeric_limits<std::int64_t>::max();
 
 struct Request {
   std::vector<TokenId> prompt;  // not empty, at most as long as the context
+  // Tokens of the answer that earlier ranks, which are gone, gave before. The answer goes on behind them, and Generated
+  // has them too. Their rows are computed again.
+  std::vector<TokenId> given;
   SamplingOptions sampling;
   DecodeOptions decode;
   std::vector<TokenId> end_tokens;           // empty: end-of-turn tokens do not end the answer
@@ -62,12 +65,16 @@ class Scheduler {
   // stages: their number in the pipeline.
   Scheduler(Pipeline& pipeline, int stages, Options options);
 
-  // Takes a request, which starts when the cache has room for it. UsageError where it never will, because its prompt is
-  // longer than the context or than the whole cache.
-  void add(Request&& request);
+  // Takes a request, which starts when the cache has room for it, and returns its number. UsageError where it never
+  // will, because its prompt, with the tokens that were given, is longer than the context or than the whole cache.
+  std::int64_t add(Request&& request);
+  // Ends the answer to a request where it is. on_done comes once all ranks know. Nothing happens where it has ended.
+  void cancel(std::int64_t number);
+  void cancel_all();
   // Runs until all requests are done. After a signal answers end where they are. An answer that reaches the end of the
-  // context, or of a cache that is smaller, ends there.
-  void run();
+  // context, or of a cache that is smaller, ends there. between_steps is called at least once a step; it may add
+  // requests and cancel some.
+  void run(const std::function<void()>& between_steps = {});
   // Answers one request alone.
   Generated complete(Request&& request);
 
@@ -142,7 +149,6 @@ class Scheduler {
   void finish(Place a);
   void close(SequenceId sequence, const SequenceClose& how, JobPtr job, bool done);
   void end_closed(bool wait);
-  void end_all();
   void check_progress() const;
 
   Pipeline& pipeline_;

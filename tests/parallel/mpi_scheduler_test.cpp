@@ -144,6 +144,73 @@ void compare(Cluster& cluster, std::uint64_t seed, std::int64_t& set_back) {
   }
 }
 
+// An answer that other ranks began goes on behind the tokens that it has, with the same bits.
+void check_continued(Cluster& cluster) {
+  std::vector<Request> requests = random_requests(11, 12);
+  for (Request& r : requests) r.max_new_tokens = std::max<std::int64_t>(r.max_new_tokens, 8);
+  for (const std::int64_t blocks : {20, 120}) {
+    std::int64_t set_back = 0;
+    std::vector<Answer> whole, continued;
+    cluster.run(120, [&](Scheduler& s) { whole = answers_of(s, requests, set_back); });
+    std::vector<Request> rest = requests;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      const std::vector<TokenId>& tokens = whole[i].tokens;
+      // None, one, some, all but one.
+      const std::size_t n = std::vector<std::size_t>{0, 1, tokens.size() / 2, tokens.size() - 1}[i % 4];
+      rest[i].given.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n));
+    }
+    cluster.run(blocks, [&](Scheduler& s) { continued = answers_of(s, rest, set_back); });
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      expect(continued[i] == whole[i], "the bits of answer " + std::to_string(i) + " as if nothing had happened, " +
+                                           std::to_string(blocks) + " blocks");
+    }
+  }
+}
+
+// Requests that end early, wherever they are, leave the others' bits and all blocks.
+void check_cancelled(Cluster& cluster) {
+  const std::vector<Request> requests = random_requests(12, 12);
+  std::int64_t set_back = 0;
+  std::vector<Answer> whole;
+  cluster.run(120, [&](Scheduler& s) { whole = answers_of(s, requests, set_back); });
+  cluster.run(20, [&](Scheduler& s) {
+    std::vector<Answer> got(requests.size());
+    std::vector<std::int64_t> numbers;
+    std::size_t done = 0, steps = 0;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      Request r = requests[i];
+      r.on_done = [&, i](Generated&& g) {
+        got[i] = {std::move(g.tokens), g.logits_digest};
+        ++done;
+      };
+      numbers.push_back(s.add(std::move(r)));
+    }
+    // One at once, one in its prompt, one that waits, others while they run.
+    s.cancel(numbers[1]);
+    s.run([&] {
+      ++steps;
+      if (steps == 2) s.cancel(numbers[0]);
+      if (steps == 5) s.cancel(numbers.back());
+      if (steps == 30) s.cancel(numbers[3]);
+      if (steps == 40) s.cancel(numbers[3]);  // again: nothing happens
+    });
+    expect(done == requests.size(), "an end of every request, cancelled ones too");
+    for (const std::size_t i : {2, 4, 5, 6, 7, 8, 9, 10})
+      expect(got[i] == whole[i], "the bits beside cancelled requests");
+    for (const std::size_t i : {0, 1, 3, 11}) {
+      const bool begins = got[i].tokens.size() <= whole[i].tokens.size() &&
+                          std::equal(got[i].tokens.begin(), got[i].tokens.end(), whole[i].tokens.begin());
+      expect(begins, "the beginning of a cancelled answer");
+    }
+    Request last = requests[2];
+    s.add(Request(last));
+    s.add(Request(last));
+    s.cancel_all();
+    s.run();
+    expect(s.running() == 0 && s.waiting() == 0, "nobody left after all were cancelled");
+  });
+}
+
 // What is kept serves the next turn, and goes when someone needs its room.
 void check_kept(Cluster& cluster) {
   cluster.run(8, [&](Scheduler& s) {
@@ -215,6 +282,8 @@ int test(int seeds) {
   for (int seed = 0; seed < seeds; ++seed) compare(cluster, static_cast<std::uint64_t>(seed), set_back);
   if (mpi.rank() == 0) expect(set_back > 0, "requests set back in so small a cache");
   check_kept(cluster);
+  check_continued(cluster);
+  check_cancelled(cluster);
   check_limits(cluster);
   barrier(mpi);
   if (mpi.rank() == 0) {
