@@ -12,10 +12,12 @@ ExitCode batch_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode bench_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode convert_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode eval_command(const MpiSession& mpi, const Arguments& arguments);
+ExitCode gateway_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode inspect_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode run_command(const MpiSession& mpi, const Arguments& arguments);
+ExitCode serve_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments);
 ExitCode train_draft_command(const MpiSession& mpi, const Arguments& arguments);
 

@@ -14,11 +14,13 @@ constexpr std::array kCommands = {
     Command{"batch", "many requests at once from a JSONL file, answers to another (mpirun)", batch_command},
     Command{"bench", "speed of prompts and generation, beside the machine's peaks (mpirun)", bench_command},
     Command{"convert", "GGUF file or Hugging Face folder to a folder of shards", convert_command},
+    Command{"gateway", "the HTTP side of a server; jobs/jupiter-serve starts it and the ranks", gateway_command},
     Command{"inspect", "what a model folder holds; --verify checks every checksum", inspect_command},
     Command{"profile", "measures boards and links (mpirun); --check looks for what is wrong", profile_command},
     Command{"plan", "layers to boards and chunks from a profile, with predicted times", plan_command},
     Command{"run", "answers a prompt or keeps a conversation (mpirun)", run_command},
     Command{"eval", "perplexity of a text, KL divergence from saved distributions (mpirun)", eval_command},
+    Command{"serve", "the ranks of a server, which compute for a gateway (mpirun)", serve_command},
     Command{"synth", "random weights in a known shape, for speed tests", synth_command},
     Command{"train-draft", "draft table of a model, from its own answers or a text (mpirun)", train_draft_command},
 };

@@ -11,6 +11,7 @@ ORDER = ["io", "kernels", "parallel", "app"]
 ROOMS = {
     "io": {"": [], "tokenizer": [""], "model": ["", "tokenizer"], "formats": ["", "tokenizer", "model"],
            "convert": ["", "tokenizer", "model", "formats"]},
+    "app": {"": ["gateway"], "gateway": [""]},
     "parallel": {"comm": [], "plan": [], "draft": [], "pipeline": ["comm", "plan", "draft"],
                  "draft_model": ["comm", "draft", "pipeline", "plan"], "outline": ["pipeline"],
                  "train": ["comm", "draft", "pipeline"], "measure": ["comm", "plan", "pipeline"]},

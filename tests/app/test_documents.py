@@ -27,6 +27,8 @@ NOT_RUN = {
     "build-test/tests/parallel/parallel_test": "runs tests",
     "jobs/jupiter-run -n 4 train-draft": "trains for hours: test_train_draft",
     "build/jupiter train-draft": "trains for hours: test_train_draft",
+    "jobs/jupiter-serve": "runs until it is stopped: test_serve runs it",
+    "curl http://127.0.0.1:8080": "asks the line before: test_serve runs it",
     "jobs/supervise": "needs boards: test_supervise",
     "bash jobs/accuracy.sh": "an hour; test_accuracy runs its short form",
     "sudo jobs/emulate": "needs root and the machine for itself: test_emulate",

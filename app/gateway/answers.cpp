@@ -1,0 +1,385 @@
+// Streams end with their client: what nobody reads is cancelled.
+#include "app/gateway/answers.hpp"
+
+#include <atomic>
+#include <random>
+
+#include "app/prompt.hpp"
+#include "io/timer.hpp"
+
+namespace jupiter {
+
+namespace {
+
+using nlohmann::ordered_json;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLook{100};        // how often a waiting thread looks for its client
+constexpr std::chrono::seconds kPing{5};  // silence after which a stream says that it lives
+
+std::string dump(const ordered_json& j) {
+  return j.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+std::string new_id(const char* prefix) {
+  static std::atomic<std::uint64_t> count{0};
+  static const std::uint64_t start = std::random_device{}();
+  return prefix + std::to_string(start) + "-" + std::to_string(++count);
+}
+
+std::uint64_t random_seed() {
+  thread_local std::mt19937_64 random(std::random_device{}());
+  return random();
+}
+
+// A kind of completion: how its objects look.
+struct Kind {
+  const char* object;
+  const char* event;
+  const char* id_prefix;
+  bool chat;
+};
+constexpr Kind kChat{"chat.completion", "chat.completion.chunk", "chatcmpl-", true};
+constexpr Kind kText{"text_completion", "text_completion", "cmpl-", false};
+
+// Bytes of a token as OpenAI lists them, and as text where they are one.
+ordered_json token_json(const Tokenizer& tokenizer, TokenId token, double logprob) {
+  const std::string_view piece = tokenizer.piece(token);
+  ordered_json bytes = ordered_json::array();
+  for (const char c : piece) bytes.push_back(static_cast<unsigned char>(c));
+  return {{"token", std::string(piece)}, {"logprob", logprob}, {"bytes", bytes}};
+}
+
+ordered_json chat_logprobs(const Tokenizer& tokenizer, const std::vector<GivenToken>& tokens) {
+  ordered_json content = ordered_json::array();
+  for (const GivenToken& t : tokens) {
+    ordered_json one = token_json(tokenizer, t.token, t.logprob);
+    one["top_logprobs"] = ordered_json::array();
+    for (const TokenLogprob& c : t.top) one["top_logprobs"].push_back(token_json(tokenizer, c.token, c.logprob));
+    content.push_back(std::move(one));
+  }
+  return {{"content", content}, {"refusal", nullptr}};
+}
+
+ordered_json text_logprobs(const Tokenizer& tokenizer, const std::vector<GivenToken>& tokens, std::size_t& offset) {
+  ordered_json j = {{"tokens", ordered_json::array()},
+                    {"token_logprobs", ordered_json::array()},
+                    {"top_logprobs", ordered_json::array()},
+                    {"text_offset", ordered_json::array()}};
+  for (const GivenToken& t : tokens) {
+    ordered_json top = ordered_json::object();
+    for (const TokenLogprob& c : t.top) top[std::string(tokenizer.piece(c.token))] = c.logprob;
+    j["tokens"].push_back(std::string(tokenizer.piece(t.token)));
+    j["token_logprobs"].push_back(t.logprob);
+    j["top_logprobs"].push_back(std::move(top));
+    j["text_offset"].push_back(offset);
+    offset += tokenizer.piece(t.token).size();
+  }
+  return j;
+}
+
+// One of a request's answers.
+struct Choice {
+  AnswerReader reader;
+  std::size_t prompt = 0;  // which one it answers
+  std::string text;        // so far
+  std::vector<GivenToken> tokens;
+  std::size_t offset = 0;  // of text_logprobs
+  bool begun = false;      // an event was sent
+  bool told_end = false;
+};
+
+// All answers to one request.
+class Completion {
+ public:
+  Completion(const GatewayContext& context, const Kind& kind, AnswerRequest request,
+             std::vector<std::vector<TokenId>> prompts, std::vector<std::string> echoes)
+      : context_(context),
+        kind_(kind),
+        request_(std::move(request)),
+        echoes_(std::move(echoes)),
+        id_(new_id(kind.id_prefix)),
+        created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+                     .count()) {
+    for (std::size_t p = 0; p < prompts.size(); ++p) {
+      prompt_tokens_ += std::ssize(prompts[p]);
+      for (std::int64_t n = 0; n < request_.choices; ++n) start(prompts[p], p, static_cast<std::uint64_t>(n));
+    }
+  }
+
+  // Waits for all answers. ApiError where they take too long, or cannot be computed. false: the client is gone.
+  bool wait_for_all() {
+    for (;;) {
+      bool open = false;
+      for (Choice& c : choices_) {
+        if (c.reader.finished()) continue;
+        take(c, kLook);
+        open |= !c.reader.finished();
+      }
+      if (!open) return true;
+      if (HttpServer::client_gone()) return false;
+      check_time();
+    }
+  }
+
+  ordered_json object() const {
+    ordered_json j = head(kind_.object);
+    j["choices"] = ordered_json::array();
+    for (std::size_t i = 0; i < choices_.size(); ++i) j["choices"].push_back(whole(i));
+    j["usage"] = usage();
+    j["timings"] = timings();
+    return j;
+  }
+
+  // Events since the last call, waiting for some at most so long; empty: none came. Nothing follows "[DONE]".
+  std::string events(milliseconds limit) {
+    std::string text;
+    try {
+      for (std::size_t i = 0; i < choices_.size(); ++i) {
+        Choice& c = choices_[i];
+        if (c.told_end) continue;
+        const AnswerPiece piece = take(c, limit);
+        text += events_of(i, piece);
+        if (!text.empty()) limit = milliseconds{0};
+      }
+      check_time();
+    } catch (const ApiError& e) {
+      done_ = true;
+      return text + "data: " + error_object(e).dump() + "\n\ndata: [DONE]\n\n";
+    }
+    if (std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.told_end; })) {
+      if (request_.include_usage) {
+        ordered_json j = head(kind_.event);
+        j["choices"] = ordered_json::array();
+        j["usage"] = usage();
+        j["timings"] = timings();
+        text += "data: " + dump(j) + "\n\n";
+      }
+      text += "data: [DONE]\n\n";
+      done_ = true;
+    }
+    return text;
+  }
+  bool done() const { return done_; }
+
+ private:
+  void start(const std::vector<TokenId>& prompt, std::size_t which, std::uint64_t n) {
+    GenerationSpec spec;
+    spec.prompt = prompt;
+    spec.max_new_tokens = request_.max_tokens;
+    spec.sampling = request_.sampling;
+    // Drawn here, not on the ranks: what a board computes again has the same numbers.
+    if (!request_.seed_given && request_.sampling.temperature > 0) spec.sampling.seed = random_seed();
+    spec.sampling.seed += n;
+    if (!request_.ignore_eos) spec.end_tokens = context_.tokenizer->data().end_of_turn;
+    auto generation = context_.backend->submit(std::move(spec));
+    if (!generation) {
+      throw ApiError(429, "rate_limit_error", "too many answers are under way: expected the request again, later");
+    }
+    choices_.push_back(
+        {AnswerReader(*context_.backend, std::move(generation), *context_.tokenizer, request_.stops), which, "", {}});
+  }
+
+  AnswerPiece take(Choice& c, milliseconds limit) {
+    AnswerPiece piece = c.reader.next(limit);
+    c.text += piece.text;
+    c.tokens.insert(c.tokens.end(), piece.tokens.begin(), piece.tokens.end());
+    if (c.reader.finished() && !c.reader.end().error.empty()) {
+      throw ApiError(500, "server_error", c.reader.end().error);
+    }
+    return piece;
+  }
+
+  void check_time() const {
+    if (Clock::now() - start_ < context_.timeout) return;
+    throw ApiError(504, "timeout_error",
+                   "expected an answer within " + std::to_string(context_.timeout.count()) + " s, found none");
+  }
+
+  ordered_json head(const char* object) const {
+    return {{"id", id_},
+            {"object", object},
+            {"created", created_},
+            {"model", context_.model_name},
+            {"system_fingerprint", context_.fingerprint}};
+  }
+
+  ordered_json whole(std::size_t i) const {
+    const Choice& c = choices_[i];
+    ordered_json j = {{"index", i}};
+    if (kind_.chat) {
+      j["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+    } else {
+      j["text"] = echoes_[c.prompt] + c.text;
+    }
+    j["logprobs"] = nullptr;
+    std::size_t offset = echoes_[c.prompt].size();
+    if (request_.top_logprobs >= 0) {
+      j["logprobs"] = kind_.chat ? chat_logprobs(*context_.tokenizer, c.tokens)
+                                 : text_logprobs(*context_.tokenizer, c.tokens, offset);
+    }
+    j["finish_reason"] = c.reader.finish_reason();
+    return j;
+  }
+
+  ordered_json event(std::size_t i, ordered_json delta, const ordered_json& finish) const {
+    ordered_json j = head(kind_.event);
+    ordered_json choice = {{"index", i}};
+    if (kind_.chat) {
+      choice["delta"] = std::move(delta);
+    } else {
+      choice["text"] = delta.value("content", "");
+    }
+    choice["logprobs"] = nullptr;
+    choice["finish_reason"] = finish;
+    j["choices"] = ordered_json::array({choice});
+    if (request_.include_usage) j["usage"] = nullptr;
+    return j;
+  }
+
+  std::string events_of(std::size_t i, const AnswerPiece& piece) {
+    Choice& c = choices_[i];
+    std::string text;
+    if (!std::exchange(c.begun, true)) {
+      if (kind_.chat) {
+        text += "data: " + dump(event(i, {{"role", "assistant"}, {"content", ""}}, nullptr)) + "\n\n";
+      } else if (!echoes_[c.prompt].empty()) {
+        text += "data: " + dump(event(i, {{"content", echoes_[c.prompt]}}, nullptr)) + "\n\n";
+      }
+    }
+    if (!piece.text.empty() || (!piece.tokens.empty() && request_.top_logprobs >= 0)) {
+      ordered_json j = event(i, {{"content", piece.text}}, nullptr);
+      if (request_.top_logprobs >= 0) {
+        j["choices"][0]["logprobs"] = kind_.chat ? chat_logprobs(*context_.tokenizer, piece.tokens)
+                                                 : text_logprobs(*context_.tokenizer, piece.tokens, c.offset);
+      }
+      text += "data: " + dump(j) + "\n\n";
+    }
+    if (c.reader.finished()) {
+      c.told_end = true;
+      text += "data: " + dump(event(i, ordered_json::object(), c.reader.finish_reason())) + "\n\n";
+    }
+    return text;
+  }
+
+  ordered_json usage() const {
+    std::int64_t made = 0, cached = 0;
+    for (const Choice& c : choices_) {
+      made += c.reader.tokens();
+      cached = std::max(cached, c.reader.end().times.shared_tokens);
+    }
+    return {{"prompt_tokens", prompt_tokens_},
+            {"completion_tokens", made},
+            {"total_tokens", prompt_tokens_ + made},
+            {"prompt_tokens_details", {{"cached_tokens", cached}}}};
+  }
+
+  // llama-server's names.
+  ordered_json timings() const {
+    const GenerationTimes& t = choices_.front().reader.end().times;
+    const auto tokens = static_cast<double>(choices_.front().reader.tokens());
+    const double prompt_s = t.first_token_s, rest_s = std::max(t.total_s - t.first_token_s, 0.0);
+    const auto rate = [](double n, double s) { return s > 0 ? n / s : 0; };
+    return {{"cache_n", t.shared_tokens},
+            {"prompt_n", t.prompt_tokens},
+            {"prompt_ms", prompt_s * 1e3},
+            {"prompt_per_second", rate(static_cast<double>(t.prompt_tokens), prompt_s)},
+            {"predicted_n", tokens},
+            {"predicted_ms", rest_s * 1e3},
+            {"predicted_per_second", rate(std::max(tokens - 1, 0.0), rest_s)},
+            {"draft_n", t.drafted},
+            {"draft_n_accepted", t.accepted}};
+  }
+
+  const GatewayContext& context_;
+  const Kind& kind_;
+  AnswerRequest request_;
+  std::vector<std::string> echoes_;  // by prompt
+  std::string id_;
+  std::int64_t created_;
+  std::int64_t prompt_tokens_ = 0;
+  Clock::time_point start_ = Clock::now();
+  std::vector<Choice> choices_;
+  bool done_ = false;
+};
+
+void check_model(const GatewayContext& context, const AnswerRequest& r) {
+  if (r.model.empty() || r.model == context.model_name) return;
+  throw ApiError(404, "not_found_error",
+                 "model: expected " + context.model_name + " (see /v1/models), found " + json_text(r.model), "model");
+}
+
+void check_length(const GatewayContext& context, const std::vector<TokenId>& prompt) {
+  if (prompt.empty()) throw bad_request("prompt: expected at least one token, found none");
+  if (std::ssize(prompt) < context.context_tokens) return;
+  ApiError e = bad_request("prompt: expected fewer than " + std::to_string(context.context_tokens) +
+                           " tokens (the context), found " + std::to_string(prompt.size()));
+  e.type = "exceed_context_size_error";
+  throw e;
+}
+
+void respond(const std::shared_ptr<Completion>& completion, bool stream, httplib::Response& response) {
+  if (!stream) {
+    if (!completion->wait_for_all()) throw ApiError(499, "client_closed_request", "the client is gone");
+    response.set_content(dump(completion->object()), "application/json");
+    return;
+  }
+  response.set_header("Cache-Control", "no-cache");
+  response.set_header("X-Accel-Buffering", "no");
+  auto last = std::make_shared<Clock::time_point>(Clock::now());
+  response.set_chunked_content_provider("text/event-stream", [completion, last](std::size_t, httplib::DataSink& sink) {
+    std::string text = completion->events(kLook);
+    if (HttpServer::client_gone()) return false;
+    if (text.empty() && Clock::now() - *last > kPing) text = ": ping\n\n";
+    if (!text.empty()) {
+      *last = Clock::now();
+      if (!sink.write(text.data(), text.size())) return false;
+    }
+    if (completion->done()) sink.done();
+    return true;
+  });
+}
+
+}  // namespace
+
+std::vector<TokenId> chat_tokens(const GatewayContext& context, const std::vector<ChatMessage>& messages) {
+  if (context.chat_template == nullptr) {
+    throw bad_request("messages: expected a model with a known chat template (use /v1/completions)", "messages");
+  }
+  return encode_segments(*context.tokenizer, context.chat_template->render(messages, true));
+}
+
+void answer_chat(const GatewayContext& context, const httplib::Request& request, httplib::Response& response) {
+  ChatRequest r = read_chat_request(read_body(request), context.sampling);
+  check_model(context, r);
+  std::vector<TokenId> prompt = chat_tokens(context, r.messages);
+  check_length(context, prompt);
+  const bool stream = r.stream;
+  respond(
+      std::make_shared<Completion>(context, kChat, std::move(r), std::vector<std::vector<TokenId>>{std::move(prompt)},
+                                   std::vector<std::string>{""}),
+      stream, response);
+}
+
+void answer_text(const GatewayContext& context, const httplib::Request& request, httplib::Response& response) {
+  TextRequest r = read_text_request(read_body(request), context.sampling);
+  check_model(context, r);
+  std::vector<std::vector<TokenId>> prompts = r.tokens;
+  for (const std::string& text : r.texts) prompts.push_back(encode_segments(*context.tokenizer, {{text, true}}));
+  std::vector<std::string> echoes;
+  for (const auto& prompt : prompts) {
+    check_length(context, prompt);
+    for (const TokenId t : prompt) {
+      if (t < context.tokenizer->vocab_size()) continue;
+      throw bad_request("prompt: expected tokens below " + std::to_string(context.tokenizer->vocab_size()) +
+                            ", found " + std::to_string(t),
+                        "prompt");
+    }
+    echoes.push_back(r.echo ? context.tokenizer->decode(prompt) : "");
+  }
+  const bool stream = r.stream;
+  respond(std::make_shared<Completion>(context, kText, std::move(r), std::move(prompts), std::move(echoes)), stream,
+          response);
+}
+
+}  // namespace jupiter

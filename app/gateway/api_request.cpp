@@ -1,0 +1,168 @@
+// Field by field.
+#include "app/gateway/api_request.hpp"
+
+#include <algorithm>
+
+#include "app/prompt.hpp"
+
+namespace jupiter {
+
+namespace {
+
+void add_text(const JsonObject& part, std::string& text) {
+  const std::string type = part.string("type");
+  if (type != "text") part.fail("type", "text (nothing else can be read)", type);
+  text += part.string("text");
+}
+
+// A text, or a list of parts that are texts.
+std::string content_of(const JsonObject& message) {
+  const nlohmann::json* content = message.find("content");
+  if (content == nullptr) message.fail("content", "a text", "nothing");
+  if (content->is_string()) return content->get<std::string>();
+  if (!content->is_array()) message.fail("content", "a text or a list of parts", json_text(*content));
+  std::string text;
+  for (const nlohmann::json& part : *content) add_text(JsonObject(part, message.where() + ": content"), text);
+  return text;
+}
+
+std::vector<std::string> read_stop(const JsonObject& body) {
+  std::vector<std::string> stops;
+  const nlohmann::json* stop = body.find("stop");
+  if (stop == nullptr) return stops;
+  const auto add = [&](const nlohmann::json& s) {
+    if (!s.is_string() || s.get_ref<const std::string&>().empty()) {
+      body.fail("stop", "texts that are not empty", json_text(s));
+    }
+    stops.push_back(s.get<std::string>());
+  };
+  if (stop->is_array()) {
+    for (const nlohmann::json& s : *stop) add(s);
+  } else {
+    add(*stop);
+  }
+  if (stops.size() > kMostStops) {
+    body.fail("stop", "at most " + std::to_string(kMostStops) + " texts", std::to_string(stops.size()));
+  }
+  return stops;
+}
+
+// Fields that would change the answer and are not built yet: an error, since an answer without them is another one.
+void refuse_unknown_effects(const JsonObject& body) {
+  const auto matters = [](const nlohmann::json& v) {
+    const bool nothing = v.is_null() || v == false || v == 0 || ((v.is_object() || v.is_array()) && v.empty());
+    const bool plain_text = v.is_object() && v.value("type", "") == "text";
+    return !nothing && !plain_text && v != "none";
+  };
+  for (const char* key : {"logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "response_format",
+                          "grammar", "json_schema", "tools", "functions", "audio"}) {
+    const nlohmann::json* value = body.find(key);
+    // Text completions may ask for 0 log probabilities: those of the chosen tokens.
+    if (value != nullptr && (matters(*value) || (std::string_view(key) == "logprobs" && *value == 0))) {
+      throw bad_request(std::string(key) + ": not supported by this server", key);
+    }
+  }
+}
+
+void read_shared(const JsonObject& body, const SamplingOptions& defaults, AnswerRequest& r) {
+  refuse_unknown_effects(body);
+  r.model = body.find_string("model").value_or("");
+  r.stream = body.find_bool("stream").value_or(false);
+  if (const auto options = body.find_object("stream_options")) {
+    if (!r.stream) throw bad_request("stream_options: expected stream: true with it", "stream_options");
+    r.include_usage = options->find_bool("include_usage").value_or(false);
+  }
+  r.ignore_eos = body.find_bool("ignore_eos").value_or(false);
+  r.choices = body.find_int("n", 1, kMostChoices).value_or(1);
+  // More than any context is to the end of the context.
+  for (const char* key : {"max_tokens", "max_completion_tokens"}) {
+    if (const auto most = body.find_int(key, 1, INT64_MAX)) r.max_tokens = std::min(*most, kMostTokens);
+  }
+  r.stops = read_stop(body);
+  r.sampling = defaults;
+  read_sampling(body, r.sampling);
+  r.seed_given = body.has("seed");
+}
+
+}  // namespace
+
+std::vector<ChatMessage> read_chat_messages(const JsonObject& body) {
+  std::vector<ChatMessage> messages;
+  for (const nlohmann::json& m : body.array_or_empty("messages")) {
+    const JsonObject message(m, body.where() + ": messages");
+    std::string role = message.string("role");
+    if (role == "developer") role = "system";  // OpenAI's newer name
+    if (role != "system" && role != "user" && role != "assistant") {
+      message.fail("role", "system, developer, user or assistant", role);
+    }
+    messages.push_back({std::move(role), content_of(message)});
+  }
+  if (messages.empty()) throw bad_request("messages: expected at least one message, found none", "messages");
+  if (messages.back().role != "user") {
+    throw bad_request(
+        "messages: expected the last message to be the user's, found one of the role " + messages.back().role,
+        "messages");
+  }
+  return messages;
+}
+
+ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& defaults) {
+  ChatRequest r;
+  read_shared(body, defaults, r);
+  r.messages = read_chat_messages(body);
+  if (body.find_bool("logprobs").value_or(false)) {
+    r.top_logprobs = body.find_int("top_logprobs", 0, kMostTopLogprobs).value_or(0);
+  } else if (body.has("top_logprobs")) {
+    throw bad_request("top_logprobs: expected logprobs: true with it", "top_logprobs");
+  }
+  return r;
+}
+
+TextRequest read_text_request(const JsonObject& body, const SamplingOptions& defaults) {
+  TextRequest r;
+  read_shared(body, defaults, r);
+  r.top_logprobs = body.find_int("logprobs", 0, kMostTopLogprobs).value_or(-1);
+  r.echo = body.find_bool("echo").value_or(false);
+  const nlohmann::json* prompt = body.find("prompt");
+  const auto is_token = [](const nlohmann::json& t) { return t.is_number_integer(); };
+  const auto add = [&](const nlohmann::json& p) {
+    if (p.is_string()) {
+      r.texts.push_back(p.get<std::string>());
+    } else if (p.is_array() && !p.empty() && std::all_of(p.begin(), p.end(), is_token)) {
+      auto& tokens = r.tokens.emplace_back();
+      for (const nlohmann::json& t : p) {
+        const auto id = t.is_number_unsigned() && t.get<std::uint64_t>() > INT32_MAX ? -1 : t.get<std::int64_t>();
+        if (id < 0 || id > INT32_MAX) body.fail("prompt", "token ids", json_text(t));
+        tokens.push_back(static_cast<TokenId>(id));
+      }
+    } else {
+      body.fail("prompt", "a text, tokens, or a list of these", json_text(p));
+    }
+  };
+  if (prompt == nullptr) body.fail("prompt", "a text, tokens, or a list of these", "nothing");
+  const bool is_list = prompt->is_array() && !prompt->empty() && !is_token(prompt->front());
+  if (!is_list) {
+    add(*prompt);
+  } else {
+    for (const nlohmann::json& p : *prompt) add(p);
+  }
+  if (!r.texts.empty() && !r.tokens.empty()) body.fail("prompt", "texts or tokens", "both");
+  if (r.prompts() * static_cast<std::size_t>(r.choices) > static_cast<std::size_t>(kMostChoices)) {
+    throw bad_request("prompt: expected at most " + std::to_string(kMostChoices) +
+                          " answers (prompts times n), found " +
+                          std::to_string(r.prompts() * static_cast<std::size_t>(r.choices)),
+                      "prompt");
+  }
+  return r;
+}
+
+JsonObject read_body(const httplib::Request& request) {
+  const std::string type = request.get_header_value("Content-Type");
+  if (!type.empty() && type.find("json") == std::string::npos) {
+    throw ApiError(415, "invalid_request_error", "Content-Type: expected application/json, found " + type);
+  }
+  check_utf8(request.body, "body", ExitCode::usage);
+  return parse_json_object(request.body, "body");
+}
+
+}  // namespace jupiter

@@ -1,0 +1,57 @@
+// Requests of OpenAI's API, as far as they say what to compute. Fields that are not known are ignored, as OpenAI's
+// clients expect of a server that is older than they are; known ones of a wrong type or range are an error (400).
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "app/gateway/http_server.hpp"
+#include "io/json_fields.hpp"
+#include "io/tokenizer/chat_template.hpp"
+#include "kernels/sampler.hpp"
+
+namespace jupiter {
+
+constexpr std::int64_t kMostChoices = 16;
+constexpr std::int64_t kMostTopLogprobs = 20;
+constexpr std::size_t kMostStops = 16;
+
+// What chat and text completions share.
+struct AnswerRequest {
+  std::string model;
+  bool stream = false;
+  bool include_usage = false;  // a last event with the usage
+  bool ignore_eos = false;
+  std::int64_t choices = 1;
+  std::int64_t max_tokens = 0;     // 0: to the end of the turn
+  std::int64_t top_logprobs = -1;  // -1: no log probabilities; 0: of the chosen tokens
+  std::vector<std::string> stops;
+  SamplingOptions sampling;
+  bool seed_given = false;
+};
+
+struct ChatRequest : AnswerRequest {
+  std::vector<ChatMessage> messages;
+};
+
+struct TextRequest : AnswerRequest {
+  // Texts (in which special tokens are parsed) or tokens: one prompt each.
+  std::vector<std::string> texts;
+  std::vector<std::vector<TokenId>> tokens;
+  bool echo = false;
+  std::size_t prompts() const { return texts.size() + tokens.size(); }
+};
+
+// defaults: of sampling. ApiError or FormatError where a field is wrong.
+ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& defaults);
+TextRequest read_text_request(const JsonObject& body, const SamplingOptions& defaults);
+
+// A list of messages, whose contents are texts or lists of text parts.
+std::vector<ChatMessage> read_chat_messages(const JsonObject& body);
+
+// The body of a request: a JSON object in UTF-8. ApiError (400) otherwise, 415 for another content type.
+JsonObject read_body(const httplib::Request& request);
+
+}  // namespace jupiter

@@ -1,0 +1,189 @@
+// One thread talks to the ranks; readers wait on their own answers.
+#include "app/gateway/backend.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <iostream>
+
+#include "io/error.hpp"
+#include "io/json_fields.hpp"
+
+namespace jupiter {
+
+namespace {
+constexpr int kPollMs = 200;
+}
+
+std::vector<GivenToken> Generation::wait(std::chrono::milliseconds limit) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, limit, [&] { return !unread_.empty() || end_.has_value(); });
+  std::vector<GivenToken> taken(std::make_move_iterator(unread_.begin()), std::make_move_iterator(unread_.end()));
+  unread_.clear();
+  return taken;
+}
+
+std::optional<GenerationEnd> Generation::end() const {
+  const std::lock_guard lock(mutex_);
+  return unread_.empty() ? end_ : std::nullopt;
+}
+
+Backend::Backend(const std::string& socket_path, std::size_t most_open)
+    : listener_(socket_path), most_open_(most_open) {
+  if (::pipe2(wake_, O_CLOEXEC | O_NONBLOCK) != 0) throw RunError("gateway: cannot make a pipe");
+  thread_ = std::thread([this] { run(); });
+}
+
+Backend::~Backend() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake();
+  thread_.join();
+  for (const int descriptor : wake_) ::close(descriptor);
+}
+
+void Backend::wake() const {
+  const char byte = 0;
+  [[maybe_unused]] const ssize_t full_is_fine = ::write(wake_[1], &byte, 1);
+}
+
+std::shared_ptr<Generation> Backend::submit(GenerationSpec spec) {
+  GenerationPtr g;
+  {
+    const std::lock_guard lock(mutex_);
+    if (draining_ || open_.size() >= most_open_) return nullptr;
+    spec.id = next_id_++;
+    outbox_.push_back(to_line(spec).dump());
+    g = std::make_shared<Generation>(std::move(spec));
+    open_.emplace(g->id(), g);
+    ++status_.requests;
+  }
+  wake();
+  return g;
+}
+
+void Backend::cancel(const GenerationPtr& g) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (open_.erase(g->id()) == 0) return;  // it has ended
+    outbox_.push_back(nlohmann::json{{"type", kLineCancel}, {"id", g->id()}}.dump());
+    ++status_.cancelled;
+  }
+  changed_.notify_all();
+  wake();
+}
+
+BackendStatus Backend::status() const {
+  const std::lock_guard lock(mutex_);
+  BackendStatus s = status_;
+  s.open = open_.size();
+  return s;
+}
+
+bool Backend::wait_until_ready(std::chrono::milliseconds limit) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, limit, [&] { return !status_.ready.is_null(); });
+}
+
+void Backend::drain(std::chrono::milliseconds limit) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  changed_.wait_for(lock, limit, [&] { return open_.empty(); });
+  outbox_.push_back(nlohmann::json{{"type", kLineStop}}.dump());
+  lock.unlock();
+  wake();
+}
+
+void Backend::run() {
+  char bytes[64];
+  for (;;) {
+    wait_for_sockets(listener_.descriptor(), ranks_ ? &*ranks_ : nullptr, wake_[0], kPollMs);
+    while (::read(wake_[0], bytes, sizeof bytes) > 0) continue;
+    if (auto socket = listener_.accept()) take_connection(std::move(*socket));
+    send_outbox();
+    if (ranks_) {
+      ranks_->poll();
+      while (const auto line = ranks_->next_line()) take_line(*line);
+      if (ranks_->closed()) {
+        ranks_.reset();
+        const std::lock_guard lock(mutex_);
+        status_.connected = false;
+      }
+    }
+    const std::lock_guard lock(mutex_);
+    if (stopping_ && (!ranks_ || !ranks_->has_output())) return;
+  }
+}
+
+// New ranks: they get every open answer, with the tokens that it has. What was meant for the ranks before them is void.
+void Backend::take_connection(LineSocket&& socket) {
+  ranks_.emplace(std::move(socket));
+  const std::lock_guard lock(mutex_);
+  status_.connected = true;
+  ++status_.starts;
+  outbox_.clear();
+  for (const auto& [id, g] : open_) {
+    const std::lock_guard of_one(g->mutex_);
+    outbox_.push_back(to_line(g->spec_).dump());
+  }
+}
+
+// Without ranks lines wait only as part of the answers that are open.
+void Backend::send_outbox() {
+  std::deque<std::string> lines;
+  {
+    const std::lock_guard lock(mutex_);
+    lines.swap(outbox_);
+  }
+  if (!ranks_) return;
+  for (const std::string& line : lines) ranks_->send(line);
+}
+
+void Backend::take_line(const std::string& text) {
+  try {
+    const auto line = parse_json(text, "ranks");
+    const std::string type = line.value("type", "");
+    const std::lock_guard lock(mutex_);
+    const auto find = [&](std::uint64_t id) {
+      const auto it = open_.find(id);
+      return it == open_.end() ? nullptr : it->second;
+    };
+    if (type == kLineToken) {
+      auto [id, token] = token_of(line);
+      const GenerationPtr g = find(id);
+      if (!g) return;
+      ++status_.given_tokens;
+      const std::lock_guard of_one(g->mutex_);
+      g->spec_.given.push_back(token.token);
+      g->unread_.push_back(std::move(token));
+      g->changed_.notify_all();
+    } else if (type == kLineEnd) {
+      GenerationEnd e = end_of(line);
+      if (const GenerationPtr g = find(e.id)) end(g, std::move(e));
+    } else if (type == kLineReady) {
+      status_.ready = line;
+      changed_.notify_all();
+    } else if (type == kLineStatus) {
+      status_.status = line;
+    }
+  } catch (const std::exception& e) {
+    std::cerr << "gateway: a line of the ranks: " << e.what() << std::endl;
+  }
+}
+
+void Backend::end(const GenerationPtr& g, GenerationEnd&& e) {
+  status_.prompt_tokens += static_cast<std::uint64_t>(e.times.prompt_tokens);
+  status_.shared_tokens += static_cast<std::uint64_t>(e.times.shared_tokens);
+  ++(e.error.empty() ? status_.finished : status_.failed);
+  open_.erase(e.id);
+  {
+    const std::lock_guard of_one(g->mutex_);
+    g->end_ = std::move(e);
+    g->changed_.notify_all();
+  }
+  changed_.notify_all();
+}
+
+}  // namespace jupiter

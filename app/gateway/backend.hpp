@@ -1,0 +1,93 @@
+// The answers that are under way, and the ranks that compute them. The ranks may die and come back: an answer stays
+// here with all tokens that it got, and the next ranks go on behind them.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "app/gateway/generation.hpp"
+#include "app/gateway/line_socket.hpp"
+
+namespace jupiter {
+
+// An answer under way, as its reader sees it. Shared by the reader (a thread of the HTTP server) and the backend.
+class Generation {
+ public:
+  explicit Generation(GenerationSpec spec) : spec_(std::move(spec)) {}
+
+  // What came since the last call. Waits for something at most so long; nothing came: an empty list.
+  std::vector<GivenToken> wait(std::chrono::milliseconds limit);
+  // Once it has ended and all tokens were taken.
+  std::optional<GenerationEnd> end() const;
+  std::uint64_t id() const { return spec_.id; }
+
+ private:
+  friend class Backend;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  GenerationSpec spec_;  // `given` grows
+  std::deque<GivenToken> unread_;
+  std::optional<GenerationEnd> end_;
+};
+
+// What the page and /metrics show.
+struct BackendStatus {
+  bool connected = false;
+  nlohmann::json ready;   // the ranks' own description; null before they came the first time
+  nlohmann::json status;  // what they did last
+  std::size_t open = 0;   // answers
+  std::int64_t starts = 0;
+  std::uint64_t requests = 0, finished = 0, cancelled = 0, failed = 0;
+  std::uint64_t prompt_tokens = 0, shared_tokens = 0, given_tokens = 0;
+};
+
+class Backend {
+ public:
+  // Listens at a socket's path. `most_open`: answers under way, waiting ones included.
+  Backend(const std::string& socket_path, std::size_t most_open);
+  ~Backend();
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+
+  // None where too many answers are under way, or the gateway is about to end.
+  std::shared_ptr<Generation> submit(GenerationSpec spec);
+  // The reader does not want the rest: its place is free within one step.
+  void cancel(const std::shared_ptr<Generation>& generation);
+  BackendStatus status() const;
+  // Whether the ranks have been there for the first time within this time.
+  bool wait_until_ready(std::chrono::milliseconds limit);
+  // No new answers; waits for those under way at most so long, then tells the ranks to end.
+  void drain(std::chrono::milliseconds limit);
+
+ private:
+  using GenerationPtr = std::shared_ptr<Generation>;
+  void run();
+  void take_connection(LineSocket&& socket);
+  void take_line(const std::string& line);
+  void send_outbox();
+  void end(const GenerationPtr& generation, GenerationEnd&& end);
+  void wake() const;
+
+  LineListener listener_;
+  std::size_t most_open_;
+  int wake_[2] = {-1, -1};  // a pipe: something is to be sent
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::uint64_t, GenerationPtr> open_;
+  std::deque<std::string> outbox_;
+  std::uint64_t next_id_ = 1;
+  bool draining_ = false, stopping_ = false;
+  BackendStatus status_;
+  std::optional<LineSocket> ranks_;  // the thread's own
+  std::thread thread_;
+};
+
+}  // namespace jupiter

@@ -1,0 +1,97 @@
+// Lines of JSON.
+#include "app/gateway/generation.hpp"
+
+#include "app/prompt.hpp"
+#include "io/json_fields.hpp"
+
+namespace jupiter {
+
+namespace {
+
+std::vector<TokenId> tokens_of(const JsonObject& o, const char* key) {
+  std::vector<TokenId> tokens;
+  for (const std::int64_t t : o.ints(key)) {
+    if (t < 0 || t > INT32_MAX) o.fail(key, "token ids", std::to_string(t));
+    tokens.push_back(static_cast<TokenId>(t));
+  }
+  return tokens;
+}
+
+std::uint64_t id_of(const JsonObject& o) {
+  return static_cast<std::uint64_t>(o.integer("id"));
+}
+
+}  // namespace
+
+nlohmann::json to_line(const GenerationSpec& spec) {
+  nlohmann::json sampling;
+  SamplingOptions s = spec.sampling;
+  visit_sampling(
+      s, [&](const char*, const char* key, auto& value, auto, const char*, const char*) { sampling[key] = value; });
+  return {{"type", kLineRequest},          {"id", spec.id},
+          {"prompt", spec.prompt},         {"given", spec.given},
+          {"end_tokens", spec.end_tokens}, {"max_new_tokens", spec.max_new_tokens},
+          {"sampling", sampling}};
+}
+
+nlohmann::json to_line(std::uint64_t id, const GivenToken& t) {
+  nlohmann::json line = {{"type", kLineToken}, {"id", id}, {"token", t.token}};
+  if (t.top.empty() && t.logprob == 0) return line;
+  line["logprob"] = t.logprob;
+  for (const TokenLogprob& c : t.top) line["top"].push_back({c.token, c.logprob});
+  return line;
+}
+
+nlohmann::json to_line(const GenerationEnd& e) {
+  const GenerationTimes& t = e.times;
+  return {{"type", kLineEnd},
+          {"id", e.id},
+          {"stopped", e.stopped},
+          {"error", e.error},
+          {"logits_hash", e.logits_hash},
+          {"prompt_tokens", t.prompt_tokens},
+          {"shared_tokens", t.shared_tokens},
+          {"first_token_s", t.first_token_s},
+          {"total_s", t.total_s},
+          {"steps", t.steps},
+          {"drafted", t.drafted},
+          {"accepted", t.accepted}};
+}
+
+GenerationSpec spec_of(const nlohmann::json& line) {
+  const JsonObject o(line, "request");
+  GenerationSpec spec;
+  spec.id = id_of(o);
+  spec.prompt = tokens_of(o, "prompt");
+  spec.given = tokens_of(o, "given");
+  spec.end_tokens = tokens_of(o, "end_tokens");
+  spec.max_new_tokens = o.integer("max_new_tokens");
+  read_sampling(o.object("sampling"), spec.sampling);
+  return spec;
+}
+
+std::pair<std::uint64_t, GivenToken> token_of(const nlohmann::json& line) {
+  const JsonObject o(line, "token");
+  GivenToken t;
+  t.token = static_cast<TokenId>(o.integer("token"));
+  t.logprob = o.find_number("logprob").value_or(0);
+  for (const auto& pair : o.array_or_empty("top")) {
+    if (!pair.is_array() || pair.size() != 2) o.fail("top", "pairs of a token and a number", json_text(pair));
+    t.top.push_back({pair[0].get<TokenId>(), pair[1].get<double>()});
+  }
+  return {id_of(o), std::move(t)};
+}
+
+GenerationEnd end_of(const nlohmann::json& line) {
+  const JsonObject o(line, "end");
+  GenerationEnd e;
+  e.id = id_of(o);
+  e.stopped = o.find_bool("stopped").value_or(false);
+  e.error = o.find_string("error").value_or("");
+  e.logits_hash = o.find_string("logits_hash").value_or("");
+  e.times = {o.integer("prompt_tokens"), o.integer("shared_tokens"), o.number("first_token_s"), o.number("total_s"),
+             o.integer("steps"),         o.integer("drafted"),       o.integer("accepted")};
+  return e;
+}
+
+}  // namespace jupiter

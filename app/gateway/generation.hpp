@@ -1,0 +1,73 @@
+// What gateway and ranks tell each other about an answer, each as a line of JSON.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "io/tokenizer/tokenizer_data.hpp"
+#include "kernels/sampler.hpp"
+
+namespace jupiter {
+
+// A token and the natural logarithm of its probability before sampling options change it.
+struct TokenLogprob {
+  TokenId token = 0;
+  double logprob = 0;
+};
+
+// One token of an answer.
+struct GivenToken {
+  TokenId token = 0;
+  double logprob = 0;             // where log probabilities are wanted
+  std::vector<TokenLogprob> top;  // the most likely ones, as many as are wanted
+};
+
+// An answer to compute. `given` are the tokens that it has already: after a failure the answer goes on behind them.
+struct GenerationSpec {
+  std::uint64_t id = 0;
+  std::vector<TokenId> prompt;
+  std::vector<TokenId> given;
+  std::vector<TokenId> end_tokens;
+  std::int64_t max_new_tokens = 0;  // `given` included; 0: to the end of the turn or of the context
+  SamplingOptions sampling;
+};
+
+struct GenerationTimes {
+  std::int64_t prompt_tokens = 0;  // computed for the first token
+  std::int64_t shared_tokens = 0;  // of the prompt, found in the cache
+  double first_token_s = 0;
+  double total_s = 0;
+  std::int64_t steps = 0;
+  std::int64_t drafted = 0, accepted = 0;
+};
+
+// How an answer ended.
+struct GenerationEnd {
+  std::uint64_t id = 0;
+  bool stopped = false;     // by an end token; otherwise the length ran out
+  std::string error;        // not empty: it could not be computed
+  std::string logits_hash;  // of the rows of all tokens
+  GenerationTimes times;
+};
+
+// Kinds of lines: the field "type".
+constexpr const char* kLineRequest = "request";  // gateway: GenerationSpec
+constexpr const char* kLineCancel = "cancel";    // gateway: id
+constexpr const char* kLineStop = "stop";        // gateway: the ranks end
+constexpr const char* kLineReady = "ready";      // ranks: what they are
+constexpr const char* kLineToken = "token";      // ranks: id, GivenToken
+constexpr const char* kLineEnd = "end";          // ranks: GenerationEnd
+constexpr const char* kLineStatus = "status";    // ranks: what each does
+
+nlohmann::json to_line(const GenerationSpec& spec);
+nlohmann::json to_line(std::uint64_t id, const GivenToken& token);
+nlohmann::json to_line(const GenerationEnd& end);
+// FormatError where a field is missing or of another type.
+GenerationSpec spec_of(const nlohmann::json& line);
+std::pair<std::uint64_t, GivenToken> token_of(const nlohmann::json& line);
+GenerationEnd end_of(const nlohmann::json& line);
+
+}  // namespace jupiter

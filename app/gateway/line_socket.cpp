@@ -1,0 +1,198 @@
+// Nonblocking sockets and their buffers.
+#include "app/gateway/line_socket.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "io/error.hpp"
+
+namespace jupiter {
+
+namespace {
+
+constexpr std::size_t kPieceBytes = 1 << 16;
+
+[[noreturn]] void fail(const std::string& path, const char* what) {
+  throw RunError(fmt::format("{}: {}: {}", path, what, std::strerror(errno)));
+}
+
+sockaddr_un address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    throw UsageError(fmt::format("{}: expected a socket's path of at most {} bytes, found {}", path,
+                                 sizeof address.sun_path - 1, path.size()));
+  }
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+int new_socket(const std::string& path) {
+  const int descriptor = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (descriptor < 0) fail(path, "cannot make a socket");
+  return descriptor;
+}
+
+bool connect_to(int descriptor, const sockaddr_un& address) {
+  return ::connect(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
+void check_folder(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  struct stat info {};
+  if (::stat(folder.c_str(), &info) != 0) fail(folder.string(), "cannot be read");
+  if (info.st_uid == ::geteuid() && (info.st_mode & 077) == 0) return;
+  throw RunError(
+      fmt::format("{}: expected a folder of this user that is closed to others (mode 0700), found mode {:04o}",
+                  folder.string(), info.st_mode & 07777));
+}
+
+}  // namespace
+
+LineSocket::LineSocket(int descriptor) : descriptor_(descriptor) {
+  ::fcntl(descriptor_, F_SETFL, O_NONBLOCK);
+}
+
+LineSocket::~LineSocket() {
+  close();
+}
+
+LineSocket::LineSocket(LineSocket&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      in_(std::move(other.in_)),
+      out_(std::move(other.out_)),
+      searched_(other.searched_) {}
+
+LineSocket& LineSocket::operator=(LineSocket&& other) noexcept {
+  close();
+  descriptor_ = std::exchange(other.descriptor_, -1);
+  in_ = std::move(other.in_);
+  out_ = std::move(other.out_);
+  searched_ = other.searched_;
+  return *this;
+}
+
+LineSocket LineSocket::connect(const std::string& path) {
+  const sockaddr_un address = address_of(path);
+  const int descriptor = new_socket(path);
+  if (!connect_to(descriptor, address)) {
+    const int reason = errno;
+    ::close(descriptor);
+    errno = reason;
+    fail(path, "nobody listens");
+  }
+  return LineSocket(descriptor);
+}
+
+void LineSocket::close() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  descriptor_ = -1;
+  out_.clear();
+}
+
+void LineSocket::send(std::string_view line) {
+  if (closed()) return;
+  out_.append(line);
+  out_ += '\n';
+}
+
+void LineSocket::poll() {
+  if (!closed()) write_some();
+  if (!closed()) read_some();
+}
+
+void LineSocket::write_some() {
+  std::size_t done = 0;
+  while (done < out_.size()) {
+    const ssize_t n = ::send(descriptor_, out_.data() + done, out_.size() - done, MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
+    if (n <= 0) return close();
+    done += static_cast<std::size_t>(n);
+  }
+  out_.erase(0, done);
+}
+
+// What came before the other side went away can still be taken.
+void LineSocket::read_some() {
+  std::array<char, kPieceBytes> piece;
+  for (;;) {
+    const ssize_t n = ::recv(descriptor_, piece.data(), piece.size(), 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (n <= 0) return close();
+    in_.append(piece.data(), static_cast<std::size_t>(n));
+    if (in_.size() - searched_ > kMaxLineBytes && in_.find('\n') == std::string::npos) return close();
+  }
+}
+
+std::optional<std::string> LineSocket::next_line() {
+  const std::size_t end = in_.find('\n', searched_);
+  if (end == std::string::npos) {
+    searched_ = in_.size();
+    return std::nullopt;
+  }
+  std::string line = in_.substr(0, end);
+  in_.erase(0, end + 1);
+  searched_ = 0;
+  return line;
+}
+
+LineListener::LineListener(const std::string& path) : path_(path) {
+  const sockaddr_un address = address_of(path);
+  check_folder(path);
+  descriptor_ = new_socket(path);
+  if (connect_to(descriptor_, address)) {
+    ::close(descriptor_);
+    throw RunError(fmt::format("{}: another gateway listens there", path));
+  }
+  ::close(descriptor_);
+  ::unlink(path.c_str());
+  descriptor_ = new_socket(path);
+  const bool listens = ::bind(descriptor_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
+                       ::listen(descriptor_, 4) == 0;
+  if (!listens) {
+    const int reason = errno;
+    ::close(descriptor_);
+    errno = reason;
+    fail(path, "cannot listen");
+  }
+  ::fcntl(descriptor_, F_SETFL, O_NONBLOCK);
+}
+
+LineListener::~LineListener() {
+  ::close(descriptor_);
+  ::unlink(path_.c_str());
+}
+
+std::optional<LineSocket> LineListener::accept() {
+  const int descriptor = ::accept4(descriptor_, nullptr, nullptr, SOCK_CLOEXEC);
+  if (descriptor < 0) return std::nullopt;
+  return LineSocket(descriptor);
+}
+
+void wait_for_sockets(int listener, const LineSocket* socket, int wake, int timeout_ms) {
+  std::array<pollfd, 3> all{};
+  nfds_t count = 0;
+  const auto add = [&](int descriptor, short events) {
+    if (descriptor >= 0) all[count++] = {descriptor, events, 0};
+  };
+  add(listener, POLLIN);
+  add(wake, POLLIN);
+  if (socket != nullptr)
+    add(socket->descriptor(), static_cast<short>(socket->has_output() ? POLLIN | POLLOUT : POLLIN));
+  ::poll(all.data(), count, timeout_ms);
+}
+
+}  // namespace jupiter
