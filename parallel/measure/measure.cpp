@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "io/timer.hpp"
-#include "parallel/pipeline/evaluate.hpp"
+#include "kernels/softmax.hpp"
 
 namespace jupiter {
 

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "kernels/sampler.hpp"
+#include "kernels/softmax.hpp"
 
 namespace jupiter {
 
@@ -60,11 +61,9 @@ void rms_normalise_backward(const float* y, float inverse, const float* dy, std:
 
 // Turns logits into probabilities in place. Returns the logarithm of the sum of their exponentials.
 double softmax(const KernelTable& kernels, float* x, std::int64_t n) {
-  const float most = *std::max_element(x, x + n);
-  for (std::int64_t i = 0; i < n; ++i) x[i] -= most;
-  kernels.exponential(x, n, x);
-  double sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+  const std::span<float> row(x, static_cast<std::size_t>(n));
+  const float most = largest(row);
+  const double sum = exponentials(kernels, row, most, row);
   const auto inverse = static_cast<float>(1 / sum);
   for (std::int64_t i = 0; i < n; ++i) x[i] *= inverse;
   return static_cast<double>(most) + std::log(sum);
