@@ -33,7 +33,7 @@ std::vector<float> penalise(std::span<const float> logits, const SamplingOptions
   std::vector<float> out(logits.begin(), logits.end());
   if (options.repeat_penalty == 1.0f) return out;
   const std::size_t n = std::min<std::size_t>(history.size(), static_cast<std::size_t>(options.repeat_last));
-  std::unordered_set<std::int32_t> recent(history.end() - static_cast<std::ptrdiff_t>(n), history.end());
+  std::unordered_set<std::int32_t> recent(history.end() - n, history.end());
   for (const std::int32_t t : recent) {
     if (t < 0 || t >= static_cast<std::int32_t>(out.size())) continue;
     out[t] = out[t] > 0 ? out[t] / options.repeat_penalty : out[t] * options.repeat_penalty;
@@ -85,7 +85,7 @@ std::vector<Candidate> best_tokens(const std::vector<float>& logits, std::size_t
     const auto better = [&](const Candidate& a, const Candidate& b) {
       return logits[a.token] != logits[b.token] ? logits[a.token] > logits[b.token] : a.token < b.token;
     };
-    const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(count);
+    const auto end = candidates.begin() + count;
     std::partial_sort(candidates.begin(), end, candidates.end(), better);
   }
   candidates.resize(count);

@@ -36,8 +36,7 @@ void share_prefixes(const std::vector<TokenId>& tokens, std::vector<EvalWindow>&
     // The row before the first scored token is computed anyway: its logits are the first that count.
     const std::int64_t limit = std::min(before.length, now.scored_from - 1);
     std::int64_t& begin = now.begin;
-    for (begin = 0; begin < limit && tokens[static_cast<std::size_t>(before.first + begin)] ==
-                                         tokens[static_cast<std::size_t>(now.first + begin)];) {
+    for (begin = 0; begin < limit && tokens[before.first + begin] == tokens[now.first + begin];) {
       ++begin;
     }
   }
@@ -79,7 +78,7 @@ void Evaluator::row(std::int64_t position, std::span<const float> logits) {
   const float most = largest(logits);
   const double log_sum = log_sum_exp(kernels_, logits, most, scratch_);
   const std::int64_t token = w.first + position;  // the last one that the row saw
-  const auto next = static_cast<std::size_t>(tokens_[static_cast<std::size_t>(token + 1)]);
+  const auto next = static_cast<std::size_t>(tokens_[token + 1]);
   TokenScore score;
   score.nll = log_sum - static_cast<double>(logits[next]);
   if (!std::isfinite(score.nll)) {

@@ -198,7 +198,7 @@ void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
 }
 
 std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length) {
-  std::vector<std::int64_t> lengths(static_cast<std::size_t>(prompt_tokens / length), length);
+  std::vector<std::int64_t> lengths(prompt_tokens / length, length);
   if (prompt_tokens % length != 0) lengths.push_back(prompt_tokens % length);
   return lengths;
 }

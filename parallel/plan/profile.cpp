@@ -37,7 +37,7 @@ LinkProfile Profile::hop_into(int board) const {
   const auto middle = static_cast<std::ptrdiff_t>(latencies.size() / 2);
   std::nth_element(latencies.begin(), latencies.begin() + middle, latencies.end());
   std::nth_element(rates.begin(), rates.begin() + middle, rates.end());
-  return {-1, board, latencies[static_cast<std::size_t>(middle)], rates[static_cast<std::size_t>(middle)]};
+  return {-1, board, latencies[middle], rates[middle]};
 }
 
 namespace {
@@ -170,8 +170,8 @@ std::size_t leave_out(Profile& profile, const std::string& host) {
   }
   std::vector<LinkProfile> links;
   for (LinkProfile l : profile.links) {
-    l.from = place[static_cast<std::size_t>(l.from)];
-    l.to = place[static_cast<std::size_t>(l.to)];
+    l.from = place[l.from];
+    l.to = place[l.to];
     if (l.from >= 0 && l.to >= 0) links.push_back(l);
   }
   const std::size_t removed = profile.boards.size() - kept.size();

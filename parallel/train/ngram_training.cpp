@@ -93,12 +93,11 @@ void SingleTokens::row(std::span<const float> logits) {
   for (std::size_t i = 0; i < logits.size(); ++i) best_[i] = {logits[i], static_cast<TokenId>(i)};
   const double sum = exponentials(kernels_, logits, largest(logits), scratch_);
   const std::size_t n = std::min(kDraftFollowers, best_.size());
-  std::partial_sort(best_.begin(), best_.begin() + static_cast<std::ptrdiff_t>(n), best_.end(), std::greater<>());
+  std::partial_sort(best_.begin(), best_.begin() + n, best_.end(), std::greater<>());
   NextTokens& next = rows_.emplace_back();
   for (std::size_t i = 0; i < n; ++i) {
     next.tokens[i] = best_[i].second;
-    next.probabilities[i] =
-        static_cast<float>(static_cast<double>(scratch_[static_cast<std::size_t>(best_[i].second)]) / sum);
+    next.probabilities[i] = static_cast<float>(static_cast<double>(scratch_[best_[i].second]) / sum);
   }
 }
 
