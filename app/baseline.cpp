@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "parallel/plan/json_value.hpp"
+#include "io/json_fields.hpp"
 
 namespace jupiter {
 
@@ -46,7 +46,7 @@ ordered_json identity_of(const Manifest& m) {
 
 namespace {
 
-ordered_json fields(const CheckedJson& file, const char* key) {
+ordered_json fields(const JsonObject& file, const char* key) {
   const JsonObject object = file.object(key);
   return parse_json<ordered_json>(object.value().dump(), object.where());
 }
@@ -68,16 +68,16 @@ void expect_equal(const std::string& file, const ordered_json& baseline, const o
 }  // namespace
 
 Baseline::Baseline(const std::string& text, const std::string& file) : file_(file) {
-  const CheckedJson j(parse_json_object(text, file));
+  const JsonObject j = parse_json_object(text, file);
   if (j.string("kind") != "baseline") {
     throw FormatError(file, "kind", "baseline (jupiter eval --update-baseline writes it)", j.string("kind"));
   }
   model_hash_ = j.string("model_hash");
   identity_ = fields(j, "model");
   settings_ = fields(j, "settings");
-  const CheckedJson metrics = j.object("metrics");
+  const JsonObject metrics = j.object("metrics");
   for (const std::string& key : metrics.keys()) {
-    const CheckedJson m = metrics.object(key);
+    const JsonObject m = metrics.object(key);
     if (key == kHashMetric) {
       entries_.push_back({key, m.string("value"), 0});
     } else {

@@ -16,11 +16,11 @@
 #include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
+#include "io/json_fields.hpp"
 #include "io/memory.hpp"
 #include "io/progress.hpp"
 #include "parallel/measure/measure.hpp"
 #include "parallel/pipeline/memory_check.hpp"
-#include "parallel/plan/json_value.hpp"
 
 namespace jupiter {
 

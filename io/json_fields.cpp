@@ -1,6 +1,8 @@
 // JSON comes from files that others wrote: each access checks the type.
 #include "io/json_fields.hpp"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "io/error.hpp"
@@ -159,6 +161,23 @@ std::vector<std::int64_t> JsonObject::ints(std::string_view key) const {
     out.push_back(element.get<std::int64_t>());
   }
   return out;
+}
+
+std::vector<JsonObject> JsonObject::objects(std::string_view key) const {
+  if (!has(key)) fail(key, "a list", "nothing");
+  std::vector<JsonObject> items;
+  for (const json& item : array_or_empty(key)) {
+    items.emplace_back(item, where_ + ": " + std::string(key) + "[" + std::to_string(items.size()) + "]");
+  }
+  return items;
+}
+
+void JsonObject::check_range(std::string_view key, double value, double low, double high) const {
+  if (!(value >= low && value <= high)) fail(key, fmt::format("{} to {}", low, high), text_of(key));
+}
+
+std::string JsonObject::text_of(std::string_view key) const {
+  return json_text(*find(key));
 }
 
 JsonObject parse_json_object(std::string_view text, std::string_view file, std::uint64_t max_bytes) {

@@ -22,9 +22,7 @@ struct Tile {
   std::int64_t kv_head;
 
   std::int64_t position(std::int64_t i) const { return run->position(first + i); }
-  const TreeRow* tree_row(std::int64_t i) const {
-    return run->tree.empty() ? nullptr : &run->tree[static_cast<std::size_t>(first + i)];
-  }
+  const TreeRow* tree_row(std::int64_t i) const { return run->tree.empty() ? nullptr : &run->tree[first + i]; }
   // Blocks that some row sees: [first, last].
   std::pair<std::int64_t, std::int64_t> blocks(std::int64_t window) const {
     std::int64_t lowest = position(0), highest = lowest;
@@ -155,9 +153,8 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
   const Walk walk{rt, cache, layer, tile, shape, s};
   const auto [first_block, last_block] = tile.blocks(shape.window);
   for (std::int64_t b = first_block; b <= last_block; ++b) {
-    const BlockId block = tile.run->sequence->blocks[static_cast<std::size_t>(b)];
-    if (b < last_block)
-      cache.prefetch(layer, tile.run->sequence->blocks[static_cast<std::size_t>(b + 1)], tile.kv_head);
+    const BlockId block = tile.run->sequence->blocks[b];
+    if (b < last_block) cache.prefetch(layer, tile.run->sequence->blocks[b + 1], tile.kv_head);
     const bool detours = set_visible_lanes(tile, shape, b, s);
     const float* keys = cache.keys(rt.kernels, layer, block, tile.kv_head, s.keys.data());
     const float* values = cache.values(rt.kernels, layer, block, tile.kv_head, s.values.data());

@@ -16,12 +16,8 @@ struct RowRun {
   std::int64_t rows = 0;
   std::vector<TreeRow> tree = {};  // [rows], or empty for consecutive positions
 
-  std::int64_t position(std::int64_t i) const {
-    return tree.empty() ? first_position + i : tree[static_cast<std::size_t>(i)].position;
-  }
-  Slot slot(std::int64_t i) const {
-    return tree.empty() ? sequence->home(first_position + i) : tree[static_cast<std::size_t>(i)].slot;
-  }
+  std::int64_t position(std::int64_t i) const { return tree.empty() ? first_position + i : tree[i].position; }
+  Slot slot(std::int64_t i) const { return tree.empty() ? sequence->home(first_position + i) : tree[i].slot; }
 };
 
 struct AttentionShape {
@@ -47,7 +43,7 @@ class AttentionScratch {
     Buffer<float> max, sums;             // [tile rows], [tile rows][16]
     Buffer<std::int32_t> first, end;     // [tile rows]: visible lanes
   };
-  PerThread& of(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
+  PerThread& of(int thread) { return threads_[thread]; }
   std::size_t bytes() const;
 
  private:

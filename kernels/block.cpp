@@ -33,7 +33,7 @@ void round_residual(const Runtime& rt, Precision precision, MatrixView<float> x,
   if (precision == Precision::f32) return;
   std::atomic<bool> fits = true;
   for_rows(rt, x.rows, 8, [&](std::int64_t first, std::int64_t last) {
-    std::vector<std::uint16_t> bits(static_cast<std::size_t>(x.cols));
+    std::vector<std::uint16_t> bits(x.cols);
     for (std::int64_t i = first; i < last; ++i) {
       if (!rt.kernels.narrow(precision, x.row(i), x.cols, bits.data())) fits = false;
       rt.kernels.widen(precision, bits.data(), x.cols, x.row(i));
@@ -69,7 +69,7 @@ void rotate_and_store(const BlockContext& c, const LayerWeights& w, std::int64_t
   std::atomic<bool> fits = true;
   for_rows(c.rt, q.rows, 8, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      const auto [run, of_run] = rows[static_cast<std::size_t>(i)];
+      const auto [run, of_run] = rows[i];
       const std::int64_t position = run->position(of_run);
       prepare_heads(c, w.q_norm, position, c.config.n_heads, q.row(i));
       prepare_heads(c, w.k_norm, position, c.config.n_kv_heads, k.row(i));
@@ -134,19 +134,17 @@ void forward_block(const BlockContext& c, const LayerWeights& w, std::int64_t la
 void embed(const BlockContext& c, const PackedMatrix& embedding, std::span<const std::int32_t> tokens,
            MatrixView<float> x) {
   for_rows(c.rt, x.rows, 8, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i)
-      dequantize_row(embedding, tokens[static_cast<std::size_t>(i)], x.row(i));
+    for (std::int64_t i = first; i < last; ++i) dequantize_row(embedding, tokens[i], x.row(i));
   });
   round_residual(c.rt, c.config.residual, x, "the embedding");
 }
 
 MatrixView<const float> final_norm(const BlockContext& c, const OutputHeadWeights& w, MatrixView<const float> x,
                                    std::span<const std::int64_t> rows) {
-  const auto n = static_cast<std::int64_t>(rows.size());
+  const auto n = std::ssize(rows);
   const MatrixView<float> normed = c.scratch.view(c.scratch.normed, n, c.config.dim);
   for (std::int64_t i = 0; i < n; ++i) {
-    c.rt.kernels.rms_norm(x.row(rows[static_cast<std::size_t>(i)]), w.norm, c.config.dim, c.config.norm_eps,
-                          normed.row(i));
+    c.rt.kernels.rms_norm(x.row(rows[i]), w.norm, c.config.dim, c.config.norm_eps, normed.row(i));
   }
   return normed;
 }

@@ -59,8 +59,8 @@ struct QuantizedRows {
 class QuantizedBuffer {
  public:
   QuantizedBuffer(std::int64_t max_rows, std::int64_t max_cols)
-      : values_(static_cast<std::size_t>(max_rows * max_cols)),
-        scales_(static_cast<std::size_t>(max_rows * (max_cols / kGroupCols))),
+      : values_(max_rows * max_cols),
+        scales_(max_rows * (max_cols / kGroupCols)),
         offsets_(scales_.size()),
         half_offsets_(2 * scales_.size()),
         scaled_sums_(scales_.size()) {}

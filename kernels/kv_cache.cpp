@@ -106,7 +106,7 @@ void* reserve_pages(std::size_t bytes) {
 }  // namespace
 
 std::string_view name(KvType type) {
-  return kKvNames[static_cast<std::size_t>(type)];
+  return kKvNames[index_of(type)];
 }
 
 std::optional<KvType> kv_type_from_name(std::string_view text) {
@@ -129,7 +129,7 @@ KvCache::KvCache(const KvShape& shape, std::int64_t n_blocks)
   storage_bytes_ = static_cast<std::size_t>(std::max<std::int64_t>(bytes_per_block(shape) * n_blocks, 64));
   storage_ = static_cast<std::byte*>(reserve_pages(storage_bytes_));
   for (BlockId b = static_cast<BlockId>(n_blocks); b-- > 0;) free_.push_back(b);
-  users_.resize(static_cast<std::size_t>(n_blocks));
+  users_.resize(n_blocks);
 }
 
 KvCache::~KvCache() {
@@ -140,13 +140,13 @@ BlockId KvCache::take() {
   if (free_.empty()) throw MemoryError("KV cache: all " + std::to_string(n_blocks_ * kKvBlock) + " slots are in use");
   const BlockId block = free_.back();
   free_.pop_back();
-  users_[static_cast<std::size_t>(block)] = 1;
+  users_[block] = 1;
   most_used_ = std::max(most_used_, n_blocks_ - free_blocks());
   return block;
 }
 
 void KvCache::release(BlockId block) {
-  if (--users_[static_cast<std::size_t>(block)] == 0) free_.push_back(block);
+  if (--users_[block] == 0) free_.push_back(block);
 }
 
 void KvCache::reserve(Sequence& sequence, std::int64_t first, std::int64_t end) {
@@ -166,7 +166,7 @@ std::int64_t KvCache::blocks_to_reserve(const Sequence& s, std::int64_t first, s
   const std::int64_t wanted = (end + kKvBlock - 1) / kKvBlock, held = std::ssize(s.blocks);
   std::int64_t taken = std::max<std::int64_t>(0, wanted - held);
   for (std::int64_t b = first / kKvBlock; b < std::min(held, wanted); ++b) {
-    if (is_shared(s.blocks[static_cast<std::size_t>(b)])) ++taken;
+    if (is_shared(s.blocks[b])) ++taken;
   }
   return taken;
 }
@@ -177,11 +177,11 @@ std::int64_t KvCache::blocks_of_its_own(const Sequence& s) const {
 }
 
 std::int64_t KvCache::blocks_held(std::span<const Sequence* const> sequences) const {
-  std::vector<bool> seen(static_cast<std::size_t>(n_blocks_));
+  std::vector<bool> seen(n_blocks_);
   std::int64_t held = 0;
   const auto count = [&](BlockId b) {
-    if (!seen[static_cast<std::size_t>(b)]) ++held;
-    seen[static_cast<std::size_t>(b)] = true;
+    if (!seen[b]) ++held;
+    seen[b] = true;
   };
   for (const Sequence* s : sequences) {
     std::for_each(s->blocks.begin(), s->blocks.end(), count);
@@ -205,7 +205,7 @@ Sequence KvCache::fork(const Sequence& from, std::int64_t length) {
   s.length = std::min(length, from.length);
   const auto n = (s.length + kKvBlock - 1) / kKvBlock;
   s.blocks.assign(from.blocks.begin(), from.blocks.begin() + n);
-  for (const BlockId b : s.blocks) ++users_[static_cast<std::size_t>(b)];
+  for (const BlockId b : s.blocks) ++users_[b];
   return s;
 }
 

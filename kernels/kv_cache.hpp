@@ -48,7 +48,7 @@ struct Sequence {
   std::vector<BlockId> spare;
 
   Slot home(std::int64_t position) const {
-    return {blocks[static_cast<std::size_t>(position / kKvBlock)], static_cast<std::int32_t>(position % kKvBlock)};
+    return {blocks[position / kKvBlock], static_cast<std::int32_t>(position % kKvBlock)};
   }
 };
 
@@ -78,7 +78,7 @@ class KvCache {
   // One block from the pool, for tree nodes; release() gives it back.
   BlockId take();
   void release(BlockId block);
-  std::int64_t free_blocks() const { return static_cast<std::int64_t>(free_.size()); }
+  std::int64_t free_blocks() const { return std::ssize(free_); }
   std::int64_t total_blocks() const { return n_blocks_; }
   // How many blocks reserve() would take from the pool.
   std::int64_t blocks_to_reserve(const Sequence& sequence, std::int64_t first, std::int64_t end) const;
@@ -107,7 +107,7 @@ class KvCache {
 
  private:
   void copy_block(BlockId from, BlockId to);
-  bool is_shared(BlockId block) const { return users_[static_cast<std::size_t>(block)] > 1; }
+  bool is_shared(BlockId block) const { return users_[block] > 1; }
   std::byte* key_block(std::int64_t layer, BlockId block, std::int64_t head) const;
   std::byte* value_block(std::int64_t layer, BlockId block, std::int64_t head) const;
   KvShape shape_;

@@ -121,11 +121,11 @@ std::uint64_t sum_of(std::span<const std::uint64_t> words) {
 double read_peak(ThreadPool& pool, std::uint64_t buffer_bytes) {
   constexpr std::uint64_t kRead = std::uint64_t{1} << 30;
   const std::uint64_t bytes = std::min(buffer_bytes, kRead);
-  const Buffer<std::uint64_t> memory(static_cast<std::size_t>(bytes / sizeof(std::uint64_t)));
+  const Buffer<std::uint64_t> memory(bytes / sizeof(std::uint64_t));
   const std::uint64_t passes = (kRead + bytes - 1) / bytes;
   return best_rate(static_cast<double>(passes * bytes), [&] {
     pool.run([&](int thread) {
-      const Slice s = slice_of(static_cast<std::int64_t>(memory.size()), thread, pool.size());
+      const Slice s = slice_of(std::ssize(memory), thread, pool.size());
       const std::span mine(memory.data() + s.first, static_cast<std::size_t>(s.last - s.first));
       for (std::uint64_t i = 0; i < passes; ++i) {
         const std::uint64_t sum = sum_of(mine);

@@ -129,7 +129,7 @@ float dot_row(Format f, const QuantizedRow& w, const QuantizedRows& x, const Row
     const int parts = f == Format::q6k ? 2 : 1;
     for (int part = 0; part < parts; ++part) {
       const std::int32_t sum = integer_dot(wq + part * kHalf, zero, q + part * kHalf, parts == 2 ? kHalf : 2 * kHalf);
-      acc = std::fma(static_cast<float>(sum) * factors.scale[static_cast<std::size_t>(part)], x.scales[i], acc);
+      acc = std::fma(static_cast<float>(sum) * factors.scale[part], x.scales[i], acc);
     }
     if (has_min(f)) acc = std::fma(factors.min, x.scaled_sums[i], acc);
   }
@@ -151,13 +151,13 @@ void matmul_quantized(const PackedMatrix& w, PanelRange panels, const QuantizedR
 
 void matmul_float(const PackedMatrix& w, PanelRange panels, MatrixView<const float> x, MatrixView<float> out) {
   const std::int64_t padded = (w.cols + kSumLanes - 1) / kSumLanes * kSumLanes;
-  Buffer<float> weights(static_cast<std::size_t>(padded));
+  Buffer<float> weights(padded);
   for (std::int64_t n = panels.first * kPanelRows; n < panels.last * kPanelRows && n < w.rows; ++n) {
     dequantize_row(w, n, weights.data());
     for (std::int64_t m = 0; m < x.rows; ++m) {
       Lanes sum{};
       for (std::int64_t k = 0; k < padded; ++k) {
-        float& lane = sum[static_cast<std::size_t>(k % kSumLanes)];
+        float& lane = sum[k % kSumLanes];
         lane = std::fma(k < w.cols ? x.row(m)[k] : 0.0f, weights[k], lane);
       }
       out.row(m)[n] = tree_sum(sum);
@@ -170,7 +170,7 @@ void matmul_float(const PackedMatrix& w, PanelRange panels, MatrixView<const flo
 void rms_norm(const float* x, const float* weight, std::int64_t n, float eps, float* out) {
   Lanes sum{};
   for (std::int64_t i = 0; i < n; ++i) {
-    float& lane = sum[static_cast<std::size_t>(i % kSumLanes)];
+    float& lane = sum[i % kSumLanes];
     lane = std::fma(x[i], x[i], lane);
   }
   const float scale = 1.0f / std::sqrt(tree_sum(sum) / static_cast<float>(n) + eps);

@@ -90,9 +90,9 @@ double log_exact(double x) {
 }
 
 RopeTable::RopeTable(const ModelConfig& config, std::int64_t positions) : half_(config.head_dim / 2) {
-  frequencies_.reserve(static_cast<std::size_t>(half_));
-  cos_.reserve(static_cast<std::size_t>(positions * half_));
-  sin_.reserve(static_cast<std::size_t>(positions * half_));
+  frequencies_.reserve(half_);
+  cos_.reserve(positions * half_);
+  sin_.reserve(positions * half_);
   const double log_theta = log_exact(static_cast<double>(config.rope_theta));
   for (std::int64_t i = 0; i < half_; ++i) {
     const double fraction = static_cast<double>(2 * i) / static_cast<double>(config.head_dim);
@@ -103,10 +103,10 @@ RopeTable::RopeTable(const ModelConfig& config, std::int64_t positions) : half_(
 }
 
 void RopeTable::extend(std::int64_t end) {
-  const auto have = static_cast<std::int64_t>(cos_.size()) / half_;
+  const auto have = std::ssize(cos_) / half_;
   if (end <= have) return;
-  cos_.resize(static_cast<std::size_t>(end * half_));
-  sin_.resize(static_cast<std::size_t>(end * half_));
+  cos_.resize(end * half_);
+  sin_.resize(end * half_);
   for (std::int64_t p = have; p < end; ++p) {
     for (std::int64_t i = 0; i < half_; ++i) {
       const SinCos v = sin_cos(static_cast<double>(p) * frequencies_[i]);

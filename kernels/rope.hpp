@@ -15,8 +15,8 @@ class RopeTable {
 
   // Makes rows for positions below `end`; call before cos() and sin() of them.
   void extend(std::int64_t end);
-  const float* cos(std::int64_t position) const { return &cos_[static_cast<std::size_t>(position * half_)]; }
-  const float* sin(std::int64_t position) const { return &sin_[static_cast<std::size_t>(position * half_)]; }
+  const float* cos(std::int64_t position) const { return &cos_[position * half_]; }
+  const float* sin(std::int64_t position) const { return &sin_[position * half_]; }
   std::size_t bytes() const {
     return frequencies_.capacity() * sizeof(double) + (cos_.capacity() + sin_.capacity()) * sizeof(float);
   }

@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "io/error.hpp"
+#include "kernels/softmax.hpp"
 
 namespace jupiter {
 
@@ -32,7 +33,7 @@ std::vector<float> penalise(std::span<const float> logits, const SamplingOptions
   std::vector<float> out(logits.begin(), logits.end());
   if (options.repeat_penalty == 1.0f) return out;
   const std::size_t n = std::min<std::size_t>(history.size(), static_cast<std::size_t>(options.repeat_last));
-  std::unordered_set<std::int32_t> recent(history.end() - static_cast<std::ptrdiff_t>(n), history.end());
+  std::unordered_set<std::int32_t> recent(history.end() - n, history.end());
   for (const std::int32_t t : recent) {
     if (t < 0 || t >= static_cast<std::int32_t>(out.size())) continue;
     out[t] = out[t] > 0 ? out[t] / options.repeat_penalty : out[t] * options.repeat_penalty;
@@ -84,24 +85,22 @@ std::vector<Candidate> best_tokens(const std::vector<float>& logits, std::size_t
     const auto better = [&](const Candidate& a, const Candidate& b) {
       return logits[a.token] != logits[b.token] ? logits[a.token] > logits[b.token] : a.token < b.token;
     };
-    const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(count);
+    const auto end = candidates.begin() + count;
     std::partial_sort(candidates.begin(), end, candidates.end(), better);
   }
   candidates.resize(count);
   return candidates;
 }
 
-// exp((logit - best) * factor), normalised; sums in order.
-void softmax(const KernelTable& kernels, const std::vector<float>& logits, double factor,
-             std::vector<Candidate>& candidates) {
+// The candidates' probabilities at temperature 1 / factor. They are sorted, so the first one has the largest logit.
+void set_probabilities(const KernelTable& kernels, const std::vector<float>& logits, double factor,
+                       std::vector<Candidate>& candidates) {
   std::vector<float> x(candidates.size());
   for (std::size_t i = 0; i < x.size(); ++i) {
     x[i] =
         static_cast<float>((static_cast<double>(logits[candidates[i].token]) - logits[candidates[0].token]) * factor);
   }
-  kernels.exponential(x.data(), static_cast<std::int64_t>(x.size()), x.data());
-  double sum = 0;
-  for (const float p : x) sum += p;
+  const double sum = exponentials(kernels, x);
   for (std::size_t i = 0; i < x.size(); ++i) candidates[i].probability = static_cast<float>(x[i] / sum);
 }
 
@@ -138,10 +137,10 @@ std::vector<Candidate> distribution(const KernelTable& kernels, std::span<const 
   const std::vector<float> logits = penalise(raw, options, history);
   const std::size_t k = options.top_k > 0 ? std::min<std::size_t>(options.top_k, logits.size()) : logits.size();
   std::vector<Candidate> candidates = best_tokens(logits, k);
-  if (options.top_p < 1 || options.min_p > 0) softmax(kernels, logits, 1.0, candidates);
+  if (options.top_p < 1 || options.min_p > 0) set_probabilities(kernels, logits, 1.0, candidates);
   if (options.top_p < 1) keep_top_p(candidates, options.top_p);
   if (options.min_p > 0) keep_min_p(candidates, options.min_p);
-  softmax(kernels, logits, 1.0 / static_cast<double>(options.temperature), candidates);
+  set_probabilities(kernels, logits, 1.0 / static_cast<double>(options.temperature), candidates);
   return candidates;
 }
 
@@ -165,13 +164,11 @@ TypicalAcceptance::TypicalAcceptance(const KernelTable& kernels, std::span<const
     : probabilities_(logits.begin(), logits.end()) {
   constexpr double temperature = 0.7, least = 0.09, share = 0.3;
   check_numbers(logits);
-  const float best = *std::max_element(logits.begin(), logits.end());
+  const float best = largest(logits);
   for (float& p : probabilities_) p = static_cast<float>((static_cast<double>(p) - best) / temperature);
-  kernels.exponential(probabilities_.data(), static_cast<std::int64_t>(probabilities_.size()), probabilities_.data());
-  double sum = 0, entropy = 0;
-  for (const float p : probabilities_) sum += p;
-  for (float& p : probabilities_) {
-    p = static_cast<float>(p / sum);
+  normalise(probabilities_, exponentials(kernels, probabilities_));
+  double entropy = 0;
+  for (const float p : probabilities_) {
     if (p > 0) entropy -= static_cast<double>(p) * std::log(static_cast<double>(p));
   }
   threshold_ = std::min(least, share * std::exp(-entropy));

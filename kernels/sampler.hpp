@@ -42,7 +42,7 @@ std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, c
 class TypicalAcceptance {
  public:
   TypicalAcceptance(const KernelTable& kernels, std::span<const float> logits);
-  bool accepts(std::int32_t token) const { return probabilities_[static_cast<std::size_t>(token)] > threshold_; }
+  bool accepts(std::int32_t token) const { return probabilities_[token] > threshold_; }
 
  private:
   std::vector<float> probabilities_;

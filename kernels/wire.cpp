@@ -43,7 +43,7 @@ void row_from_q8(const std::byte* bytes, QuantizedRow& row, float* x) {
 }  // namespace
 
 std::string_view name(Wire wire) {
-  return kWireNames[static_cast<std::size_t>(wire)];
+  return kWireNames[index_of(wire)];
 }
 
 std::optional<Wire> wire_from_name(std::string_view text) {

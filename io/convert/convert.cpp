@@ -123,7 +123,7 @@ class Converter {
     const std::size_t row_bytes =
         is_float(format) ? static_cast<std::size_t>(t.cols) * (format == Format::f32 ? 4 : 2) : 0;
     Row scratch{QuantizedRow(is_float(format) ? Format::q8 : format, is_float(format) ? kGroupCols : t.cols),
-                std::vector<float>(static_cast<std::size_t>(t.cols))};
+                std::vector<float>(t.cols)};
     w.write_matrix(dataset, format, t.rows, t.cols, [&](std::int64_t panel, std::byte* bytes) {
       for (std::int64_t i = 0; i < kPanelRows; ++i) {
         const std::int64_t row = panel * kPanelRows + i;
@@ -214,7 +214,7 @@ class Converter {
 }  // namespace
 
 std::string_view name(Quantization q) {
-  return kQuantizations[static_cast<std::size_t>(q)];
+  return kQuantizations[index_of(q)];
 }
 
 std::optional<Quantization> quantization_from_name(std::string_view text) {

@@ -60,7 +60,7 @@ std::vector<float> read_rope_factors(const Gguf& file, const Fields& fields, std
   if (factor == 0 || type == "none") factor = 1;
   const StoredTensor* tensor = file.find_tensor("rope_freqs.weight");
   if (tensor == nullptr && factor == 1) return {};
-  std::vector<float> factors(static_cast<std::size_t>(head_dim / 2), static_cast<float>(factor));
+  std::vector<float> factors(head_dim / 2, static_cast<float>(factor));
   if (tensor == nullptr) return factors;
   if (tensor->type != GgufType::f32 || tensor->shape.size() != 1 || tensor->cols() != head_dim / 2) {
     throw FormatError(file.file_name(), "tensor rope_freqs.weight", "F32 [" + std::to_string(head_dim / 2) + "]",

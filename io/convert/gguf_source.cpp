@@ -21,7 +21,7 @@ std::unique_ptr<ModelSource> open_gguf_source(const std::string& path) {
   auto file = std::make_shared<const GgufFile>(path);
   ModelConfig config = file->config();
   TokenizerData tokenizer = file->tokenizer_data();
-  if (static_cast<std::int64_t>(tokenizer.tokens.size()) != config.vocab_size) {
+  if (std::ssize(tokenizer.tokens) != config.vocab_size) {
     throw FormatError(path, "metadata tokenizer.ggml.tokens", std::to_string(config.vocab_size) + " (embedding rows)",
                       std::to_string(tokenizer.tokens.size()));
   }

@@ -59,7 +59,7 @@ void read_rope_scaling(const JsonObject& scaling, ModelConfig& c) {
   if (partial != 1) scaling.fail("partial_rotary_factor", "1", std::to_string(partial));
   if (type == "default") return;
   if (type == "linear") {
-    c.rope_factors.assign(static_cast<std::size_t>(c.head_dim / 2), static_cast<float>(scaling.number("factor")));
+    c.rope_factors.assign(c.head_dim / 2, static_cast<float>(scaling.number("factor")));
   } else if (type == "llama3") {
     c.rope_factors = llama3_factors(scaling, c);
   } else {

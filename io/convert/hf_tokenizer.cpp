@@ -183,7 +183,7 @@ class Reader {
   }
 
   void read_tokens(const JsonObject& model, bool scored) {
-    data_.tokens.resize(static_cast<std::size_t>(vocab_size_));
+    data_.tokens.resize(vocab_size_);
     data_.types.assign(data_.tokens.size(), TokenType::unused);
     for (std::size_t id = 0; id < data_.tokens.size(); ++id) data_.tokens[id] = "[PAD" + std::to_string(id) + "]";
     const JsonObject vocab = model.object("vocab");

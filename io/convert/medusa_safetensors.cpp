@@ -62,7 +62,7 @@ class MedusaReader {
     }
     used_.insert(name);
     std::vector<f16_t> values;
-    std::vector<float> row(static_cast<std::size_t>(t.cols()));
+    std::vector<float> row(t.cols());
     for (std::int64_t r = 0; r < t.rows(); ++r) {
       dequantize_gguf_row(t.type, t.data + static_cast<std::size_t>(r) * gguf_row_bytes(t.type, t.cols()), t.cols(),
                           row.data());

@@ -128,7 +128,7 @@ void ModelSource::read_row_f32(const SourceTensor& t, std::int64_t row, float* o
 std::vector<float> ModelSource::read_vector(std::string_view name) const {
   const SourceTensor& t = tensor(name);
   assert(t.rows == 1);
-  std::vector<float> stored(static_cast<std::size_t>(t.cols));
+  std::vector<float> stored(t.cols);
   read_row_f32(t, 0, stored.data());
   std::vector<float> out(stored.size());
   for (std::int64_t i = 0; i < t.cols; ++i) out[i] = stored[stored_row(t, i)];

@@ -109,7 +109,7 @@ TokenizerData synth_tokenizer(std::int64_t vocab_size) {
     t.tokens.push_back(text);
   }
   for (std::int64_t i = 256; i < vocab_size; ++i) t.tokens.push_back(fmt::format("<{}>", i));
-  t.types.assign(static_cast<std::size_t>(vocab_size), TokenType::normal);
+  t.types.assign(vocab_size, TokenType::normal);
   return t;
 }
 
@@ -152,8 +152,7 @@ std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType ty
   const std::size_t slack = largest / 4 / block.bytes;  // blocks by which a tensor's stretch may start later
   auto pool = std::make_shared<Pool>(largest + (slack + 1) * block.bytes);
   fill(*pool, type, random);
-  auto ones =
-      std::make_shared<std::vector<float>>(static_cast<std::size_t>(std::max(config.dim, config.head_dim)), 1.0f);
+  auto ones = std::make_shared<std::vector<float>>(std::max(config.dim, config.head_dim), 1.0f);
 
   std::vector<SourceTensor> tensors;
   for (const TensorSpec& spec : tensor_specs(config)) {

@@ -135,7 +135,7 @@ class GgufParser {
       fail(thing, std::to_string(count) + " bytes at offset " + std::to_string(at_),
            std::to_string(left) + " (the file is truncated or corrupt)");
     }
-    const auto taken = bytes_.subspan(at_, static_cast<std::size_t>(count));
+    const auto taken = bytes_.subspan(at_, count);
     at_ += static_cast<std::size_t>(count);
     return taken;
   }
@@ -317,7 +317,7 @@ std::optional<std::vector<std::string_view>> Gguf::find_strings(std::string_view
     throw FormatError(file_name_, "metadata " + quoted(key), "an array of strings", describe(*value));
   }
   std::vector<std::string_view> out;
-  out.reserve(static_cast<std::size_t>(array->count));  // the parser walked the strings: the count is true
+  out.reserve(array->count);  // the parser walked the strings: the count is true
   const std::byte* p = array->bytes.data();
   for (std::uint64_t i = 0; i < array->count; ++i) {
     const auto size = static_cast<std::size_t>(load<std::uint64_t>(p));
@@ -349,7 +349,7 @@ std::optional<std::vector<float>> Gguf::find_floats(std::string_view key) const 
   if (array == nullptr || array->element_type != kF32) {
     throw FormatError(file_name_, "metadata " + quoted(key), "an array of f32", describe(*value));
   }
-  std::vector<float> out(static_cast<std::size_t>(array->count));
+  std::vector<float> out(array->count);
   if (!out.empty()) std::memcpy(out.data(), array->bytes.data(), out.size() * sizeof(float));
   return out;
 }

@@ -177,7 +177,7 @@ std::optional<Format> packed_format(GgufType type) {
 
 void read_gguf_row(GgufType type, const std::byte* row, std::int64_t cols, QuantizedRow& out) {
   const TypeInfo& t = info(type);
-  assert(!is_float(t.format) && cols % t.block.cols == 0 && static_cast<std::int64_t>(out.q.size()) == cols);
+  assert(!is_float(t.format) && cols % t.block.cols == 0 && std::ssize(out.q) == cols);
   for (std::int64_t b = 0; b < cols / t.block.cols; ++b) {
     const std::byte* block = row + static_cast<std::size_t>(b) * t.block.bytes;
     if (t.format == Format::q6k) {

@@ -78,7 +78,7 @@ class SafetensorsParser {
     entry.dtype = fields.string("dtype");
     entry.shape = fields.ints("shape");
     const std::vector<std::int64_t> offsets = fields.ints("data_offsets");
-    const auto size = static_cast<std::int64_t>(data_.size());
+    const auto size = std::ssize(data_);
     if (offsets.size() != 2 || offsets[0] < 0 || offsets[1] < offsets[0] || offsets[1] > size) {
       fail(thing, "data_offsets inside " + std::to_string(size) + " bytes of data (the file may be truncated)",
            offsets.size() == 2 ? std::to_string(offsets[0]) + " to " + std::to_string(offsets[1]) : "no pair");

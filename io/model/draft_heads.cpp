@@ -41,7 +41,7 @@ void write_narrow(hid_t group, const char* name, std::span<const float> values) 
 
 void read_narrow(hid_t group, const std::string& file, const char* name, std::span<float> out) {
   const std::string thing = std::string("head/") + name;
-  const auto values = read_values<f16_t>(group, file, thing, name, out.size(), static_cast<std::int64_t>(out.size()));
+  const auto values = read_values<f16_t>(group, file, thing, name, out.size(), std::ssize(out));
   for (std::size_t i = 0; i < values.size(); ++i) {
     out[i] = f16_to_f32(values[i]);
     if (!std::isfinite(out[i])) throw FormatError(file, thing, "finite numbers", "others");
@@ -62,7 +62,7 @@ std::vector<Part> parts(const DraftHeadShape& s) {
 
 template <typename T>
 std::span<T> part_of(std::span<T> weights, const Part& p) {
-  return weights.subspan(static_cast<std::size_t>(p.first), static_cast<std::size_t>(p.last - p.first));
+  return weights.subspan(p.first, p.last - p.first);
 }
 
 std::vector<f16_t> read_matrix(hid_t group, const std::string& file, const std::string& name, std::int64_t size) {
@@ -106,14 +106,14 @@ std::optional<SequentialHead> read_sequential_head(hid_t file, const std::string
     }
     check_stored(set, dims[0] * sizeof(f16_t), name, thing.c_str());
   }
-  head.weights.resize(static_cast<std::size_t>(head.shape.size()));
+  head.weights.resize(head.shape.size());
   for (const Part& p : parts(head.shape)) read_narrow(*group, name, p.name, part_of(std::span(head.weights), p));
   return head;
 }
 
 void write_medusa(hid_t file, const MedusaHeads& medusa) {
   const Handle group = make_group(file, "medusa");
-  write_integer(group, "heads", static_cast<std::int64_t>(medusa.heads.size()));
+  write_integer(group, "heads", std::ssize(medusa.heads));
   write_integer(group, "layers", static_cast<std::int64_t>(medusa.heads.front().layers.size()));
   for (std::size_t h = 0; h < medusa.heads.size(); ++h) {
     const MedusaHeads::Head& head = medusa.heads[h];
@@ -129,7 +129,7 @@ std::optional<MedusaHeads> read_medusa(hid_t file, const std::string& name, cons
   const auto group = open_group(file, "medusa");
   if (!group) return std::nullopt;
   MedusaHeads medusa;
-  medusa.heads.resize(static_cast<std::size_t>(read_count(*group, "heads", name, kMostHeads)));
+  medusa.heads.resize(read_count(*group, "heads", name, kMostHeads));
   const std::int64_t layers = read_count(*group, "layers", name, kMostLayers);
   for (std::size_t h = 0; h < medusa.heads.size(); ++h) {
     MedusaHeads::Head& head = medusa.heads[h];

@@ -21,13 +21,13 @@ void check_range(std::string_view source, std::string_view field, std::int64_t v
 }  // namespace
 
 std::string_view name(Architecture a) {
-  return kArchitectures[static_cast<std::size_t>(a)];
+  return kArchitectures[index_of(a)];
 }
 std::optional<Architecture> architecture_from_name(std::string_view text) {
   return enum_from_name<Architecture>(kArchitectures, text);
 }
 std::string_view name(Precision p) {
-  return kPrecisions[static_cast<std::size_t>(p)];
+  return kPrecisions[index_of(p)];
 }
 std::optional<Precision> precision_from_name(std::string_view text) {
   return enum_from_name<Precision>(kPrecisions, text);
@@ -55,7 +55,7 @@ void check(const ModelConfig& c, std::string_view source) {
   if (!(c.norm_eps > 0) || !(c.norm_eps < 1)) {
     throw FormatError(source, "norm_eps", "between 0 and 1", std::to_string(c.norm_eps));
   }
-  if (!c.rope_factors.empty() && static_cast<std::int64_t>(c.rope_factors.size()) != c.head_dim / 2) {
+  if (!c.rope_factors.empty() && std::ssize(c.rope_factors) != c.head_dim / 2) {
     throw FormatError(source, "rope_factors", std::to_string(c.head_dim / 2) + " values",
                       std::to_string(c.rope_factors.size()));
   }

@@ -82,7 +82,7 @@ Place place(Format f, const PanelLayout& at, std::int64_t i, std::int64_t col) {
 }  // namespace
 
 std::string_view name(Format format) {
-  return kNames[static_cast<std::size_t>(format)];
+  return kNames[index_of(format)];
 }
 
 std::optional<Format> format_from_name(std::string_view text) {

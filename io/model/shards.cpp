@@ -104,14 +104,13 @@ void ShardWriter::write_matrix(const std::string& dataset, Format format, std::i
 }
 
 void ShardWriter::write_vector(const std::string& dataset, std::span<const float> values) {
-  impl_->write_whole(dataset, H5T_IEEE_F32LE, values.data(), static_cast<std::int64_t>(values.size()),
-                     "one f32 per output row or channel", DatasetInfo::Kind::vector, 4);
+  impl_->write_whole(dataset, H5T_IEEE_F32LE, values.data(), std::ssize(values), "one f32 per output row or channel",
+                     DatasetInfo::Kind::vector, 4);
 }
 
 void ShardWriter::write_bytes(const std::string& dataset, std::span<const std::byte> bytes,
                               const std::string& meaning) {
-  impl_->write_whole(dataset, H5T_STD_U8LE, bytes.data(), static_cast<std::int64_t>(bytes.size()), meaning,
-                     DatasetInfo::Kind::bytes, 1);
+  impl_->write_whole(dataset, H5T_STD_U8LE, bytes.data(), std::ssize(bytes), meaning, DatasetInfo::Kind::bytes, 1);
 }
 
 std::pair<FileInfo, NewFile> ShardWriter::finish() {

@@ -107,7 +107,7 @@ TokenizerData read_tokenizer(const ShardFile& file, std::int64_t vocab_size) {
   t.space_prefix_once = s.find_bool("space_prefix_once").value_or(false);
   t.chat_template = s.string("chat_template");
   t.tokens = read_strings(file, "tokens");
-  if (static_cast<std::int64_t>(t.tokens.size()) != vocab_size) {
+  if (std::ssize(t.tokens) != vocab_size) {
     throw FormatError(file.name(), "tokens", std::to_string(vocab_size), std::to_string(t.tokens.size()));
   }
   for (const std::uint8_t type : read_array<std::uint8_t>(file, "token_types")) {

@@ -86,7 +86,7 @@ struct Candidate {
 template <typename Priority, typename Find>
 void merge_all(SymbolList& list, const Find& find) {
   std::vector<Candidate<Priority>> storage;
-  storage.reserve(static_cast<std::size_t>(list.size()));
+  storage.reserve(list.size());
   std::priority_queue<Candidate<Priority>> queue({}, std::move(storage));
   const auto consider = [&](int left) {
     if (left < 0 || list[left].next < 0) return;

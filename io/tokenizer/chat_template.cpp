@@ -285,7 +285,7 @@ std::vector<PromptSegment> ChatTemplate::render(const std::vector<ChatMessage>& 
     add_message(messages[i], first_user, out);
     if (user && first_user && show_system && system_inside_user_) {
       // After the turn's opening, before the user's words.
-      std::vector<PromptSegment> rest(out.begin() + static_cast<std::ptrdiff_t>(at) + 1, out.end());
+      std::vector<PromptSegment> rest(out.begin() + at + 1, out.end());
       out.resize(at + 1);
       add_system();
       out.insert(out.end(), rest.begin(), rest.end());

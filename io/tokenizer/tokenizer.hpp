@@ -56,7 +56,7 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) = default;
 
   const TokenizerData& data() const { return data_; }
-  std::int64_t vocab_size() const { return static_cast<std::int64_t>(data_.tokens.size()); }
+  std::int64_t vocab_size() const { return std::ssize(data_.tokens); }
 
   // Nothing is added (no bos). Any bytes are accepted; what is not UTF-8 becomes byte tokens.
   std::vector<TokenId> encode(std::string_view text, bool parse_special) const;

@@ -20,7 +20,7 @@ void send_bytes(const MpiSession& mpi, int peer, std::span<const std::byte> byte
   SendChannel channel(mpi, peer, Tag::exchange);
   do {
     const std::size_t n = std::min(kMessageBytes, bytes.size());
-    Message m{MessageKind::exchange, bytes.size() - n, {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n)}};
+    Message m{MessageKind::exchange, bytes.size() - n, {bytes.begin(), bytes.begin() + n}};
     bytes = bytes.subspan(n);
     channel.send(std::move(m));
     flush(channel, peer);

@@ -100,7 +100,7 @@ struct Trace::Spilled {
       if (n < 0 && errno == EINTR) continue;
       if (n == 0) errno = ENOSPC;
       if (n <= 0) throw unusable();
-      bytes = bytes.subspan(static_cast<std::size_t>(n));
+      bytes = bytes.subspan(n);
       at += n;
     }
   }
@@ -198,7 +198,7 @@ void Trace::write(const MpiSession& mpi, const std::string& file, std::chrono::s
       piece = broadcast(mpi, piece, rank, deadline);
       if (piece.empty()) break;
       attempt([&] {
-        if (out) out->add_events(rank, piece, offsets[static_cast<std::size_t>(rank)]);
+        if (out) out->add_events(rank, piece, offsets[rank]);
       });
     }
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "io/enum_names.hpp"
 #include "io/hash.hpp"
 #include "kernels/sampler.hpp"
 #include "parallel/draft/draft_blender.hpp"
@@ -23,7 +24,7 @@ std::uint64_t key_of(DraftContext context, std::size_t order) {
 }  // namespace
 
 std::string_view name(DraftSource source) {
-  return kSourceNames[static_cast<std::size_t>(source)];
+  return kSourceNames[index_of(source)];
 }
 
 void LookupDrafter::Followers::add(TokenId token) {
@@ -100,7 +101,7 @@ OracleDrafter::OracleDrafter(std::vector<TokenId> tokens, double hit_rate, std::
 void OracleDrafter::propose(DraftContext context, std::vector<Proposal>& out) {
   if (context.size() >= tokens_.size()) return;
   TokenId token = tokens_[context.size()];
-  const double u = uniform(seed_, static_cast<std::int64_t>(context.size()), 0);
+  const double u = uniform(seed_, std::ssize(context), 0);
   if (u >= hit_rate_) token = static_cast<TokenId>((token + 1) % vocab_size_);
   out.push_back({token, static_cast<float>(hit_rate_), DraftSource::oracle});
 }
@@ -130,7 +131,7 @@ std::vector<Proposal> DraftMixer::propose(DraftContext context, std::size_t coun
   };
   const auto n = static_cast<std::ptrdiff_t>(std::min(count, all.size()));
   std::partial_sort(all.begin(), all.begin() + n, all.end(), likelier);
-  all.resize(static_cast<std::size_t>(n));
+  all.resize(n);
   return all;
 }
 

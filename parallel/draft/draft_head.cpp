@@ -20,13 +20,13 @@ float* data_of(std::vector<float>& v) {
 
 void multiply_row(const Runtime& rt, LinearInput& input, const std::vector<float>& x, const PackedMatrix& w,
                   std::vector<float>& out) {
-  out.resize(static_cast<std::size_t>(w.rows));
+  out.resize(w.rows);
   const MatrixView<const float> in(x.data(), 1, w.cols);
   multiply(rt, input, in, std::array{Product{w, {data_of(out), 1, w.rows}}});
 }
 
 void rms_normalise(const KernelTable& kernels, const std::vector<float>& ones, const float* x, float* out) {
-  kernels.rms_norm(x, ones.data(), static_cast<std::int64_t>(ones.size()), kNormEps, out);
+  kernels.rms_norm(x, ones.data(), std::ssize(ones), kNormEps, out);
 }
 
 void silu(std::vector<float>& x) {
@@ -44,8 +44,8 @@ PackedRows pack(const float* values, std::int64_t rows, std::int64_t cols) {
 }
 
 PackedRows pack(const std::vector<f16_t>& values, std::int64_t cols) {
-  return PackedRows(static_cast<std::int64_t>(values.size()) / cols, cols, [&](std::int64_t r, float* out) {
-    for (std::int64_t i = 0; i < cols; ++i) out[i] = f16_to_f32(values[static_cast<std::size_t>(r * cols + i)]);
+  return PackedRows(std::ssize(values) / cols, cols, [&](std::int64_t r, float* out) {
+    for (std::int64_t i = 0; i < cols; ++i) out[i] = f16_to_f32(values[r * cols + i]);
   });
 }
 
@@ -58,12 +58,11 @@ struct SequentialParts {
         embedding(output_head),
         w1(pack(h.weights.data(), shape.units, 2 * shape.dim)),
         w2(pack(h.weights.data() + shape.w2_at(), shape.dim, shape.units)),
-        output(
-            static_cast<std::int64_t>(tokens.size()), shape.dim,
-            [&](std::int64_t r, float* out) { dequantize_row(output_head, tokens[static_cast<std::size_t>(r)], out); }),
+        output(std::ssize(tokens), shape.dim,
+               [&](std::int64_t r, float* out) { dequantize_row(output_head, tokens[r], out); }),
         b1(h.weights.begin() + shape.b1_at(), h.weights.begin() + shape.w2_at()),
         gain(h.weights.begin() + shape.gain_at(), h.weights.end()),
-        ones(static_cast<std::size_t>(shape.dim), 1.0f) {}
+        ones(shape.dim, 1.0f) {}
   const Runtime rt;
   DraftHeadShape shape;
   std::vector<TokenId> tokens;
@@ -190,7 +189,7 @@ PackedRows::PackedRows(std::int64_t rows, std::int64_t cols,
   matrix_.cols = cols;
   bytes_ = Buffer<std::byte>(matrix_.bytes());
   matrix_.data = bytes_.data();
-  std::vector<float> row(static_cast<std::size_t>(cols));
+  std::vector<float> row(cols);
   QuantizedRow integers(Format::q8, matrix_.format == Format::q8 ? cols : kGroupCols);
   const std::size_t panel_bytes = matrix_.panel_bytes();
   for (std::int64_t r = 0; r < matrix_.panels() * kPanelRows; ++r) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/softmax.hpp"
+
 namespace jupiter {
 
 namespace {
@@ -11,11 +13,7 @@ constexpr std::size_t kGuesses = 8;  // most guesses about one context
 // The most likely entries of a row of logits; token(i) names index i. The logits are overwritten.
 template <typename Name>
 std::vector<DraftGuess> best_of(const KernelTable& kernels, std::vector<float>& logits, const Name& token) {
-  const float most = *std::max_element(logits.begin(), logits.end());
-  for (float& x : logits) x -= most;
-  kernels.exponential(logits.data(), static_cast<std::int64_t>(logits.size()), logits.data());
-  double sum = 0;
-  for (const float x : logits) sum += static_cast<double>(x);
+  const double sum = exponentials(kernels, logits, largest(logits), logits);
   std::vector<std::size_t> order;
   const auto likelier = [&](std::size_t a, std::size_t b) {
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;

@@ -80,11 +80,11 @@ std::vector<DraftGuess> DraftModel::guess(DraftContext context) {
 
 std::optional<std::vector<DraftGuess>> DraftModel::step(DraftContext context, std::int64_t rows,
                                                         const std::function<bool()>& should_yield) {
-  const auto n = static_cast<std::int64_t>(context.size());
+  const auto n = std::ssize(context);
   if (n < 1 || n > stage_->options().context_tokens) return std::vector<DraftGuess>{};
   const auto same = std::mismatch(held_.begin(), held_.end(), context.begin(), context.end());
   const std::int64_t at = std::min<std::int64_t>(same.first - held_.begin(), n - 1);
-  held_.resize(static_cast<std::size_t>(at));
+  held_.resize(at);
   const bool last = at == n - 1;
   const std::int64_t piece = last ? 1 : std::min({rows, stage_->options().max_rows, n - 1 - at});
   if (!pass(context, at, piece, last ? std::uint32_t{FrameRun::every_row} : 0, should_yield)) return std::nullopt;
@@ -99,7 +99,7 @@ bool DraftModel::pass(DraftContext context, std::int64_t first, std::int64_t row
                       const std::function<bool()>& should_yield) {
   Frame f;
   f.runs.push_back(FrameRun::consecutive(kSequence, first, rows, flags));
-  const auto tokens = context.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+  const auto tokens = context.subspan(first, rows);
   f.tokens.assign(tokens.begin(), tokens.end());
   const auto on_layer_done = [&] {
     if (should_yield()) stage_->give_up();

@@ -191,8 +191,7 @@ void DraftServer::take(const ContextChange& change) {
   const bool guessed = change.kept == before && decided_.size() <= context_.size() &&
                        std::equal(decided_.begin(), decided_.end(), context_.begin());
   if (guessed) {
-    confidences_.erase(confidences_.begin(),
-                       confidences_.begin() + static_cast<std::ptrdiff_t>(decided_.size() - before));
+    confidences_.erase(confidences_.begin(), confidences_.begin() + (decided_.size() - before));
   } else {
     context_ = decided_;
     confidences_.clear();

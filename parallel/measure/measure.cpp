@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "io/timer.hpp"
-#include "parallel/pipeline/evaluate.hpp"
+#include "kernels/softmax.hpp"
 
 namespace jupiter {
 
@@ -25,7 +25,7 @@ constexpr int kWakeRepeats = 40;
 }  // namespace
 
 double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  const auto middle = values.begin() + (values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
@@ -48,7 +48,7 @@ struct BoardMeasurement::Impl {
         cache_({n_layers_, config.n_kv_heads, config.head_dim}, slots() / kKvBlock),
         rope_(config),
         scratch_(config, options.max_rows, pool.size()),
-        residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
+        residual_(options.max_rows * config.dim),
         logits_(files.part().output_head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
     cache_.reserve(sequence_, 0, slots());
     rope_.extend(slots());
@@ -85,7 +85,7 @@ struct BoardMeasurement::Impl {
   }
   // Pages that nobody wrote are all the same zero page, which reads faster than a real cache.
   void touch_cache() {
-    const std::vector<float> row(static_cast<std::size_t>(config_.kv_dim()), 0.5f);
+    const std::vector<float> row(config_.kv_dim(), 0.5f);
     for (std::int64_t layer = 0; layer < n_layers_; ++layer) {
       for (std::int64_t p = 0; p < slots(); ++p) {
         if (!cache_.write(layer, sequence_.home(p), row.data(), row.data())) return;
@@ -97,7 +97,7 @@ struct BoardMeasurement::Impl {
   // Inputs as a model sees them: of unit size, different in every row.
   void fill_residual(std::int64_t n) {
     for (std::int64_t i = 0; i < n * config_.dim; ++i) {
-      residual_[static_cast<std::size_t>(i)] = static_cast<float>(i * 2654435761 >> 8 & 1023) / 512.0f - 1.0f;
+      residual_[i] = static_cast<float>(i * 2654435761 >> 8 & 1023) / 512.0f - 1.0f;
     }
   }
 
@@ -143,7 +143,7 @@ struct BoardMeasurement::Impl {
     const MatrixView<float> x(residual_.data(), n, config_.dim);
     fill_residual(n);
     for (std::int64_t i = 0; i < layers; ++i) {
-      forward_block(context(), files_.layers()[static_cast<std::size_t>(i)], i, runs, x);
+      forward_block(context(), files_.layers()[i], i, runs, x);
     }
   }
 
@@ -220,7 +220,7 @@ struct BoardMeasurement::Impl {
   }
 
   double embedding_seconds(std::int64_t n) {
-    std::vector<TokenId> tokens(static_cast<std::size_t>(n));
+    std::vector<TokenId> tokens(n);
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       tokens[i] = static_cast<TokenId>(i * 7919 % static_cast<std::size_t>(config_.vocab_size));
     }
@@ -230,7 +230,7 @@ struct BoardMeasurement::Impl {
 
   double output_head_seconds(std::int64_t n) {
     fill_residual(n);
-    std::vector<std::int64_t> rows(static_cast<std::size_t>(n));
+    std::vector<std::int64_t> rows(n);
     std::iota(rows.begin(), rows.end(), 0);
     const MatrixView<float> x(residual_.data(), n, config_.dim);
     const MatrixView<float> logits(logits_.data(), n, config_.vocab_size);

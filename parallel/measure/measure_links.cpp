@@ -96,8 +96,8 @@ struct RingTraffic::Impl {
   Cost cost(std::int64_t rows, const std::function<void()>& work) {
     Frame frame;
     frame.runs.push_back(FrameRun::consecutive(1, 0, rows));
-    frame.tokens.assign(static_cast<std::size_t>(rows), 0);
-    frame.residual.resize(static_cast<std::size_t>(rows * limits.residual_row_bytes));
+    frame.tokens.assign(rows, 0);
+    frame.residual.resize(rows * limits.residual_row_bytes);
     std::vector<double> sends, rests;
     for (int r = 0; r < kRepeats; ++r) {
       barrier(mpi);
@@ -177,7 +177,7 @@ std::vector<LinkProfile> measure_links(const MpiSession& mpi, const MeasureProgr
       }
       const std::vector<LinkProfile> all = all_gather(mpi, measured);
       if (mpi.rank() == 0) {
-        const LinkProfile& found = all[static_cast<std::size_t>(a)];
+        const LinkProfile& found = all[a];
         links.push_back(found);
         links.push_back({b, a, found.latency_s, found.bytes_per_s});
       }

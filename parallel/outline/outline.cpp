@@ -301,7 +301,7 @@ std::int64_t outline_cache_tokens(const OutlineOptions& options) {
 std::vector<std::string> parse_outline(const std::string& text, std::int64_t points_max) {
   std::int64_t newest = 0;
   std::vector<std::string> points;
-  for (std::size_t at = 0; at < text.size() && static_cast<std::int64_t>(points.size()) < points_max;) {
+  for (std::size_t at = 0; at < text.size() && std::ssize(points) < points_max;) {
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const auto [number, line] = numbered_line(text.substr(at, end - at));
     at = end + 1;
@@ -362,8 +362,8 @@ std::string PointText::push(const std::string& piece) {
 }
 
 std::int64_t OutlineAnswer::tokens() const {
-  auto n = static_cast<std::int64_t>(plain.tokens.size());
-  for (const OutlinePoint& p : points) n += static_cast<std::int64_t>(p.generated.tokens.size());
+  auto n = std::ssize(plain.tokens);
+  for (const OutlinePoint& p : points) n += std::ssize(p.generated.tokens);
   return n;
 }
 

@@ -48,7 +48,7 @@ SequenceEnd Decoder::close(SequenceId sequence, const SequenceClose& close) {
   State& s = state(sequence);
   SequenceEnd end;
   const auto n = std::clamp<std::int64_t>(close.new_tokens, 0, std::ssize(s.digests));
-  end.logits_digest = n > 0 ? s.digests[static_cast<std::size_t>(n - 1)] : Hasher().digest();
+  end.logits_digest = n > 0 ? s.digests[n - 1] : Hasher().digest();
   if (s.speculation) end.draft = s.speculation->stats();
   if (close.kept_tokens == 0) {
     states_.erase(sequence);
@@ -80,11 +80,11 @@ void Decoder::take_rows(const Frame& frame, std::vector<Walk>& walks) {
       s.speculation->arrive(run, std::span(frame.links).subspan(link, n));
       link += n;
     } else {
-      const std::span<const TokenId> tokens = std::span(frame.tokens).subspan(static_cast<std::size_t>(row), n);
+      const std::span<const TokenId> tokens = std::span(frame.tokens).subspan(row, n);
       if (s.speculation) {
         s.speculation->read(tokens);
       } else {
-        s.history.resize(static_cast<std::size_t>(run.first_position));
+        s.history.resize(run.first_position);
         s.history.insert(s.history.end(), tokens.begin(), tokens.end());
       }
     }
@@ -148,7 +148,7 @@ void Decoder::advance_linear(Walk& w, std::span<const TokenId> tokens, std::size
     digest(s, w.run->first_position + begin + (row - first) + 1, row_of(passed.logits, row));
   }
   if (!draws) return;
-  const TokenId row_token = tokens[static_cast<std::size_t>(w.first_row + w.run->rows - 1)];
+  const TokenId row_token = tokens[w.first_row + w.run->rows - 1];
   const TokenId token = draw(s, row_token, row_of(passed.logits, last));
   if (s.speculation && has(*w.run, FrameRun::draft)) {
     s.speculation->set_hidden(row_of(passed.hidden, last));
@@ -171,7 +171,7 @@ void Decoder::advance(Walk& w, std::span<const TokenId> tokens, std::span<const 
     const auto at = std::find(rows.begin(), rows.end(), frame_row);
     if (at == rows.end()) return;
     const std::int64_t row = first + (at - rows.begin());
-    const TokenId token = draw(s, tokens[static_cast<std::size_t>(frame_row)], row_of(passed.logits, row));
+    const TokenId token = draw(s, tokens[frame_row], row_of(passed.logits, row));
     s.speculation->set_hidden(row_of(passed.hidden, row));
     s.speculation->accept(token, ends(s, token));
   }
@@ -192,7 +192,7 @@ void Decoder::show_rows(const Walk& w, const OutputHeadPass& pass) const {
 }
 
 void Decoder::show_hidden(const Walk& w, const OutputHeadPass& pass) const {
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(w.run->rows));
+  std::vector<std::int64_t> rows(w.run->rows);
   std::iota(rows.begin(), rows.end(), w.first_row);
   const OutputHeadRows passed = pass(rows, false);
   for (std::int64_t i = 0; i < passed.hidden.rows; ++i) {

@@ -3,15 +3,14 @@
 #include "parallel/pipeline/evaluate.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
+
+#include "kernels/softmax.hpp"
 
 namespace jupiter {
 
 namespace {
-
-constexpr std::size_t kLanes = 16;  // sums that go on side by side, in a fixed order
 
 // The first of the largest values.
 std::size_t index_of_largest(std::span<const float> values, float most) {
@@ -19,30 +18,6 @@ std::size_t index_of_largest(std::span<const float> values, float most) {
 }
 
 }  // namespace
-
-float largest(std::span<const float> values) {
-  std::array<float, kLanes> most;
-  most.fill(values[0]);
-  std::size_t i = 0;
-  for (; i + kLanes <= values.size(); i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) most[lane] = std::max(most[lane], values[i + lane]);
-  }
-  for (; i < values.size(); ++i) most[0] = std::max(most[0], values[i]);
-  return *std::max_element(most.begin(), most.end());
-}
-
-double log_sum_exp(const KernelTable& kernels, std::span<const float> logits, float most, std::vector<float>& scratch) {
-  scratch.resize(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) scratch[i] = logits[i] - most;
-  kernels.exponential(scratch.data(), static_cast<std::int64_t>(scratch.size()), scratch.data());
-  std::array<double, kLanes> sums{};
-  std::size_t i = 0;
-  for (; i + kLanes <= scratch.size(); i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += static_cast<double>(scratch[i + lane]);
-  }
-  for (; i < scratch.size(); ++i) sums[0] += static_cast<double>(scratch[i]);
-  return std::log(std::accumulate(sums.begin(), sums.end(), 0.0)) + static_cast<double>(most);
-}
 
 std::vector<EvalWindow> eval_windows(std::int64_t tokens, std::int64_t window, std::int64_t stride) {
   std::vector<EvalWindow> windows;
@@ -61,8 +36,7 @@ void share_prefixes(const std::vector<TokenId>& tokens, std::vector<EvalWindow>&
     // The row before the first scored token is computed anyway: its logits are the first that count.
     const std::int64_t limit = std::min(before.length, now.scored_from - 1);
     std::int64_t& begin = now.begin;
-    for (begin = 0; begin < limit && tokens[static_cast<std::size_t>(before.first + begin)] ==
-                                         tokens[static_cast<std::size_t>(now.first + begin)];) {
+    for (begin = 0; begin < limit && tokens[before.first + begin] == tokens[now.first + begin];) {
       ++begin;
     }
   }
@@ -104,7 +78,7 @@ void Evaluator::row(std::int64_t position, std::span<const float> logits) {
   const float most = largest(logits);
   const double log_sum = log_sum_exp(kernels_, logits, most, scratch_);
   const std::int64_t token = w.first + position;  // the last one that the row saw
-  const auto next = static_cast<std::size_t>(tokens_[static_cast<std::size_t>(token + 1)]);
+  const auto next = static_cast<std::size_t>(tokens_[token + 1]);
   TokenScore score;
   score.nll = log_sum - static_cast<double>(logits[next]);
   if (!std::isfinite(score.nll)) {

@@ -45,10 +45,6 @@ struct MeanError {
 };
 MeanError mean_error(const std::vector<double>& values);
 
-// log(sum(exp(logits))), computed in double. most: the largest logit. scratch is overwritten with exp(logits - most).
-double log_sum_exp(const KernelTable& kernels, std::span<const float> logits, float most, std::vector<float>& scratch);
-float largest(std::span<const float> values);  // not empty
-
 // The last stage's side. Give sink() to Stage::set_logits_sink(), and take scores() after the last frame.
 class Evaluator {
  public:

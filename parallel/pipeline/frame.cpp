@@ -30,7 +30,7 @@ void check_runs(const Frame& f, const FrameLimits& limits) {
     rows += run.rows;
     if (tree) tree_rows += run.rows;
   }
-  if (rows != f.rows() || tree_rows != static_cast<std::int64_t>(f.links.size())) {
+  if (rows != f.rows() || tree_rows != std::ssize(f.links)) {
     throw PeerError("frame: expected " + std::to_string(rows) + " rows, " + std::to_string(tree_rows) +
                     " of trees, found " + std::to_string(f.rows()) + " tokens and " + std::to_string(f.links.size()) +
                     " links");

@@ -61,7 +61,7 @@ struct Frame {
   // Residual as it travels, [rows][dim] in the model's precision; empty before the first stage.
   std::vector<std::byte> residual;
 
-  std::int64_t rows() const { return static_cast<std::int64_t>(tokens.size()); }
+  std::int64_t rows() const { return std::ssize(tokens); }
 };
 
 // What receivers check a frame against.

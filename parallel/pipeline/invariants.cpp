@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "io/enum_names.hpp"
+
 namespace jupiter {
 
 namespace {
@@ -30,7 +32,7 @@ std::array<std::int64_t, kInvariants> counts;  // of checks
 // event() says what happened; it is called only where the invariant is broken.
 template <typename Event>
 void require(Invariant invariant, bool holds, const Event& event) {
-  ++counts[static_cast<std::size_t>(invariant) - 1];
+  ++counts[index_of(invariant) - 1];
   if (!holds) throw BrokenInvariant(invariant, event());
 }
 
@@ -54,7 +56,7 @@ bool same_state(const Sequence& a, const Sequence& b) {
 }  // namespace
 
 std::string name(Invariant invariant) {
-  const auto number = static_cast<std::size_t>(invariant);
+  const auto number = index_of(invariant);
   return "invariant " + std::to_string(number) + " (" + kNames[number - 1] + ")";
 }
 
@@ -63,7 +65,7 @@ BrokenInvariant::BrokenInvariant(Invariant invariant, const std::string& event)
       invariant_(invariant) {}
 
 std::int64_t times_checked(Invariant invariant) {
-  return counts[static_cast<std::size_t>(invariant) - 1];
+  return counts[index_of(invariant) - 1];
 }
 
 void StageInvariants::opened(SequenceId sequence, const DecodeOptions& options) {

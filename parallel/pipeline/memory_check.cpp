@@ -123,7 +123,7 @@ std::uint64_t share_of_memory(const MpiSession& mpi) {
     for (const auto& [room] : c.rooms) least = std::min(least, rooms[room.id].bytes / rooms[room.id].ranks.size());
     shares.push_back(c.rooms.empty() ? 0 : least);
   }
-  return broadcast(mpi, shares)[static_cast<std::size_t>(mpi.rank())];
+  return broadcast(mpi, shares)[mpi.rank()];
 }
 
 }  // namespace jupiter

@@ -29,7 +29,7 @@ void PrefixCache::touch(SequenceId sequence) {
 }
 
 bool PrefixCache::is_worth_keeping(std::span<const TokenId> tokens) const {
-  const auto n = static_cast<std::int64_t>(tokens.size());
+  const auto n = std::ssize(tokens);
   return n >= kLeastTokens && find(tokens, n).tokens < n;
 }
 

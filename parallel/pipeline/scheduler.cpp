@@ -168,7 +168,7 @@ void Scheduler::finish(Place a) {
   tokens.insert(tokens.end(), out.tokens.begin(), out.tokens.end());
   if (!out.tokens.empty()) tokens.pop_back();  // the last one was not computed
   const std::int64_t keep = std::min({done.job->request.keep_tokens, std::ssize(tokens), done.decoding ? kKeepAll : 0});
-  tokens.resize(static_cast<std::size_t>(keep));
+  tokens.resize(keep);
   if (kept_.is_worth_keeping(tokens)) how.kept_tokens = keep;
   close(done.sequence, how, done.job, true);
   if (how.kept_tokens == 0) return;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <queue>
 
+#include "io/enum_names.hpp"
 #include "io/timer.hpp"
 
 namespace jupiter {
@@ -81,7 +82,7 @@ void Speculation::arrive(const FrameRun& run, std::span<const TreeLink> links) {
   arrived_.assign(links.begin(), links.end());
   if (!links.empty()) {
     ++stats_.steps;
-    stats_.rows += static_cast<std::int64_t>(links.size());
+    stats_.rows += std::ssize(links);
   }
 }
 
@@ -145,7 +146,7 @@ void Speculation::accept(TokenId token, bool last) {
   if (verdict_.node != 0) ++stats_.reached[depth];
   if (is_hit) {
     ++stats_.accepted;
-    ++stats_.accepted_by[static_cast<std::size_t>(hit->source)];
+    ++stats_.accepted_by[index_of(hit->source)];
     ++stats_.right[depth];
     ++depth_;
     descend_to(hit->link.node);
@@ -166,14 +167,14 @@ void Speculation::accept(TokenId token, bool last) {
 }
 
 void Speculation::expand(Growth& g, std::int32_t index) {
-  const Candidate from = g.expanded[static_cast<std::size_t>(index)];
+  const Candidate from = g.expanded[index];
   // The position of a child.
-  const auto position = static_cast<std::int64_t>(history_.size()) + from.depth;
+  const auto position = std::ssize(history_) + from.depth;
   if (position >= options_.end_position) return;
   g.context.resize(history_.size());
   std::vector<TokenId> path;
-  for (std::int32_t i = index; i > 0; i = g.expanded[static_cast<std::size_t>(i)].up) {
-    path.push_back(g.expanded[static_cast<std::size_t>(i)].node.token);
+  for (std::int32_t i = index; i > 0; i = g.expanded[i].up) {
+    path.push_back(g.expanded[i].node.token);
   }
   g.context.insert(g.context.end(), path.rbegin(), path.rend());
   const auto add = [&](const Node& node, bool sent) {
@@ -213,7 +214,7 @@ std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
     if (!c.sent) {
       place.back() = static_cast<std::int32_t>(chosen.size());
       chosen.push_back(c);
-      chosen.back().up = place[static_cast<std::size_t>(c.up)];
+      chosen.back().up = place[c.up];
     }
     expand(g, static_cast<std::int32_t>(g.expanded.size()) - 1);
   }
@@ -270,12 +271,12 @@ void Speculation::send(std::span<const Candidate> nodes, std::vector<NodeId>& id
   for (const Candidate& c : nodes) {
     Node n = c.node;
     n.link.node = next_id_++;
-    if (c.up >= 0) n.link.parent = ids[static_cast<std::size_t>(c.up)];
+    if (c.up >= 0) n.link.parent = ids[c.up];
     ids.push_back(n.link.node);
     s.links.push_back(n.link);
     s.tokens.push_back(n.token);
     nodes_.push_back(n);
-    ++stats_.sent_by[static_cast<std::size_t>(n.source)];
+    ++stats_.sent_by[index_of(n.source)];
   }
   ++outstanding_;
   out.push_back(std::move(s));
@@ -315,7 +316,7 @@ std::optional<SequenceResult> Speculation::late_result(SequenceId sequence, cons
 
 // late: the root has left already, and what is found now follows it; in lap mode as the second half of the lap's tree.
 void Speculation::extend(SequenceResult& r, const StepCost& cost, const PipelineLoad& load, bool late) {
-  const auto root_position = static_cast<std::int64_t>(history_.size()) - 1;
+  const auto root_position = std::ssize(history_) - 1;
   if (ended_ || root_position >= options_.end_position) return;
   std::size_t in_flight = segments_in_flight(cost, load);
   if (late && options_.mode == DecodeMode::lap) ++in_flight;

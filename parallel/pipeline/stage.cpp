@@ -47,7 +47,7 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       cache_(kv_shape(config, files_.part(), options), options.cache_tokens / kKvBlock),
       rope_(config, options.context_tokens),
       scratch_(config, options.max_rows, pool.size()),
-      residual_(static_cast<std::size_t>(options.max_rows * config.dim)),
+      residual_(options.max_rows * config.dim),
       logits_(files_.part().output_head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
       decoder_(rt_.kernels, stages),
       invariants_(stages) {}
@@ -255,7 +255,7 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_d
       if (r.verdict.node != 0) queue_verdict(r.sequence, r.verdict);
     }
   } else if (alive) {
-    frame.residual.resize(static_cast<std::size_t>(x.rows * wire_row_bytes(options_.wire, config_)));
+    frame.residual.resize(x.rows * wire_row_bytes(options_.wire, config_));
     to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
   }
   add_cost(frame, elapsed());

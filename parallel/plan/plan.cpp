@@ -1,11 +1,13 @@
 // Plans as JSON, and the checks that an edited one must pass.
 #include "parallel/plan/plan.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 #include <set>
 
-#include "parallel/plan/json_value.hpp"
+#include "io/json_fields.hpp"
 
 namespace jupiter {
 
@@ -51,13 +53,13 @@ ordered_json workload_json(const Workload& w) {
           {"draft_file_bytes", w.draft_file_bytes}};
 }
 
-KvType read_kv_type(const CheckedJson& j, const char* key) {
+KvType read_kv_type(const JsonObject& j, const char* key) {
   const auto type = kv_type_from_name(j.string(key));
   if (!type) j.fail(key, "f16, f32 or q8_0", j.string(key));
   return *type;
 }
 
-Workload read_workload(const CheckedJson& j) {
+Workload read_workload(const JsonObject& j) {
   Workload w;
   w.requests = j.within<std::int64_t>("requests", 1, kMaxRequests);
   w.most_at_once = j.within<std::int64_t>("most_at_once", 0, kMaxRequests);
@@ -115,7 +117,7 @@ std::string to_json(const Plan& p) {
 }
 
 Plan parse_plan(const std::string& text, const std::string& file) {
-  const CheckedJson j(parse_json_object(text, file));
+  const JsonObject j = parse_json_object(text, file);
   if (j.string("kind") != "plan") {
     throw FormatError(file, "kind", "plan (jupiter plan writes it)", j.string("kind"));
   }
@@ -128,13 +130,13 @@ Plan parse_plan(const std::string& text, const std::string& file) {
   p.predicted_ttft_s = j.within<double>("predicted_ttft_s", 0, 1e9);
   p.predicted_decode_tokens_per_s = j.within<double>("predicted_decode_tokens_per_s", 0, 1e9);
   p.left_out = j.values<std::string>("left_out");
-  for (const CheckedJson& s : j.list("stages")) {
+  for (const JsonObject& s : j.objects("stages")) {
     p.stages.push_back({s.string("host"), s.within<int>("slot", 0, 4096),
                         s.within<std::int64_t>("first_layer", 0, 4096), s.within<std::int64_t>("last_layer", 0, 4096),
                         s.within<std::uint64_t>("weight_bytes", 0, kMaxBytes),
                         s.within<std::uint64_t>("private_bytes", 0, kMaxBytes), s.within<double>("time_share", 0, 1)});
   }
-  for (const CheckedJson& c : j.list("chunks")) {
+  for (const JsonObject& c : j.objects("chunks")) {
     p.chunks.push_back({c.within<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.values<std::int64_t>("lengths")});
   }
   if (j.has("workload")) {
@@ -142,7 +144,7 @@ Plan parse_plan(const std::string& text, const std::string& file) {
     p.context_tokens = p.workload->context_tokens;
   }
   if (j.has("draft_model")) {
-    const CheckedJson d = j.object("draft_model");
+    const JsonObject d = j.object("draft_model");
     p.draft = {d.string("model_hash"), d.string("host"), d.within<int>("slot", 0, 4096),
                d.within<std::uint64_t>("bytes", 0, kMaxBytes)};
   }
@@ -196,7 +198,7 @@ void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
 }
 
 std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length) {
-  std::vector<std::int64_t> lengths(static_cast<std::size_t>(prompt_tokens / length), length);
+  std::vector<std::int64_t> lengths(prompt_tokens / length, length);
   if (prompt_tokens % length != 0) lengths.push_back(prompt_tokens % length);
   return lengths;
 }

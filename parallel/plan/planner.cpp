@@ -36,7 +36,7 @@ std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
 }  // namespace
 
 std::string_view name(Objective o) {
-  return kObjectives[static_cast<std::size_t>(o)];
+  return kObjectives[index_of(o)];
 }
 
 std::optional<Objective> objective_from_name(std::string_view text) {
@@ -74,15 +74,15 @@ int Planner::longest_pipeline() const {
 std::uint64_t Planner::memory_bytes(int board, std::int64_t layers, bool first, bool last) const {
   // How many stages the plan will have, and which layers these will be, is not known yet.
   const int stages = first && last ? 1 : longest_pipeline();
-  const StageSetting setting{stages, profile_.boards[static_cast<std::size_t>(board)].threads};
-  return heaviest_[static_cast<std::size_t>(layers)] + mapped_bytes(manifest_, {0, 0, first, last}) +
+  const StageSetting setting{stages, profile_.boards[board].threads};
+  return heaviest_[layers] + mapped_bytes(manifest_, {0, 0, first, last}) +
          own_memory(manifest_, {0, layers, first, last}, request_.workload, setting).total();
 }
 
 // Finds the number by bisection, because memory grows with the number of layers.
 std::int64_t Planner::most_layers(int board, Role role, std::uint64_t budget) const {
   const bool first = role == Role::first || role == Role::alone, last = role == Role::last || role == Role::alone;
-  const BoardProfile& b = profile_.boards[static_cast<std::size_t>(board)];
+  const BoardProfile& b = profile_.boards[board];
   if ((first && b.embedding.empty()) || (last && b.output_head.empty())) return 0;
   std::int64_t low = 0, high = manifest_.config.n_layers;
   while (low < high) {
@@ -97,7 +97,7 @@ std::int64_t Planner::most_layers(int board, Role role, std::uint64_t budget) co
 }
 
 bool Planner::fits(int board, std::int64_t layers, bool first, bool last) const {
-  const std::uint64_t budget = profile_.boards[static_cast<std::size_t>(board)].memory_bytes;
+  const std::uint64_t budget = profile_.boards[board].memory_bytes;
   return layers <= most_layers(board, role_of(first, last), budget);
 }
 
@@ -118,7 +118,7 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
   std::vector<StageCost> stages;
   for (std::size_t s = 0; s < split.boards.size(); ++s) {
     StageCost c;
-    c.board = &profile_.boards[static_cast<std::size_t>(split.boards[s])];
+    c.board = &profile_.boards[split.boards[s]];
     c.layers = split.layers[s];
     c.embedding = s == 0;
     c.output_head = s + 1 == split.boards.size();
@@ -211,7 +211,7 @@ const std::vector<BoardCost>& Planner::costs(std::int64_t chunk) const {
       const Piece none = piece(b, 0, role, chunk), one = piece(b, 1, role, chunk);
       cost.roles[r].sum = {none.sum, one.sum - none.sum};
       cost.roles[r].max = {none.max, one.max - none.max};
-      cost.roles[r].most_layers = most_layers(b, role, profile_.boards[static_cast<std::size_t>(b)].memory_bytes);
+      cost.roles[r].most_layers = most_layers(b, role, profile_.boards[b].memory_bytes);
     }
     boards.push_back(cost);
   }
@@ -222,14 +222,13 @@ std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all, const
   std::vector<BoardCost> boards = costs(chunk);
   for (BoardCost& b : boards) b.needed = use_all;
   if (seat.board >= 0) {
-    const std::uint64_t budget = profile_.boards[static_cast<std::size_t>(seat.board)].memory_bytes;
+    const std::uint64_t budget = profile_.boards[seat.board].memory_bytes;
     if (budget < seat.bytes) return std::nullopt;
-    BoardCost& b = boards[static_cast<std::size_t>(seat.board)];
+    BoardCost& b = boards[seat.board];
     b.needed = true;
     for (const Role role : {Role::between, Role::last, Role::first, Role::alone}) {
       const bool refused = !seat.may_end && (role == Role::last || role == Role::alone);
-      b.roles[static_cast<std::size_t>(role)].most_layers =
-          refused ? 0 : most_layers(seat.board, role, budget - seat.bytes);
+      b.roles[index_of(role)].most_layers = refused ? 0 : most_layers(seat.board, role, budget - seat.bytes);
     }
   }
   auto found = search_split(boards, manifest_.config.n_layers, weight_of_max(request_, chunk));
@@ -312,7 +311,7 @@ Plan Planner::plan_of(const Candidate& c) const {
   }
   for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
     if (std::find(c.split.boards.begin(), c.split.boards.end(), b) != c.split.boards.end()) continue;
-    const BoardProfile& board = profile_.boards[static_cast<std::size_t>(b)];
+    const BoardProfile& board = profile_.boards[b];
     p.left_out.push_back(fmt::format("{}:{}", board.host, board.slot));
   }
   return p;
@@ -345,7 +344,7 @@ Plan Planner::best() const {
   std::string budgets;
   std::uint64_t whole = 0;
   for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
-    const BoardProfile& board = profile_.boards[static_cast<std::size_t>(b)];
+    const BoardProfile& board = profile_.boards[b];
     whole = std::max(whole, memory_bytes(b, manifest_.config.n_layers, true, true));
     const bool one = fits(b, 1, false, false);
     budgets += fmt::format("{}{}:{} has {} MiB{}", budgets.empty() ? "" : ", ", board.host, board.slot,
@@ -359,7 +358,7 @@ Plan Planner::best() const {
 
 std::optional<Split> Planner::equal_split() const {
   Split s;
-  const auto n = static_cast<std::int64_t>(profile_.boards.size());
+  const auto n = std::ssize(profile_.boards);
   if (n > manifest_.config.n_layers) return std::nullopt;
   for (std::int64_t b = 0; b < n; ++b) {
     const Slice slice = slice_of(manifest_.config.n_layers, b, n);

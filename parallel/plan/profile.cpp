@@ -1,9 +1,11 @@
 // Cost curves and the profile's JSON.
 #include "parallel/plan/profile.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
-#include "parallel/plan/json_value.hpp"
+#include "io/json_fields.hpp"
 
 namespace jupiter {
 
@@ -35,7 +37,7 @@ LinkProfile Profile::hop_into(int board) const {
   const auto middle = static_cast<std::ptrdiff_t>(latencies.size() / 2);
   std::nth_element(latencies.begin(), latencies.begin() + middle, latencies.end());
   std::nth_element(rates.begin(), rates.begin() + middle, rates.end());
-  return {-1, board, latencies[static_cast<std::size_t>(middle)], rates[static_cast<std::size_t>(middle)]};
+  return {-1, board, latencies[middle], rates[middle]};
 }
 
 namespace {
@@ -44,7 +46,7 @@ ordered_json curve_json(const CostCurve& c) {
   return {{"rows", c.rows}, {"seconds", c.seconds}};
 }
 
-CostCurve read_curve(const CheckedJson& j) {
+CostCurve read_curve(const JsonObject& j) {
   CostCurve c{j.values<std::int64_t>("rows"), j.values<double>("seconds")};
   if (c.rows.size() != c.seconds.size()) {
     j.fail("seconds", std::to_string(c.rows.size()) + " values", std::to_string(c.seconds.size()));
@@ -62,7 +64,7 @@ ordered_json transfer_json(const TransferCost& c) {
   return {{"message_s", c.message_s}, {"byte_s", c.byte_s}};
 }
 
-TransferCost read_transfer(const CheckedJson& j) {
+TransferCost read_transfer(const JsonObject& j) {
   return {j.within<double>("message_s", 0, 10), j.within<double>("byte_s", 0, 1)};
 }
 
@@ -86,7 +88,7 @@ ordered_json board_json(const BoardProfile& b) {
           {"wake_s", b.wake_s}};
 }
 
-BoardProfile read_board(const CheckedJson& j) {
+BoardProfile read_board(const JsonObject& j) {
   BoardProfile b;
   b.host = j.string("host");
   b.slot = j.within<int>("slot", 0, 4096);
@@ -94,7 +96,7 @@ BoardProfile read_board(const CheckedJson& j) {
   b.kernels = j.string("kernels");
   b.memory_bytes = j.within<std::uint64_t>("memory_bytes", 0, std::uint64_t{1} << 50);
   b.spread = j.within<double>("spread", 0, 1e6);
-  const CheckedJson layer = j.object("layer");
+  const JsonObject layer = j.object("layer");
   b.layer.base = read_curve(layer.object("base"));
   b.layer.per_context_s = layer.within<double>("per_context_s", 0, 10);
   b.layer.per_row_context_s = layer.within<double>("per_row_context_s", 0, 10);
@@ -124,7 +126,7 @@ std::string to_json(const Profile& p) {
 }
 
 Profile parse_profile(const std::string& text, const std::string& file) {
-  const CheckedJson j(parse_json_object(text, file));
+  const JsonObject j = parse_json_object(text, file);
   if (j.string("kind") != "profile") {
     throw FormatError(file, "kind", "profile (jupiter profile writes it)", j.string("kind"));
   }
@@ -136,7 +138,7 @@ Profile parse_profile(const std::string& text, const std::string& file) {
   Profile p;
   p.version = j.string("version");
   p.model_hash = j.string("model_hash");
-  for (const CheckedJson& b : j.list("boards")) p.boards.push_back(read_board(b));
+  for (const JsonObject& b : j.objects("boards")) p.boards.push_back(read_board(b));
   const int n = static_cast<int>(p.boards.size());
   if (n == 0) throw FormatError(file, "boards", "at least one", "none");
   for (int a = 0; a < n; ++a) {
@@ -146,7 +148,7 @@ Profile parse_profile(const std::string& text, const std::string& file) {
       }
     }
   }
-  for (const CheckedJson& l : j.list("links")) {
+  for (const JsonObject& l : j.objects("links")) {
     p.links.push_back({l.within<int>("from", 0, n - 1), l.within<int>("to", 0, n - 1),
                        l.within<double>("latency_s", 0, 1e3), l.within<double>("bytes_per_s", 1, 1e15)});
   }
@@ -168,8 +170,8 @@ std::size_t leave_out(Profile& profile, const std::string& host) {
   }
   std::vector<LinkProfile> links;
   for (LinkProfile l : profile.links) {
-    l.from = place[static_cast<std::size_t>(l.from)];
-    l.to = place[static_cast<std::size_t>(l.to)];
+    l.from = place[l.from];
+    l.to = place[l.to];
     if (l.from >= 0 && l.to >= 0) links.push_back(l);
   }
   const std::size_t removed = profile.boards.size() - kept.size();

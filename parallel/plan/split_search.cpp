@@ -103,7 +103,7 @@ class SplitSearch {
     const BoardCost::Standing& s = boards_[board].as(role);
     const std::int64_t most = most_under(s, cap);
     const Step* from = row(board, ends);
-    Step* to = row(board + 1, ends | static_cast<std::size_t>(role));
+    Step* to = row(board + 1, ends | index_of(role));
     for (std::int64_t done = 0; done < n_layers_; ++done) {
       if (from[done].sum == kInfinity) continue;
       const std::int64_t end = std::min(most, n_layers_ - done);
@@ -128,7 +128,7 @@ class SplitSearch {
           }
         }
         for (const Role role : {Role::between, Role::last, Role::first, Role::alone}) {
-          if ((ends & static_cast<std::size_t>(role)) == 0) take(b, ends, role, cap);
+          if ((ends & index_of(role)) == 0) take(b, ends, role, cap);
         }
       }
     }

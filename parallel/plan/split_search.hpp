@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "io/enum_names.hpp"
+
 namespace jupiter {
 
 // Boards in the order of the pipeline, and how many layers each holds.
@@ -39,7 +41,7 @@ struct BoardCost {
   };
   std::array<Standing, kRoles> roles;
   bool needed = false;  // the board must hold layers
-  const Standing& as(Role role) const { return roles[static_cast<std::size_t>(role)]; }
+  const Standing& as(Role role) const { return roles[index_of(role)]; }
 };
 
 struct FoundSplit {

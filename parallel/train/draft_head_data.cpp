@@ -33,9 +33,9 @@ std::int64_t starts_of(const EvalWindow& w) {
 
 void TrainingAnswers::add(std::span<const TokenId> sequence, std::size_t answer_from) {
   const auto from = static_cast<std::int64_t>(std::max<std::size_t>(answer_from, 1));
-  const auto length = static_cast<std::int64_t>(sequence.size());
+  const auto length = std::ssize(sequence);
   if (length - from <= kDraftHeadDepths) return;
-  windows.push_back({static_cast<std::int64_t>(tokens.size()), length, from, 0});
+  windows.push_back({std::ssize(tokens), length, from, 0});
   tokens.insert(tokens.end(), sequence.begin(), sequence.end());
 }
 
@@ -53,17 +53,17 @@ std::string TrainingAnswers::key() const {
 }
 
 std::vector<TokenId> draft_vocabulary(const TrainingAnswers& answers, std::int64_t most, std::int64_t vocab_size) {
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab_size));
+  std::vector<std::int64_t> counts(vocab_size);
   for (const EvalWindow& w : answers.windows) {
     for (std::int64_t i = w.scored_from; i < w.length; ++i) {
-      ++counts[static_cast<std::size_t>(answers.tokens[static_cast<std::size_t>(w.first + i)])];
+      ++counts[answers.tokens[w.first + i]];
     }
   }
   std::vector<TokenId> tokens;
   for (std::size_t t = 0; t < counts.size(); ++t) {
     if (counts[t] > 0) tokens.push_back(static_cast<TokenId>(t));
   }
-  const auto count = [&](TokenId t) { return counts[static_cast<std::size_t>(t)]; };
+  const auto count = [&](TokenId t) { return counts[t]; };
   std::stable_sort(tokens.begin(), tokens.end(), [&](TokenId a, TokenId b) { return count(a) > count(b); });
   tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(most)));
   std::sort(tokens.begin(), tokens.end());
@@ -101,7 +101,7 @@ void HiddenFile::flush() {
     }
     done += static_cast<std::size_t>(n);
   }
-  written_ += static_cast<std::int64_t>(waiting_.size()) / dim_;
+  written_ += std::ssize(waiting_) / dim_;
   waiting_.clear();
 }
 
@@ -132,7 +132,7 @@ void HiddenFile::finish(const std::string& key, std::int64_t rows) {
 
 void HiddenFile::read(const KernelTable& kernels, std::int64_t first, std::int64_t count, float* out) {
   open(false);
-  std::vector<f16_t> rows(static_cast<std::size_t>(count * dim_));
+  std::vector<f16_t> rows(count * dim_);
   const auto bytes = static_cast<ssize_t>(rows.size() * sizeof(f16_t));
   if (::pread(fd_, rows.data(), static_cast<std::size_t>(bytes), kHeaderBytes + first * dim_ * 2) != bytes) {
     throw RunError(fmt::format("{}: hidden row {} cannot be read", path_.string(), first));
@@ -163,7 +163,7 @@ DraftHeadSchedule::DraftHeadSchedule(const TrainingAnswers& answers, std::int64_
 }
 
 std::int64_t DraftHeadSchedule::steps_of_epoch() const {
-  const auto n = static_cast<std::int64_t>(learned_.size());
+  const auto n = std::ssize(learned_);
   return (n + spans_per_batch_ - 1) / spans_per_batch_;
 }
 
@@ -178,14 +178,14 @@ std::vector<DraftHeadSchedule::Stretch> DraftHeadSchedule::batch(std::int64_t st
     }
   }
   const auto first = order_.begin() + at;
-  const auto count = std::min<std::int64_t>(spans_per_batch_, static_cast<std::int64_t>(order_.size()) - at);
+  const auto count = std::min<std::int64_t>(spans_per_batch_, std::ssize(order_) - at);
   return {first, first + count};
 }
 
 std::vector<std::vector<DraftHeadSchedule::Stretch>> DraftHeadSchedule::validation() const {
   std::vector<std::vector<Stretch>> batches;
   for (std::size_t at = 0; at < validation_.size(); at += static_cast<std::size_t>(spans_per_batch_)) {
-    const auto first = validation_.begin() + static_cast<std::ptrdiff_t>(at);
+    const auto first = validation_.begin() + at;
     const auto count = std::min<std::size_t>(static_cast<std::size_t>(spans_per_batch_), validation_.size() - at);
     batches.emplace_back(first, first + static_cast<std::ptrdiff_t>(count));
   }

@@ -23,7 +23,7 @@ constexpr std::size_t kScoreFloats = 2 + 2 * static_cast<std::size_t>(kDraftHead
 
 // A rank's stretches of a batch, with their rows.
 DraftHeadBatch share(const DraftHeadBatch& all, int rank, int ranks) {
-  const Slice mine = slice_of(static_cast<std::int64_t>(all.spans.size()), rank, ranks);
+  const Slice mine = slice_of(std::ssize(all.spans), rank, ranks);
   DraftHeadBatch b;
   b.dim = all.dim;
   if (mine.first == mine.last) return b;
@@ -45,9 +45,9 @@ DraftHeadSession::DraftHeadSession(const MpiSession& mpi, const Runtime& rt, con
     : mpi_(mpi), rt_(rt), config_(config), sources_(sources), options_(options), shape_{config.dim, options.units} {
   share_answers(std::move(answers));
   vocabulary_ = draft_vocabulary(answers_, options.vocabulary, config.vocab_size);
-  index_.assign(static_cast<std::size_t>(config.vocab_size), -1);
+  index_.assign(config.vocab_size, -1);
   for (std::size_t i = 0; i < vocabulary_.size(); ++i) {
-    index_[static_cast<std::size_t>(vocabulary_[i])] = static_cast<std::int32_t>(i);
+    index_[vocabulary_[i]] = static_cast<std::int32_t>(i);
   }
   schedule_.emplace(answers_, options.batch, options.seed);
   steps_ = static_cast<std::int64_t>(std::ceil(options.epochs * static_cast<double>(schedule_->steps_of_epoch())));
@@ -77,7 +77,7 @@ void DraftHeadSession::share_output() {
       dequantize_row(*sources_.output, vocabulary_[i], rows.data() + i * static_cast<std::size_t>(config_.dim));
     }
     const std::int64_t n = std::min<std::int64_t>(256, answers_.rows());
-    std::vector<float> hidden(static_cast<std::size_t>(n * config_.dim));
+    std::vector<float> hidden(n * config_.dim);
     sources_.hidden->read(rt_.kernels, 0, n, hidden.data());
     double squares = 0;
     for (const float x : hidden) squares += static_cast<double>(x) * static_cast<double>(x);
@@ -133,8 +133,8 @@ std::vector<std::byte> DraftHeadSession::read(const std::vector<DraftHeadSchedul
     embedded.resize(hidden.size());
     sources_.hidden->read(rt_.kernels, s.row, rows, hidden.data() + at);
     for (std::int64_t i = 0; i < rows; ++i) {
-      const TokenId token = answers_.tokens[static_cast<std::size_t>(s.token + i)];
-      decided.push_back(index_[static_cast<std::size_t>(token)]);
+      const TokenId token = answers_.tokens[s.token + i];
+      decided.push_back(index_[token]);
       dequantize_row(*sources_.output, token, embedded.data() + at + static_cast<std::size_t>(i * config_.dim));
     }
   }
@@ -143,7 +143,7 @@ std::vector<std::byte> DraftHeadSession::read(const std::vector<DraftHeadSchedul
   w.array(std::span<const std::int32_t>(decided));
   for (const auto* values : {&hidden, &embedded}) {
     std::vector<f16_t> narrow(values->size());
-    if (!rt_.kernels.narrow(Precision::f16, values->data(), static_cast<std::int64_t>(values->size()), narrow.data())) {
+    if (!rt_.kernels.narrow(Precision::f16, values->data(), std::ssize(*values), narrow.data())) {
       throw RunError("train-draft: a row of the output head leaves the range of f16");
     }
     w.array(std::span<const f16_t>(narrow));
@@ -163,7 +163,7 @@ DraftHeadBatch DraftHeadSession::fetch(const std::vector<DraftHeadSchedule::Stre
   for (auto* values : {&batch.hidden, &batch.embedded}) {
     const auto narrow = r.array<f16_t>(kMostTokens);
     values->resize(narrow.size());
-    rt_.kernels.widen(Precision::f16, narrow.data(), static_cast<std::int64_t>(narrow.size()), values->data());
+    rt_.kernels.widen(Precision::f16, narrow.data(), std::ssize(narrow), values->data());
   }
   std::int64_t row = 0, number = 0;
   for (const DraftHeadSchedule::Stretch& s : stretches) {

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "kernels/sampler.hpp"
+#include "kernels/softmax.hpp"
 
 namespace jupiter {
 
@@ -22,7 +23,7 @@ std::int64_t padded(std::int64_t rows) {
 }
 
 Buffer<float> padded_matrix(std::int64_t rows, std::int64_t cols) {
-  return Buffer<float>(static_cast<std::size_t>(padded(rows) * cols));
+  return Buffer<float>(padded(rows) * cols);
 }
 
 // out [cols][rows] = in [rows][cols]
@@ -60,11 +61,9 @@ void rms_normalise_backward(const float* y, float inverse, const float* dy, std:
 
 // Turns logits into probabilities in place. Returns the logarithm of the sum of their exponentials.
 double softmax(const KernelTable& kernels, float* x, std::int64_t n) {
-  const float most = *std::max_element(x, x + n);
-  for (std::int64_t i = 0; i < n; ++i) x[i] -= most;
-  kernels.exponential(x, n, x);
-  double sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+  const std::span<float> row(x, static_cast<std::size_t>(n));
+  const float most = largest(row);
+  const double sum = exponentials(kernels, row, most, row);
   const auto inverse = static_cast<float>(1 / sum);
   for (std::int64_t i = 0; i < n; ++i) x[i] *= inverse;
   return static_cast<double>(most) + std::log(sum);
@@ -94,10 +93,10 @@ void DraftHeadScore::add(const DraftHeadScore& other) {
 }
 
 std::vector<float> initial_draft_head(const DraftHeadShape& s, float gain, std::uint64_t seed) {
-  std::vector<float> weights(static_cast<std::size_t>(s.size()));
+  std::vector<float> weights(s.size());
   const double limit = std::sqrt(3.0 / static_cast<double>(2 * s.dim));  // of a uniform: the variance keeps its size
   for (std::int64_t i = 0; i < s.w1(); ++i) {
-    weights[static_cast<std::size_t>(i)] = static_cast<float>(limit * (2 * uniform(seed, i, 0) - 1));
+    weights[i] = static_cast<float>(limit * (2 * uniform(seed, i, 0) - 1));
   }
   // w2 is zero: the head begins as what it must improve on.
   std::fill(weights.begin() + s.gain_at(), weights.end(), gain);
@@ -108,7 +107,7 @@ DraftHeadTrainer::DraftHeadTrainer(const Runtime& rt, const DraftHeadShape& shap
                                    const DraftHeadTrainingOptions& options)
     : rt_(rt),
       shape_(shape),
-      vocab_(static_cast<std::int64_t>(output.size()) / shape.dim),
+      vocab_(std::ssize(output) / shape.dim),
       options_(options),
       input_(1, kGroupCols),
       output_(padded_matrix(vocab_, shape.dim)),
@@ -117,7 +116,7 @@ DraftHeadTrainer::DraftHeadTrainer(const Runtime& rt, const DraftHeadShape& shap
       w1_transposed_(padded_matrix(2 * shape.dim, shape.units)),
       w2_(padded_matrix(shape.dim, shape.units)),
       w2_transposed_(padded_matrix(shape.units, shape.dim)),
-      gradient_(static_cast<std::size_t>(shape.size())) {
+      gradient_(shape.size()) {
   std::copy(output.begin(), output.end(), output_.begin());
   transpose(rt_, output_.data(), vocab_, shape_.dim, output_transposed_);
 }
@@ -146,8 +145,8 @@ void DraftHeadTrainer::prepare(const DraftHeadBatch& batch, std::span<const floa
       numbers_.push_back(s.number + i);
     }
   }
-  const auto rows = static_cast<std::int64_t>(batch.decided.size());
-  teacher_.resize(static_cast<std::size_t>(rows * vocab_));
+  const auto rows = std::ssize(batch.decided);
+  teacher_.resize(rows * vocab_);
   product(batch.hidden.data(), rows, shape_.dim, output_, vocab_, teacher_.data());
   for_rows(rt_, rows, 4, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t r = first; r < last; ++r) softmax(rt_.kernels, teacher_.data() + r * vocab_, vocab_);
@@ -156,7 +155,7 @@ void DraftHeadTrainer::prepare(const DraftHeadBatch& batch, std::span<const floa
 
 // On entry d.in's first half holds the previous state, which is not normalised yet.
 void DraftHeadTrainer::forward(const DraftHeadBatch& batch, std::int64_t depth, Depth& d) {
-  const std::int64_t dim = shape_.dim, units = shape_.units, n = static_cast<std::int64_t>(rows_.size());
+  const std::int64_t dim = shape_.dim, units = shape_.units, n = std::ssize(rows_);
   const auto size = [&](std::int64_t cols) { return static_cast<std::size_t>(n * cols); };
   d.pre_activation.resize(size(units));
   d.sum.resize(size(dim));
@@ -166,8 +165,8 @@ void DraftHeadTrainer::forward(const DraftHeadBatch& batch, std::int64_t depth, 
   for_rows(rt_, n, 4, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
       float* in = d.in.data() + i * 2 * dim;
-      d.in_scale[static_cast<std::size_t>(i)] = rms_normalise(in, dim, in);
-      rms_normalise(batch.embedded.data() + (rows_[static_cast<std::size_t>(i)] + depth) * dim, dim, in + dim);
+      d.in_scale[i] = rms_normalise(in, dim, in);
+      rms_normalise(batch.embedded.data() + (rows_[i] + depth) * dim, dim, in + dim);
     }
   });
   product(d.in.data(), n, 2 * dim, w1_, units, d.pre_activation.data());
@@ -177,9 +176,9 @@ void DraftHeadTrainer::forward(const DraftHeadBatch& batch, std::int64_t depth, 
       float* x = d.pre_activation.data() + i * units;
       float* out = d.units.data() + i * units;
       for (std::int64_t u = 0; u < units; ++u) {
-        x[u] += b1_[static_cast<std::size_t>(u)];
+        x[u] += b1_[u];
         out[u] = x[u] / (1 + std::exp(-x[u]));  // silu
-        if (!d.dropout_mask.empty()) out[u] *= d.dropout_mask[static_cast<std::size_t>(i * units + u)];
+        if (!d.dropout_mask.empty()) out[u] *= d.dropout_mask[i * units + u];
       }
     }
   });
@@ -188,25 +187,25 @@ void DraftHeadTrainer::forward(const DraftHeadBatch& batch, std::int64_t depth, 
     for (std::int64_t i = first; i < last; ++i) {
       float* sum = d.sum.data() + i * dim;
       float* state = d.state.data() + i * dim;
-      for (std::int64_t k = 0; k < dim; ++k) sum[k] += d.in[static_cast<std::size_t>(i * 2 * dim + k)];
-      d.sum_scale[static_cast<std::size_t>(i)] = rms_normalise(sum, dim, sum);
-      for (std::int64_t k = 0; k < dim; ++k) state[k] = sum[k] * gain_[static_cast<std::size_t>(k)];
+      for (std::int64_t k = 0; k < dim; ++k) sum[k] += d.in[i * 2 * dim + k];
+      d.sum_scale[i] = rms_normalise(sum, dim, sum);
+      for (std::int64_t k = 0; k < dim; ++k) state[k] = sum[k] * gain_[k];
     }
   });
 }
 
 void DraftHeadTrainer::draw_dropout_mask(std::int64_t step, std::int64_t depth, Depth& d) const {
   if (options_.dropout <= 0) return;
-  const std::int64_t units = shape_.units, n = static_cast<std::int64_t>(rows_.size());
-  d.dropout_mask.resize(static_cast<std::size_t>(n * units));
+  const std::int64_t units = shape_.units, n = std::ssize(rows_);
+  d.dropout_mask.resize(n * units);
   const auto factor = static_cast<float>(1 / (1 - options_.dropout));
   const std::uint64_t seed = options_.seed + 0x9e3779b97f4a7c15ull * static_cast<std::uint64_t>(step + 1);
   for_rows(rt_, n, 4, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      const std::int64_t key = numbers_[static_cast<std::size_t>(i)] * kDraftHeadDepths + depth;
+      const std::int64_t key = numbers_[i] * kDraftHeadDepths + depth;
       for (std::int64_t u = 0; u < units; ++u) {
         const bool dropped = uniform(seed, key, static_cast<std::uint32_t>(u)) < options_.dropout;
-        d.dropout_mask[static_cast<std::size_t>(i * units + u)] = dropped ? 0 : factor;
+        d.dropout_mask[i * units + u] = dropped ? 0 : factor;
       }
     }
   });
@@ -214,25 +213,25 @@ void DraftHeadTrainer::draw_dropout_mask(std::int64_t step, std::int64_t depth, 
 
 // Loss and hits of a depth. While learning it also fills d.state_gradient.
 DraftHeadScore DraftHeadTrainer::compare(const DraftHeadBatch& batch, std::int64_t depth, Depth& d, bool learning) {
-  const auto n = static_cast<std::int64_t>(rows_.size());
-  logits_.resize(static_cast<std::size_t>(n * vocab_));
+  const auto n = std::ssize(rows_);
+  logits_.resize(n * vocab_);
   product(d.state.data(), n, shape_.dim, output_, vocab_, logits_.data());
-  std::vector<DraftHeadScore> scores(static_cast<std::size_t>(n));
+  std::vector<DraftHeadScore> scores(n);
   for_rows(rt_, n, 4, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      DraftHeadScore& score = scores[static_cast<std::size_t>(i)];
+      DraftHeadScore& score = scores[i];
       float* row = logits_.data() + i * vocab_;
-      const std::int64_t next = rows_[static_cast<std::size_t>(i)] + depth + 1;
-      const std::int32_t right = batch.decided[static_cast<std::size_t>(next)];
+      const std::int64_t next = rows_[i] + depth + 1;
+      const std::int32_t right = batch.decided[next];
       const float* expected = teacher_.data() + next * vocab_;
-      score.tried[static_cast<std::size_t>(depth)] = 1;
+      score.tried[depth] = 1;
       if (right < 0) {  // the draft vocabulary has no answer
         std::fill(row, row + vocab_, 0.0f);
         continue;
       }
       double dot = 0;
       for (std::int64_t v = 0; v < vocab_; ++v) dot += static_cast<double>(expected[v]) * static_cast<double>(row[v]);
-      score.right[static_cast<std::size_t>(depth)] = std::max_element(row, row + vocab_) == row + right ? 1 : 0;
+      score.right[depth] = std::max_element(row, row + vocab_) == row + right ? 1 : 0;
       score.loss = softmax(rt_.kernels, row, vocab_) - dot;
       score.counted = 1;
       for (std::int64_t v = 0; v < vocab_; ++v) row[v] -= expected[v];
@@ -241,7 +240,7 @@ DraftHeadScore DraftHeadTrainer::compare(const DraftHeadBatch& batch, std::int64
   DraftHeadScore sum;
   for (const DraftHeadScore& s : scores) sum.add(s);
   if (!learning) return sum;
-  d.state_gradient.resize(static_cast<std::size_t>(n * shape_.dim));
+  d.state_gradient.resize(n * shape_.dim);
   product(logits_.data(), n, vocab_, output_transposed_, shape_.dim, d.state_gradient.data());
   return sum;
 }
@@ -249,7 +248,7 @@ DraftHeadScore DraftHeadTrainer::compare(const DraftHeadBatch& batch, std::int64
 // state_gradient holds on entry what the later depths' losses say about this depth's state (empty at the last depth),
 // and on return the gradient of the previous state.
 void DraftHeadTrainer::backward(const Depth& d, std::vector<float>& state_gradient) {
-  const std::int64_t dim = shape_.dim, units = shape_.units, n = static_cast<std::int64_t>(rows_.size());
+  const std::int64_t dim = shape_.dim, units = shape_.units, n = std::ssize(rows_);
   const auto size = [&](std::int64_t cols) { return static_cast<std::size_t>(n * cols); };
   if (state_gradient.empty()) state_gradient.assign(size(dim), 0);
   for (std::size_t i = 0; i < size(dim); ++i) state_gradient[i] += d.state_gradient[i];
@@ -262,14 +261,12 @@ void DraftHeadTrainer::backward(const Depth& d, std::vector<float>& state_gradie
   }
   std::vector<float> sums(size(dim));  // of rms_normalise(state) + w2 units
   for_rows(rt_, n, 4, [&](std::int64_t first, std::int64_t last) {
-    std::vector<float> scaled(static_cast<std::size_t>(dim));
+    std::vector<float> scaled(dim);
     for (std::int64_t i = first; i < last; ++i) {
       for (std::int64_t k = 0; k < dim; ++k) {
-        scaled[static_cast<std::size_t>(k)] =
-            state_gradient[static_cast<std::size_t>(i * dim + k)] * gain_[static_cast<std::size_t>(k)];
+        scaled[k] = state_gradient[i * dim + k] * gain_[k];
       }
-      rms_normalise_backward(d.sum.data() + i * dim, d.sum_scale[static_cast<std::size_t>(i)], scaled.data(), dim,
-                             sums.data() + i * dim);
+      rms_normalise_backward(d.sum.data() + i * dim, d.sum_scale[i], scaled.data(), dim, sums.data() + i * dim);
     }
   });
   std::vector<float> hidden(size(units));
@@ -286,12 +283,12 @@ void DraftHeadTrainer::backward(const Depth& d, std::vector<float>& state_gradie
   transpose(rt_, d.in.data(), n, 2 * dim, a);
   transpose(rt_, hidden.data(), n, units, b);
   transpose(rt_, sums.data(), n, dim, c);
-  std::vector<float> w1(static_cast<std::size_t>(shape_.w1())), w2(static_cast<std::size_t>(shape_.w2()));
+  std::vector<float> w1(shape_.w1()), w2(static_cast<std::size_t>(shape_.w2()));
   product(b.data(), units, n, a, 2 * dim, w1.data());
   for (std::size_t i = 0; i < w1.size(); ++i) gradient_[i] += w1[i];
   float* b1 = gradient_.data() + shape_.b1_at();
   for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t u = 0; u < units; ++u) b1[u] += hidden[static_cast<std::size_t>(i * units + u)];
+    for (std::int64_t u = 0; u < units; ++u) b1[u] += hidden[i * units + u];
   }
   transpose(rt_, d.units.data(), n, units, b);
   product(c.data(), dim, n, b, units, w2.data());
@@ -302,9 +299,8 @@ void DraftHeadTrainer::backward(const Depth& d, std::vector<float>& state_gradie
   for_rows(rt_, n, 4, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
       float* of_unit = in.data() + i * 2 * dim;
-      for (std::int64_t k = 0; k < dim; ++k) of_unit[k] += sums[static_cast<std::size_t>(i * dim + k)];
-      rms_normalise_backward(d.in.data() + i * 2 * dim, d.in_scale[static_cast<std::size_t>(i)], of_unit, dim,
-                             state_gradient.data() + i * dim);
+      for (std::int64_t k = 0; k < dim; ++k) of_unit[k] += sums[i * dim + k];
+      rms_normalise_backward(d.in.data() + i * 2 * dim, d.in_scale[i], of_unit, dim, state_gradient.data() + i * dim);
     }
   });
 }
@@ -313,15 +309,15 @@ DraftHeadScore DraftHeadTrainer::pass(const DraftHeadBatch& batch, std::span<con
                                       bool learning) {
   prepare(batch, weights);
   DraftHeadScore score;
-  const std::int64_t dim = shape_.dim, n = static_cast<std::int64_t>(rows_.size());
+  const std::int64_t dim = shape_.dim, n = std::ssize(rows_);
   if (n == 0) return score;
-  std::vector<Depth> depths(static_cast<std::size_t>(kDraftHeadDepths));
+  std::vector<Depth> depths(kDraftHeadDepths);
   for (std::int64_t depth = 0; depth < kDraftHeadDepths; ++depth) {
-    Depth& d = depths[static_cast<std::size_t>(depth)];
-    d.in.resize(static_cast<std::size_t>(n * 2 * dim));
+    Depth& d = depths[depth];
+    d.in.resize(n * 2 * dim);
     for (std::int64_t i = 0; i < n; ++i) {
-      const float* previous = depth == 0 ? batch.hidden.data() + rows_[static_cast<std::size_t>(i)] * dim
-                                         : depths[static_cast<std::size_t>(depth - 1)].state.data() + i * dim;
+      const float* previous =
+          depth == 0 ? batch.hidden.data() + rows_[i] * dim : depths[depth - 1].state.data() + i * dim;
       std::copy(previous, previous + dim, d.in.data() + i * 2 * dim);
     }
     if (learning) draw_dropout_mask(step, depth, d);
@@ -331,7 +327,7 @@ DraftHeadScore DraftHeadTrainer::pass(const DraftHeadBatch& batch, std::span<con
   if (!learning) return score;
   std::vector<float> state_gradient;
   for (std::int64_t depth = kDraftHeadDepths; depth-- > 0;) {
-    backward(depths[static_cast<std::size_t>(depth)], state_gradient);
+    backward(depths[depth], state_gradient);
   }
   return score;
 }

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/softmax.hpp"
+
 namespace jupiter {
 
 namespace {
@@ -86,23 +88,16 @@ DraftTable NgramCounts::table(std::size_t order, std::int64_t least_count, std::
 }
 
 void SingleTokens::row(std::span<const float> logits) {
-  const float most = *std::max_element(logits.begin(), logits.end());
   scratch_.resize(logits.size());
   best_.resize(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    scratch_[i] = logits[i] - most;
-    best_[i] = {logits[i], static_cast<TokenId>(i)};
-  }
-  kernels_.exponential(scratch_.data(), static_cast<std::int64_t>(scratch_.size()), scratch_.data());
-  double sum = 0;
-  for (const float x : scratch_) sum += static_cast<double>(x);
+  for (std::size_t i = 0; i < logits.size(); ++i) best_[i] = {logits[i], static_cast<TokenId>(i)};
+  const double sum = exponentials(kernels_, logits, largest(logits), scratch_);
   const std::size_t n = std::min(kDraftFollowers, best_.size());
-  std::partial_sort(best_.begin(), best_.begin() + static_cast<std::ptrdiff_t>(n), best_.end(), std::greater<>());
+  std::partial_sort(best_.begin(), best_.begin() + n, best_.end(), std::greater<>());
   NextTokens& next = rows_.emplace_back();
   for (std::size_t i = 0; i < n; ++i) {
     next.tokens[i] = best_[i].second;
-    next.probabilities[i] =
-        static_cast<float>(static_cast<double>(scratch_[static_cast<std::size_t>(best_[i].second)]) / sum);
+    next.probabilities[i] = static_cast<float>(static_cast<double>(scratch_[best_[i].second]) / sum);
   }
 }
 
