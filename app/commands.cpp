@@ -49,6 +49,10 @@ ExitCode dispatch(const MpiSession& mpi, const Arguments& arguments) {
     if (mpi.rank() == 0) std::cout << "jupiter " << JUPITER_VERSION << " (kernels: " << kernels().name << ")\n";
     return ExitCode::ok;
   }
+  if (arguments[0] == "--describe-options") {  // of all, a JSON text each
+    for (const Command& c : kCommands) c.function(mpi, arguments);
+    return ExitCode::ok;
+  }
   for (const Command& c : kCommands) {
     if (arguments[0] == c.name) return c.function(mpi, {arguments.begin() + 1, arguments.end()});
   }

@@ -56,6 +56,7 @@ prepare_model() {
   else
     model_folder=$root/models/smollm2-135m
     [ -e "$model_folder/manifest.json" ] || convert_model "$(fetch_smollm2)" "$model_folder"
-    [ -e "$model_folder/draft.h5" ] || "$BUILD/jupiter" convert --draft "$root/jobs/drafts/smollm2-135m.h5" -o "$model_folder"
+    [ -e "$model_folder/draft.h5" ] ||
+      "$BUILD/jupiter" convert --draft "$root/jobs/train/smollm2-135m.h5" -o "$model_folder"
   fi
 }

@@ -17,7 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ["io", "kernels", "parallel", "app", "jobs", "tests", ".ci"]
 SOURCES = (".cpp", ".hpp", ".py", ".sh", ".cmake", ".txt", ".sbatch")
 WORDS, COLUMNS = 700, 120
-PICTURES = {"jobs/draw-pipeline.py": "jobs/pipeline.svg", "jobs/draw-comparison.py": "jobs/comparison.svg"}
+PICTURES = {"jobs/bench/draw-pipeline.py": "jobs/bench/pipeline.svg",
+            "jobs/bench/draw-comparison.py": "jobs/bench/comparison.svg"}
 
 
 @functools.cache
@@ -36,7 +37,7 @@ def code():
     """Everything that is code, scripts without an ending included."""
     texts = {}
     for p in files():
-        if p.suffix in SOURCES or (p.suffix == "" and p.parent.name in ("jobs", "slurm", ".ci")):
+        if p.suffix in SOURCES or (p.suffix == "" and p.read_bytes()[:2] == b"#!"):
             if "data" not in p.parts and p != pathlib.Path(__file__).resolve():
                 texts[p] = p.read_text(encoding="utf-8")
     return texts
@@ -178,7 +179,7 @@ class Documents(unittest.TestCase):
         self.assertGreater(len(documents()), 10)
         self.assertGreater(len(code()), 200)
         self.assertEqual(anchor("Numerics: why the bits are the same"), "numerics-why-the-bits-are-the-same")
-        self.assertIn("jobs/emulate", list(code_words("see\n\n    sudo jobs/emulate up\n")))
+        self.assertIn("jobs/emulate/emulate", list(code_words("see\n\n    sudo jobs/emulate/emulate up\n")))
 
 
 if __name__ == "__main__":

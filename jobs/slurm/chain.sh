@@ -6,7 +6,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export JUPITER_ROOT=${JUPITER_ROOT:-$(cd "$here/../.." && pwd)}
-export OUT=${OUT:-$JUPITER_ROOT/results/chain-$(date +%Y%m%d-%H%M%S)}
+export OUT=${OUT:-$PWD/results/chain-$(date +%Y%m%d-%H%M%S)}
 mkdir -p "$OUT"
 profile=$(sbatch --parsable "$@" "$here/profile.sbatch")
 

@@ -1,11 +1,12 @@
 # Shared by the sbatch scripts. Sourced, not run. Slurm copies a script before it runs it, so paths start at the folder
-# that sbatch was called in: call it in the repository, or set JUPITER_ROOT.
+# that sbatch was called in: call it in the repository, or set JUPITER_ROOT to that or to the installed folder
+# (/usr/libexec/jupiter).
 #   MODEL (default models/smollm2-135m)   OUT (default results/JOBID)   PLAN (optional)
 set -euo pipefail
 root=${JUPITER_ROOT:-$SLURM_SUBMIT_DIR}
 [ -x "$root/jobs/jupiter-run" ] || { echo "slurm: $root/jobs/jupiter-run: not found (set JUPITER_ROOT)" >&2; exit 2; }
-MODEL=${MODEL:-$root/models/smollm2-135m}
-OUT=${OUT:-$root/results/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
+MODEL=${MODEL:-$SLURM_SUBMIT_DIR/models/smollm2-135m}
+OUT=${OUT:-$SLURM_SUBMIT_DIR/results/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}
 mkdir -p "$OUT"
 
 # srun where its PMIx fits the MPI library (LAUNCHER=srun); else mpirun inside the allocation, which starts its daemons

@@ -1,4 +1,4 @@
-// A timeline of every rank, written as a Chrome trace (chrome://tracing, Perfetto; jobs/draw-trace makes a picture).
+// A timeline of every rank, written as a Chrome trace (chrome://tracing, Perfetto; jobs/bench/draw-trace draws it).
 #pragma once
 
 #include <chrono>

@@ -1,5 +1,5 @@
 // Whether an outline suits a question: independent points (knowledge, advice, comparison, what if), rather than
-// writing, code, mathematics or reasoning step by step. A logistic regression on words that jobs/train-router.py
+// writing, code, mathematics or reasoning step by step. A logistic regression on words that jobs/train/train-router.py
 // trains.
 #pragma once
 

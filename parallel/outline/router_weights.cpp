@@ -1,4 +1,4 @@
-// Written by jobs/train-router.py: features of a question and what they weigh; sorted.
+// Written by jobs/train/train-router.py: features of a question and what they weigh; sorted.
 #include "parallel/outline/router.hpp"
 
 namespace jupiter {

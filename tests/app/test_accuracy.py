@@ -1,4 +1,5 @@
-"""Accuracy runs (jobs/accuracy.py) of tiny models against baselines in the repository; planted bugs must be found."""
+"""Accuracy runs (jobs/accuracy/accuracy.py) of tiny models against baselines in the repository; planted bugs must be
+found."""
 import pathlib
 import subprocess
 import sys
@@ -6,13 +7,13 @@ import unittest
 
 from program import JUPITER, REAL_MODEL, ROOT, ProgramTest, jupiter
 
-JOBS = ROOT / "jobs"
+SCRIPTS = ROOT / "jobs" / "accuracy"
 SOURCE = ROOT / "tests" / "data" / "architectures" / "llama3.gguf"
 
 
 class Accuracy(ProgramTest):
     def accuracy(self, model, size="tiny", *arguments, name, code=0):
-        command = [sys.executable, JOBS / "accuracy.py", "--jupiter", JUPITER, "--output", self.folder / "results",
+        command = [sys.executable, SCRIPTS / "accuracy.py", "--jupiter", JUPITER, "--output", self.folder / "results",
                    "--size", size, "--name", name, "--models", model, *arguments]
         result = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 check=False)
@@ -21,8 +22,8 @@ class Accuracy(ProgramTest):
 
     def damaged(self, kind):
         folder = self.folder / f"damaged-{kind}"
-        result = subprocess.run([sys.executable, JOBS / "damage-model.py", kind, SOURCE, folder, "--jupiter", JUPITER],
-                                stderr=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, SCRIPTS / "damage-model.py", kind, SOURCE, folder, "--jupiter", JUPITER]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(jupiter("inspect", folder, "--verify").returncode, 0)  # valid, only wrong
         return folder

@@ -1,4 +1,4 @@
-"""What results say about themselves, and jobs/compare, which finds what changed between two of them."""
+"""What results say about themselves, and jobs/bench/compare, which finds what changed between two of them."""
 import copy
 import json
 import re
@@ -7,6 +7,7 @@ import unittest
 
 from program import ROOT, ProgramTest, jupiter
 
+COMPARE = ROOT / "jobs" / "bench" / "compare"
 INFO = ("version", "git_commit", "compiler", "cpu", "kernels", "model_hash", "date")
 
 
@@ -33,7 +34,7 @@ class Results(ProgramTest):
         for i, value in enumerate((a, b)):
             paths.append(self.folder / f"compared{i}.json")
             paths[-1].write_text(value if isinstance(value, str) else json.dumps(value))
-        result = subprocess.run([ROOT / "jobs" / "compare", *paths], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        result = subprocess.run([COMPARE, *paths], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True, check=False)
         self.assertEqual(result.returncode, code, result.stdout + result.stderr)
         return result.stdout + result.stderr
@@ -93,9 +94,8 @@ class Results(ProgramTest):
         self.compare(run, "{", 3)
         self.compare(run, "[]", 3)
         self.compare({**self.values["plan"], "stages": 7}, self.values["plan"], 3)
-        script = [ROOT / "jobs" / "compare"]
         for arguments, code in (([], 2), (["/nowhere", "/nowhere"], 3), (["--help"], 0)):
-            self.assertEqual(subprocess.run([*script, *arguments], capture_output=True, check=False).returncode, code)
+            self.assertEqual(subprocess.run([COMPARE, *arguments], capture_output=True, check=False).returncode, code)
 
 
 if __name__ == "__main__":

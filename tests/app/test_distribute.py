@@ -1,4 +1,5 @@
-"""jobs/distribute, with folders of this machine as boards: a remote shell that runs words in the board's folder."""
+"""jobs/cluster/distribute, with folders of this machine as boards: a remote shell that runs words in the board's
+folder."""
 import json
 import pathlib
 import re
@@ -50,7 +51,7 @@ class Distribute(ProgramTest):
 
     def distribute(self, *arguments, code=0, source=None):
         source = ["--plan", self.plan] if source is None else source
-        command = [ROOT / "jobs" / "distribute", "-m", self.model, *source, "--to", "the model",
+        command = [ROOT / "jobs" / "cluster" / "distribute", "-m", self.model, *source, "--to", "the model",
                    "--rsh", shlex.quote(str(self.rsh)), *arguments]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
         self.assertEqual(result.returncode, code, result.stdout + result.stderr)

@@ -20,19 +20,19 @@ NOT_RUN = {
     "bash jobs/test.sh": "runs this test",
     "build/jupiter synth --shape llama2-7b": "3.6 GB; synth is tested with smaller shapes",
     "bash .ci/run": "runs this test",
-    "bash jobs/check-format.sh": "looks at the sources only: .ci/run does it",
-    "bash jobs/test-sanitizers.sh": "builds: .ci/run does it",
-    "bash jobs/test-aarch64.sh": "builds: .ci/run does it",
+    "bash jobs/ci/check-format.sh": "looks at the sources only: .ci/run does it",
+    "bash jobs/ci/test-sanitizers.sh": "builds: .ci/run does it",
+    "bash jobs/ci/test-aarch64.sh": "builds: .ci/run does it",
     "ctest --test-dir build-test": "runs tests",
     "build-test/tests/parallel/parallel_test": "runs tests",
     "jobs/jupiter-run -n 4 train-draft": "trains for hours: test_train_draft",
     "build/jupiter train-draft": "trains for hours: test_train_draft",
     "jobs/jupiter-serve": "runs until it is stopped: test_serve runs it",
     "curl http://127.0.0.1:8080": "asks the line before: test_serve runs it",
-    "jobs/supervise": "needs boards: test_supervise",
-    "bash jobs/accuracy.sh": "an hour; test_accuracy runs its short form",
-    "sudo jobs/emulate": "needs root and the machine for itself: test_emulate",
-    "jobs/draw-trace": "draws what the lines before it made: test_emulate",
+    "jobs/cluster/supervise": "needs boards: test_supervise",
+    "bash jobs/accuracy/accuracy.sh": "an hour; test_accuracy runs its short form",
+    "sudo jobs/emulate/emulate": "needs root and the machine for itself: test_emulate",
+    "jobs/bench/draw-trace": "draws what the lines before it made: test_emulate",
 }
 # What an example needs beside its words on a machine that plays all boards.
 ADDED = {" profile ": " --shared-host"}
@@ -113,7 +113,7 @@ class Documents(ProgramTest):
         (cls.home / "build" / "jupiter").symlink_to(pathlib.Path(JUPITER).resolve())
         (cls.home / "jobs").symlink_to(ROOT / "jobs")
         (cls.home / "model.gguf").symlink_to(next((ROOT / "downloads").rglob("SmolLM2-135M-Instruct*.gguf")))
-        (cls.home / "draft.h5").symlink_to(ROOT / "jobs" / "drafts" / "smollm2-135m.h5")
+        (cls.home / "draft.h5").symlink_to(ROOT / "jobs" / "train" / "smollm2-135m.h5")
         (cls.home / "hosts").write_text("localhost slots=4\n")
         (cls.home / "file.txt").write_text((DATA / "wikitext2_test_8k.txt").read_text(encoding="utf-8")[:6000])
         cls.lines("g.jsonl", DATA / "smollm2_greedy.jsonl", 2)

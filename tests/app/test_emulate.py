@@ -1,4 +1,5 @@
-"""jobs/emulate: boards that are slow, alike and gone afterwards. Skips without root, namespaces or a freezer."""
+"""jobs/emulate/emulate: boards that are slow, alike and gone afterwards. Skips without root, namespaces or a
+freezer."""
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import unittest
 
 from program import JUPITER, ROOT, ProgramTest, jupiter
 
-EMULATE = ROOT / "jobs" / "emulate"
+EMULATE = ROOT / "jobs" / "emulate" / "emulate"
 NAME = "juptest"  # beside a cluster that someone measures with
 TWO_BOARDS = "b0 30 0\nb1 20 64  # MiB\n"
 

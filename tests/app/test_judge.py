@@ -1,4 +1,4 @@
-"""jobs/judge against a small server of its own, and the counting of jobs/outline-quality."""
+"""jobs/bench/judge against a small server of its own, and the counting of jobs/bench/outline-quality."""
 import http.server
 import importlib.machinery
 import importlib.util
@@ -10,7 +10,7 @@ import tempfile
 import threading
 import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "jobs" / "bench"
 
 
 class Endpoint(http.server.BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ class Judge(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "pairs.jsonl"
             path.write_text("".join(json.dumps(p) + "\n" for p in pairs))
-            result = subprocess.run([ROOT / "jobs" / "judge", path], env={**os.environ, **environment}, text=True,
+            result = subprocess.run([SCRIPTS / "judge", path], env={**os.environ, **environment}, text=True,
                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
         self.assertEqual(result.returncode, code, result.stderr)
         return result.stdout + result.stderr
@@ -65,7 +65,7 @@ class Judge(unittest.TestCase):
 
 class Counting(unittest.TestCase):
     def test_coverage_and_repetition(self):
-        loader = importlib.machinery.SourceFileLoader("quality", str(ROOT / "jobs" / "outline-quality"))
+        loader = importlib.machinery.SourceFileLoader("quality", str(SCRIPTS / "outline-quality"))
         quality = importlib.util.module_from_spec(importlib.util.spec_from_loader("quality", loader))
         loader.exec_module(quality)
         said = {"point": "Set goals", "text": "1. Set goals: a goals list helps"}

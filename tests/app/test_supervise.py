@@ -1,4 +1,5 @@
-"""jobs/supervise: local ranks as boards, and boards that are host names of their own (unshare), one of which dies."""
+"""jobs/cluster/supervise: local ranks as boards, and boards that are host names of their own (unshare), one of which
+dies."""
 import json
 import os
 import pathlib
@@ -58,7 +59,7 @@ class Supervise(ProgramTest):
         self.log = self.place / "log"
 
     def start(self, cluster, *arguments, plan="-p 64 -n 8 -c 128 --objective throughput"):
-        command = [ROOT / "jobs" / "supervise", "-m", self.tiny, "-i", self.source, "-o", self.out,
+        command = [ROOT / "jobs" / "cluster" / "supervise", "-m", self.tiny, "-i", self.source, "-o", self.out,
                    "--cluster", cluster, "--rsh", shlex.quote(str(self.rsh)),
                    "--mpirun", f"--mca plm_rsh_agent {self.rsh}",
                    "--plan-options", plan, *arguments, "--", "--raw", "--cache-tokens", "256", "-c", "128"]
