@@ -1,0 +1,225 @@
+// The gateway's parts by themselves: requests, lines, and answers that outlive the ranks that compute them.
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "app/gateway/api_request.hpp"
+#include "app/gateway/backend.hpp"
+#include "io/error.hpp"
+
+namespace jupiter {
+namespace {
+
+using namespace std::chrono_literals;
+
+JsonObject body(const std::string& text) {
+  return parse_json_object(text, "body");
+}
+
+TEST(ApiRequest, FieldsThatAreNotGivenHaveTheServersDefaults) {
+  SamplingOptions defaults;
+  defaults.temperature = 0.5f;
+  const ChatRequest r = read_chat_request(body(R"({"messages": [{"role": "user", "content": "x"}]})"), defaults);
+  EXPECT_EQ(r.sampling.temperature, 0.5f);
+  EXPECT_EQ(r.choices, 1);
+  EXPECT_EQ(r.max_tokens, 0);
+  EXPECT_FALSE(r.stream || r.include_usage || r.seed_given || r.ignore_eos);
+  EXPECT_EQ(r.messages.size(), 1u);
+}
+
+TEST(ApiRequest, ContentsAreTextsOrListsOfThem) {
+  const ChatRequest r = read_chat_request(body(R"({"messages": [{"role": "developer", "content": "a"},
+               {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]}],
+               "stop": "s", "max_completion_tokens": 9223372036854775807, "seed": 18446744073709551615})"),
+                                          {});
+  EXPECT_EQ(r.messages[0].role, "system");
+  EXPECT_EQ(r.messages[1].content, "bc");
+  EXPECT_EQ(r.stops, std::vector<std::string>{"s"});
+  EXPECT_EQ(r.max_tokens, kMostTokens);
+  EXPECT_EQ(r.sampling.seed, UINT64_MAX);
+}
+
+TEST(ApiRequest, PromptsAreTextsOrTokens) {
+  EXPECT_EQ(read_text_request(body(R"({"prompt": "a"})"), {}).texts, std::vector<std::string>{"a"});
+  EXPECT_EQ(read_text_request(body(R"({"prompt": ["a", "b"]})"), {}).texts.size(), 2u);
+  EXPECT_EQ(read_text_request(body(R"({"prompt": [1, 2]})"), {}).tokens, (std::vector<std::vector<TokenId>>{{1, 2}}));
+  EXPECT_EQ(read_text_request(body(R"({"prompt": [[1], [2, 3]]})"), {}).tokens.size(), 2u);
+  for (const char* wrong :
+       {R"({"prompt": [1, "a"]})", R"({"prompt": {}})", R"({"prompt": [[1.5]]})", R"({"prompt": [[]]})",
+        R"({"prompt": [4294967296]})", R"({"prompt": [[1], "a"]})", R"({})"}) {
+    EXPECT_THROW(read_text_request(body(wrong), {}), FormatError) << wrong;
+  }
+}
+
+TEST(ApiRequest, WhatWouldChangeTheAnswerIsNotIgnored) {
+  const std::string chat = R"({"messages": [{"role": "user", "content": "x"}], )";
+  for (const char* field :
+       {R"("logprobs": true})", R"("response_format": {"type": "json_object"}})", R"("tools": [{}]})",
+        R"("logit_bias": {"5": 1}})", R"("presence_penalty": 0.5})", R"("grammar": "root ::= x"})"}) {
+    EXPECT_THROW(read_chat_request(body(chat + field), {}), ApiError) << field;
+  }
+  for (const char* field :
+       {R"("logprobs": false})", R"("response_format": {"type": "text"}})", R"("tools": []})", R"("logit_bias": {}})",
+        R"("presence_penalty": 0})", R"("unknown": 5})", R"("tools": null})"}) {
+    EXPECT_NO_THROW(read_chat_request(body(chat + field), {})) << field;
+  }
+}
+
+TEST(Generation, LinesGoThereAndBack) {
+  GenerationSpec spec;
+  spec.id = UINT64_MAX / 2;
+  spec.prompt = {1, 2, 3};
+  spec.given = {4};
+  spec.end_tokens = {0};
+  spec.max_new_tokens = 7;
+  spec.sampling = {.temperature = 0.7f, .top_k = 3, .min_p = 0.1f, .seed = UINT64_MAX};
+  const GenerationSpec back = spec_of(parse_json(to_line(spec).dump(), "line"));
+  EXPECT_EQ(back.id, spec.id);
+  EXPECT_EQ(back.prompt, spec.prompt);
+  EXPECT_EQ(back.given, spec.given);
+  EXPECT_EQ(back.end_tokens, spec.end_tokens);
+  EXPECT_EQ(back.max_new_tokens, 7);
+  EXPECT_EQ(back.sampling.temperature, 0.7f);
+  EXPECT_EQ(back.sampling.min_p, 0.1f);
+  EXPECT_EQ(back.sampling.seed, UINT64_MAX);
+  const auto [id, token] = token_of(parse_json(to_line(9, {5, -0.25, {{6, -1.5}}}).dump(), "line"));
+  EXPECT_EQ(id, 9u);
+  EXPECT_EQ(token.token, 5);
+  EXPECT_EQ(token.logprob, -0.25);
+  EXPECT_EQ(token.top.at(0).token, 6);
+}
+
+TEST(LineSocket, LinesArriveWholeAndInOrder) {
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  LineSocket a(pair[0]), b(pair[1]);
+  const std::string longer(300'000, 'x');
+  a.send("one");
+  a.send("");
+  a.send(longer);
+  std::vector<std::string> got;
+  for (int i = 0; i < 100 && got.size() < 3; ++i) {
+    a.poll();
+    b.poll();
+    while (const auto line = b.next_line()) got.push_back(*line);
+  }
+  EXPECT_EQ(got, (std::vector<std::string>{"one", "", longer}));
+  b.send("last");
+  b.poll();
+  b = LineSocket(::dup(0));  // the other side goes away
+  a.poll();
+  EXPECT_TRUE(a.closed());
+  EXPECT_EQ(a.next_line(), "last");
+  a.send("dropped");
+  EXPECT_FALSE(a.has_output());
+}
+
+// A private folder, and ranks that a test plays.
+class BackendTest : public testing::Test {
+ protected:
+  BackendTest() {
+    std::string name = (std::filesystem::temp_directory_path() / "jupiter-gateway-XXXXXX").string();
+    folder_ = ::mkdtemp(name.data());
+  }
+  ~BackendTest() override { std::filesystem::remove_all(folder_); }
+
+  // The next line of this kind that ranks get.
+  static nlohmann::json line(LineSocket& ranks, const std::string& type) {
+    for (int i = 0; i < 500; ++i) {
+      ranks.poll();
+      while (const auto text = ranks.next_line()) {
+        const auto j = parse_json(*text, "line");
+        if (j.value("type", "") == type) return j;
+      }
+      std::this_thread::sleep_for(5ms);
+    }
+    ADD_FAILURE() << "no line of the kind " << type;
+    return {};
+  }
+  static void give(LineSocket& ranks, std::uint64_t id, TokenId token) {
+    ranks.send(to_line(id, {token, 0, {}}).dump());
+    ranks.poll();
+  }
+  static std::vector<TokenId> read(Generation& g, std::size_t count) {
+    std::vector<TokenId> tokens;
+    for (int i = 0; i < 100 && tokens.size() < count; ++i) {
+      for (const GivenToken& t : g.wait(50ms)) tokens.push_back(t.token);
+    }
+    return tokens;
+  }
+  std::string path() const { return (folder_ / "ranks").string(); }
+  std::filesystem::path folder_;
+};
+
+TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
+  Backend backend(path(), 4);
+  GenerationSpec spec;
+  spec.prompt = {7};
+  const auto g = backend.submit(spec);
+  ASSERT_TRUE(g);
+  {
+    LineSocket ranks = LineSocket::connect(path());
+    EXPECT_TRUE(spec_of(line(ranks, kLineRequest)).given.empty());
+    give(ranks, g->id(), 10);
+    give(ranks, g->id(), 11);
+    EXPECT_EQ(read(*g, 2), (std::vector<TokenId>{10, 11}));
+  }  // these ranks die
+  LineSocket ranks = LineSocket::connect(path());
+  const GenerationSpec again = spec_of(line(ranks, kLineRequest));
+  EXPECT_EQ(again.prompt, spec.prompt);
+  EXPECT_EQ(again.given, (std::vector<TokenId>{10, 11}));
+  give(ranks, g->id(), 12);
+  EXPECT_EQ(read(*g, 1), std::vector<TokenId>{12});
+  GenerationEnd end;
+  end.id = g->id();
+  end.stopped = true;
+  ranks.send(to_line(end).dump());
+  ranks.poll();
+  for (int i = 0; i < 100 && !g->end(); ++i) g->wait(50ms);
+  ASSERT_TRUE(g->end().has_value());
+  EXPECT_TRUE(g->end()->stopped);
+  EXPECT_EQ(backend.status().open, 0u);
+  EXPECT_EQ(backend.status().starts, 2);
+}
+
+TEST_F(BackendTest, CancelledAnswersAreForgotten) {
+  Backend backend(path(), 2);
+  LineSocket ranks = LineSocket::connect(path());
+  const auto one = backend.submit({}), two = backend.submit({});
+  ASSERT_TRUE(one && two);
+  EXPECT_FALSE(backend.submit({}));  // too many
+  backend.cancel(one);
+  EXPECT_EQ(line(ranks, kLineCancel).value("id", std::uint64_t{0}), one->id());
+  EXPECT_TRUE(backend.submit({}));
+  give(ranks, one->id(), 5);  // on its way before they knew
+  give(ranks, two->id(), 6);
+  EXPECT_EQ(read(*two, 1), std::vector<TokenId>{6});
+  EXPECT_TRUE(one->wait(0ms).empty());
+}
+
+TEST_F(BackendTest, TheSocketsFolderMustBePrivate) {
+  ::chmod(folder_.c_str(), 0755);
+  EXPECT_THROW(Backend(path(), 1), RunError);
+  ::chmod(folder_.c_str(), 0700);
+  {
+    Backend first(path(), 1);
+    EXPECT_THROW(Backend(path(), 1), RunError);  // somebody listens there
+  }
+  std::ofstream(path()) << "left behind";
+  EXPECT_NO_THROW(Backend(path(), 1));
+}
+
+TEST_F(BackendTest, DrainingTakesNoMoreAndTellsTheRanks) {
+  Backend backend(path(), 2);
+  LineSocket ranks = LineSocket::connect(path());
+  backend.drain(10ms);
+  EXPECT_FALSE(backend.submit({}));
+  line(ranks, kLineStop);
+}
+
+}  // namespace
+}  // namespace jupiter
