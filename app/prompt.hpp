@@ -22,6 +22,10 @@ void visit_sampling(SamplingOptions& s, Visit&& visit) {
         "Keep tokens of at least this share of the best one's probability; 0: all");
   visit("repeat-penalty", "repeat_penalty", s.repeat_penalty, F{0.01f, 100}, "X",
         "Penalty on the last 64 tokens; 1: none");
+  visit("presence-penalty", "presence_penalty", s.presence_penalty, F{-2, 2}, "X",
+        "Taken from the logits of tokens that stand in the last 64; 0: none");
+  visit("frequency-penalty", "frequency_penalty", s.frequency_penalty, F{-2, 2}, "X",
+        "The same, for each time that they stand there");
   visit("seed", "seed", s.seed, Range<std::uint64_t>{}, "N", "Random numbers are keyed by it and the position");
 }
 

@@ -82,6 +82,7 @@ class Service {
   struct Answer {
     std::int64_t number = 0;          // the scheduler's
     std::optional<TokenId> expected;  // the last token that was given, computed again
+    GivenToken next = {};             // log probabilities of the token that comes
   };
 
   void send(const nlohmann::json& line) { gateway_.send(line.dump()); }
@@ -134,6 +135,11 @@ class Service {
       }
       request.given = std::move(spec.given);
       request.sampling = spec.sampling;
+      request.logit_bias = std::move(spec.logit_bias);
+      request.on_logprobs = [this, id](std::span<const TokenLogprob> all) {
+        const auto it = answers_.find(id);
+        if (it != answers_.end()) it->second.next = {all[0].token, all[0].logprob, {all.begin() + 1, all.end()}};
+      };
       request.decode = options_.engine.decoding.decode;
       request.end_tokens = std::move(spec.end_tokens);
       request.max_new_tokens = spec.max_new_tokens;
@@ -163,7 +169,8 @@ class Service {
       if (*expected == token) return true;
       throw RunError(fmt::format("serve: an answer computed again: expected token {}, found {}", *expected, token));
     }
-    send(to_line(id, GivenToken{token, 0, {}}));
+    it->second.next.token = token;
+    send(to_line(id, it->second.next));
     gateway_.poll();
     return true;
   }

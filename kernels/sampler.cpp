@@ -6,7 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <numeric>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "io/error.hpp"
 #include "kernels/softmax.hpp"
@@ -27,16 +27,23 @@ void check_numbers(std::span<const float> logits) {
   }
 }
 
-// Divides positive and multiplies negative logits of recent tokens (Keskar et al., CTRL, 2019).
+bool has_penalties(const SamplingOptions& o) {
+  return o.repeat_penalty != 1.0f || o.presence_penalty != 0.0f || o.frequency_penalty != 0.0f;
+}
+
+// Of recent tokens: divides positive and multiplies negative logits (Keskar et al., CTRL, 2019), then takes away the
+// penalties of OpenAI's API. Each token once, so the order does not matter.
 std::vector<float> penalise(std::span<const float> logits, const SamplingOptions& options,
                             std::span<const std::int32_t> history) {
   std::vector<float> out(logits.begin(), logits.end());
-  if (options.repeat_penalty == 1.0f) return out;
+  if (!has_penalties(options)) return out;
   const std::size_t n = std::min<std::size_t>(history.size(), static_cast<std::size_t>(options.repeat_last));
-  std::unordered_set<std::int32_t> recent(history.end() - n, history.end());
-  for (const std::int32_t t : recent) {
+  std::unordered_map<std::int32_t, std::int32_t> recent;
+  for (const std::int32_t t : history.last(n)) ++recent[t];
+  for (const auto& [t, count] : recent) {
     if (t < 0 || t >= static_cast<std::int32_t>(out.size())) continue;
     out[t] = out[t] > 0 ? out[t] / options.repeat_penalty : out[t] * options.repeat_penalty;
+    out[t] -= options.presence_penalty + static_cast<float>(count) * options.frequency_penalty;
   }
   return out;
 }
@@ -148,7 +155,7 @@ std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, c
                     std::span<const std::int32_t> history, std::int64_t position) {
   if (options.temperature <= 0) {
     check_numbers(logits);
-    return options.repeat_penalty == 1.0f ? argmax(logits) : argmax(penalise(logits, options, history));
+    return has_penalties(options) ? argmax(penalise(logits, options, history)) : argmax(logits);
   }
   const std::vector<Candidate> candidates = distribution(kernels, logits, options, history);
   const double u = uniform(options.seed, position, 0);
@@ -158,6 +165,30 @@ std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, c
     if (u < sum) return c.token;
   }
   return candidates.back().token;
+}
+
+std::vector<float> biased(std::span<const float> logits, std::span<const LogitBias> biases) {
+  std::vector<float> out(logits.begin(), logits.end());
+  for (const LogitBias& b : biases) {
+    if (b.token >= 0 && b.token < std::ssize(out)) out[b.token] += b.bias;
+  }
+  return out;
+}
+
+std::vector<TokenLogprob> top_logprobs(const KernelTable& kernels, std::span<const float> logits, std::int32_t chosen,
+                                       std::int32_t count) {
+  const float most = largest(logits);
+  std::vector<float> scratch(logits.size());
+  const double sum = log_sum_exp(kernels, logits, most, scratch);
+  const auto logprob = [&](std::int32_t t) {
+    return TokenLogprob{t, static_cast<float>(static_cast<double>(logits[t]) - sum)};
+  };
+  std::vector<TokenLogprob> all{logprob(chosen)};
+  if (count <= 0) return all;
+  const std::vector<float> copy(logits.begin(), logits.end());
+  for (const Candidate& c : best_tokens(copy, std::min<std::size_t>(count, copy.size())))
+    all.push_back(logprob(c.token));
+  return all;
 }
 
 TypicalAcceptance::TypicalAcceptance(const KernelTable& kernels, std::span<const float> logits)

@@ -168,6 +168,7 @@ class Completion {
     spec.prompt = prompt;
     spec.max_new_tokens = request_.max_tokens;
     spec.sampling = request_.sampling;
+    spec.logit_bias = request_.logit_bias;
     // Drawn here, not on the ranks: what a board computes again has the same numbers.
     if (!request_.seed_given && request_.sampling.temperature > 0) spec.sampling.seed = random_seed();
     spec.sampling.seed += n;
@@ -214,7 +215,7 @@ class Completion {
     }
     j["logprobs"] = nullptr;
     std::size_t offset = echoes_[c.prompt].size();
-    if (request_.top_logprobs >= 0) {
+    if (request_.sampling.top_logprobs >= 0) {
       j["logprobs"] = kind_.chat ? chat_logprobs(*context_.tokenizer, c.tokens)
                                  : text_logprobs(*context_.tokenizer, c.tokens, offset);
     }
@@ -247,9 +248,9 @@ class Completion {
         text += "data: " + dump(event(i, {{"content", echoes_[c.prompt]}}, nullptr)) + "\n\n";
       }
     }
-    if (!piece.text.empty() || (!piece.tokens.empty() && request_.top_logprobs >= 0)) {
+    if (!piece.text.empty() || (!piece.tokens.empty() && request_.sampling.top_logprobs >= 0)) {
       ordered_json j = event(i, {{"content", piece.text}}, nullptr);
-      if (request_.top_logprobs >= 0) {
+      if (request_.sampling.top_logprobs >= 0) {
         j["choices"][0]["logprobs"] = kind_.chat ? chat_logprobs(*context_.tokenizer, piece.tokens)
                                                  : text_logprobs(*context_.tokenizer, piece.tokens, c.offset);
       }

@@ -50,18 +50,44 @@ std::vector<std::string> read_stop(const JsonObject& body) {
 // Fields that would change the answer and are not built yet: an error, since an answer without them is another one.
 void refuse_unknown_effects(const JsonObject& body) {
   const auto matters = [](const nlohmann::json& v) {
-    const bool nothing = v.is_null() || v == false || v == 0 || ((v.is_object() || v.is_array()) && v.empty());
+    const bool nothing = v.is_null() || v == false || ((v.is_object() || v.is_array()) && v.empty());
     const bool plain_text = v.is_object() && v.value("type", "") == "text";
     return !nothing && !plain_text && v != "none";
   };
-  for (const char* key : {"logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "response_format",
-                          "grammar", "json_schema", "tools", "functions", "audio"}) {
+  for (const char* key : {"response_format", "grammar", "json_schema", "tools", "functions", "audio"}) {
     const nlohmann::json* value = body.find(key);
-    // Text completions may ask for 0 log probabilities: those of the chosen tokens.
-    if (value != nullptr && (matters(*value) || (std::string_view(key) == "logprobs" && *value == 0))) {
+    if (value != nullptr && matters(*value))
       throw bad_request(std::string(key) + ": not supported by this server", key);
-    }
   }
+}
+
+// {"TOKEN": bias} as OpenAI has it, or [[token, bias], ...] as llama-server.
+std::vector<LogitBias> read_biases(const JsonObject& body) {
+  std::vector<LogitBias> biases;
+  const nlohmann::json* value = body.find("logit_bias");
+  if (value == nullptr) return biases;
+  const auto add = [&](std::int64_t token, const nlohmann::json& bias) {
+    const bool fits = token >= 0 && token <= INT32_MAX && bias.is_number() && bias >= -100 && bias <= 100;
+    if (!fits) body.fail("logit_bias", "tokens, and numbers from -100 to 100", json_text(*value));
+    biases.push_back({static_cast<TokenId>(token), bias.get<float>()});
+  };
+  if (value->is_object()) {
+    for (const auto& [token, bias] : value->items()) {
+      const bool digits = !token.empty() && token.size() < 11 && token.find_first_not_of("0123456789") == token.npos;
+      add(digits ? std::stoll(token) : -1, bias);
+    }
+  } else if (value->is_array()) {
+    for (const nlohmann::json& pair : *value) {
+      const bool is_pair = pair.is_array() && pair.size() == 2 && pair[0].is_number_integer();
+      add(is_pair ? pair[0].get<std::int64_t>() : -1, is_pair ? pair[1] : pair);
+    }
+  } else {
+    body.fail("logit_bias", "an object", json_text(*value));
+  }
+  if (biases.size() > kMostBiases) {
+    body.fail("logit_bias", "at most " + std::to_string(kMostBiases) + " tokens", std::to_string(biases.size()));
+  }
+  return biases;
 }
 
 void read_shared(const JsonObject& body, const SamplingOptions& defaults, AnswerRequest& r) {
@@ -81,6 +107,7 @@ void read_shared(const JsonObject& body, const SamplingOptions& defaults, Answer
   r.stops = read_stop(body);
   r.sampling = defaults;
   read_sampling(body, r.sampling);
+  r.logit_bias = read_biases(body);
   r.seed_given = body.has("seed");
 }
 
@@ -111,7 +138,7 @@ ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& def
   read_shared(body, defaults, r);
   r.messages = read_chat_messages(body);
   if (body.find_bool("logprobs").value_or(false)) {
-    r.top_logprobs = body.find_int("top_logprobs", 0, kMostTopLogprobs).value_or(0);
+    r.sampling.top_logprobs = static_cast<std::int32_t>(body.find_int("top_logprobs", 0, kMostTopLogprobs).value_or(0));
   } else if (body.has("top_logprobs")) {
     throw bad_request("top_logprobs: expected logprobs: true with it", "top_logprobs");
   }
@@ -121,7 +148,7 @@ ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& def
 TextRequest read_text_request(const JsonObject& body, const SamplingOptions& defaults) {
   TextRequest r;
   read_shared(body, defaults, r);
-  r.top_logprobs = body.find_int("logprobs", 0, kMostTopLogprobs).value_or(-1);
+  r.sampling.top_logprobs = static_cast<std::int32_t>(body.find_int("logprobs", 0, kMostTopLogprobs).value_or(-1));
   r.echo = body.find_bool("echo").value_or(false);
   const nlohmann::json* prompt = body.find("prompt");
   const auto is_token = [](const nlohmann::json& t) { return t.is_number_integer(); };

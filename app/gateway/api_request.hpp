@@ -11,11 +11,12 @@
 #include "io/json_fields.hpp"
 #include "io/tokenizer/chat_template.hpp"
 #include "kernels/sampler.hpp"
+#include "parallel/pipeline/frame.hpp"
 
 namespace jupiter {
 
 constexpr std::int64_t kMostChoices = 16;
-constexpr std::int64_t kMostTopLogprobs = 20;
+constexpr std::size_t kMostBiases = 1024;
 constexpr std::size_t kMostStops = 16;
 
 // What chat and text completions share.
@@ -25,10 +26,10 @@ struct AnswerRequest {
   bool include_usage = false;  // a last event with the usage
   bool ignore_eos = false;
   std::int64_t choices = 1;
-  std::int64_t max_tokens = 0;     // 0: to the end of the turn
-  std::int64_t top_logprobs = -1;  // -1: no log probabilities; 0: of the chosen tokens
+  std::int64_t max_tokens = 0;  // 0: to the end of the turn
   std::vector<std::string> stops;
   SamplingOptions sampling;
+  std::vector<LogitBias> logit_bias;
   bool seed_given = false;
 };
 

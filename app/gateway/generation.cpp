@@ -3,6 +3,7 @@
 
 #include "app/prompt.hpp"
 #include "io/json_fields.hpp"
+#include "parallel/pipeline/frame.hpp"
 
 namespace jupiter {
 
@@ -28,10 +29,13 @@ nlohmann::json to_line(const GenerationSpec& spec) {
   SamplingOptions s = spec.sampling;
   visit_sampling(
       s, [&](const char*, const char* key, auto& value, auto, const char*, const char*) { sampling[key] = value; });
+  nlohmann::json biases = nlohmann::json::array();
+  for (const LogitBias& b : spec.logit_bias) biases.push_back({b.token, b.bias});
   return {{"type", kLineRequest},          {"id", spec.id},
           {"prompt", spec.prompt},         {"given", spec.given},
           {"end_tokens", spec.end_tokens}, {"max_new_tokens", spec.max_new_tokens},
-          {"sampling", sampling}};
+          {"sampling", sampling},          {"top_logprobs", spec.sampling.top_logprobs},
+          {"logit_bias", biases}};
 }
 
 nlohmann::json to_line(std::uint64_t id, const GivenToken& t) {
@@ -61,6 +65,11 @@ nlohmann::json to_line(const GenerationEnd& e) {
 GenerationSpec spec_of(const nlohmann::json& line) {
   const JsonObject o(line, "request");
   GenerationSpec spec;
+  spec.sampling.top_logprobs = static_cast<std::int32_t>(o.find_int("top_logprobs", -1, kMostTopLogprobs).value_or(-1));
+  for (const auto& pair : o.array_or_empty("logit_bias")) {
+    if (!pair.is_array() || pair.size() != 2) o.fail("logit_bias", "pairs of a token and a number", json_text(pair));
+    spec.logit_bias.push_back({pair[0].get<TokenId>(), pair[1].get<float>()});
+  }
   spec.id = id_of(o);
   spec.prompt = tokens_of(o, "prompt");
   spec.given = tokens_of(o, "given");
@@ -74,10 +83,10 @@ std::pair<std::uint64_t, GivenToken> token_of(const nlohmann::json& line) {
   const JsonObject o(line, "token");
   GivenToken t;
   t.token = static_cast<TokenId>(o.integer("token"));
-  t.logprob = o.find_number("logprob").value_or(0);
+  t.logprob = static_cast<float>(o.find_number("logprob").value_or(0));
   for (const auto& pair : o.array_or_empty("top")) {
     if (!pair.is_array() || pair.size() != 2) o.fail("top", "pairs of a token and a number", json_text(pair));
-    t.top.push_back({pair[0].get<TokenId>(), pair[1].get<double>()});
+    t.top.push_back({pair[0].get<TokenId>(), pair[1].get<float>()});
   }
   return {id_of(o), std::move(t)};
 }

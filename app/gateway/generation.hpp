@@ -12,16 +12,10 @@
 
 namespace jupiter {
 
-// A token and the natural logarithm of its probability before sampling options change it.
-struct TokenLogprob {
-  TokenId token = 0;
-  double logprob = 0;
-};
-
 // One token of an answer.
 struct GivenToken {
   TokenId token = 0;
-  double logprob = 0;             // where log probabilities are wanted
+  float logprob = 0;              // where log probabilities are wanted
   std::vector<TokenLogprob> top;  // the most likely ones, as many as are wanted
 };
 
@@ -33,6 +27,7 @@ struct GenerationSpec {
   std::vector<TokenId> end_tokens;
   std::int64_t max_new_tokens = 0;  // `given` included; 0: to the end of the turn or of the context
   SamplingOptions sampling;
+  std::vector<LogitBias> logit_bias;
 };
 
 struct GenerationTimes {

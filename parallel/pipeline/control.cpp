@@ -7,6 +7,7 @@ namespace jupiter {
 namespace {
 
 constexpr std::size_t kMaxEndTokens = 1024;
+constexpr std::size_t kMaxBiases = 1024;
 
 template <typename T>
 Message message_of(MessageKind kind, std::uint64_t id, const T& body) {
@@ -39,6 +40,7 @@ Message encode_open(std::uint64_t id, const Opened& opened) {
   w.value(o.parent);
   w.value(o.shared_tokens);
   w.array(std::span<const TokenId>(o.end_tokens));
+  w.array(std::span<const LogitBias>(o.logit_bias));
   return m;
 }
 
@@ -56,6 +58,7 @@ Opened decode_open(const Message& message) {
   o.parent = r.value<SequenceId>();
   o.shared_tokens = r.value<std::int64_t>();
   o.end_tokens = r.array<TokenId>(kMaxEndTokens);
+  o.logit_bias = r.array<LogitBias>(kMaxBiases);
   r.end();
   if (o.decode.mode > DecodeMode::continuous) {
     throw PeerError("options of a sequence: expected a way of decoding up to 2, found " +

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "io/error.hpp"
 #include "io/timer.hpp"
@@ -129,7 +130,20 @@ TokenId Decoder::draw(State& s, TokenId row_token, std::span<const float> logits
     plausible = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
   }
   s.invariants.token_drawn(row_token, history.back(), plausible.has_value(), s.options.decode.typical);
-  return plausible ? *plausible : sample(kernels_, logits, s.options.sampling, history, position);
+  const SamplingOptions& o = s.options.sampling;
+  TokenId token = 0;
+  if (plausible) {
+    token = *plausible;
+  } else if (s.options.logit_bias.empty()) {
+    token = sample(kernels_, logits, o, history, position);
+  } else {
+    token = sample(kernels_, biased(logits, s.options.logit_bias), o, history, position);
+  }
+  if (o.top_logprobs >= 0) {
+    const auto chosen = top_logprobs(kernels_, logits, token, o.top_logprobs);
+    s.logprobs.insert(s.logprobs.end(), chosen.begin(), chosen.end());
+  }
+  return token;
 }
 
 // Takes `rows` rows of consecutive positions. Those before known tokens are only digested; the last one may decide the
@@ -291,6 +305,7 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const OutputHead
     } else {
       r.tokens = std::move(w.tokens);
     }
+    r.logprobs = std::exchange(w.state->logprobs, {});
     result.sequences.push_back(std::move(r));
   }
   return result;

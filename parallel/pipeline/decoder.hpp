@@ -20,6 +20,7 @@ struct SequenceOptions {
   SequenceId parent = 0;            // a kept sequence whose first positions it shares; 0: none
   std::int64_t shared_tokens = 0;   // how many positions it shares
   std::vector<TokenId> end_tokens;  // the answer ends with any of them, and nothing is drafted after it
+  std::vector<LogitBias> logit_bias = {};
 };
 
 // How a sequence ends.
@@ -81,6 +82,7 @@ class Decoder {
     std::vector<TokenId> history;  // tokens by position; empty where `speculation` keeps them
     std::optional<Speculation> speculation;
     Hasher logits;
+    std::vector<TokenLogprob> logprobs;               // of the tokens drawn in this frame
     std::vector<std::uint64_t> digests;               // after each new token
     std::chrono::steady_clock::time_point root_sent;  // when the newest tree's root left, whose lap is timed
     bool root_on_way = false;

@@ -77,6 +77,11 @@ SequenceResult read_sequence_result(PayloadReader& r, const FrameLimits& limits)
   s.epoch = r.value<std::uint32_t>();
   s.tokens = r.array<TokenId>(static_cast<std::size_t>(limits.max_rows) + 1);
   check_tokens(s.tokens, limits, "result");
+  s.logprobs = r.array<TokenLogprob>(s.tokens.size() * (kMostTopLogprobs + 1));
+  if (!s.tokens.empty() && s.logprobs.size() % s.tokens.size() != 0) {
+    throw PeerError("result: expected as many log probabilities for each of " + std::to_string(s.tokens.size()) +
+                    " tokens, found " + std::to_string(s.logprobs.size()));
+  }
   const auto count = r.value<std::uint32_t>();
   if (count > kMaxSegments) throw outside("segments", kMaxSegments + 1, count);
   for (std::uint32_t i = 0; i < count; ++i) s.segments.push_back(read_segment(r, limits));
@@ -136,6 +141,7 @@ Message encode_result(std::uint64_t frame_id, const FrameResult& result) {
     w.value(s.verdict);
     w.value(s.epoch);
     w.array(std::span<const TokenId>(s.tokens));
+    w.array(std::span<const TokenLogprob>(s.logprobs));
     w.value(static_cast<std::uint32_t>(s.segments.size()));
     for (const Segment& segment : s.segments) write_segment(w, segment);
   }

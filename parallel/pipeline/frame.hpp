@@ -14,7 +14,8 @@ namespace jupiter {
 
 using SequenceId = std::uint32_t;
 
-constexpr std::size_t kMaxSegments = 64;  // of one answer
+constexpr std::size_t kMaxSegments = 64;      // of one answer
+constexpr std::size_t kMostTopLogprobs = 20;  // of one token
 
 // Rows of one sequence: either consecutive positions, or nodes of its token tree. Consecutive rows are committed at
 // once. Before they are computed, a stage forgets what it holds of the sequence from first_position on; so the windows
@@ -91,6 +92,7 @@ struct SequenceResult {
   Verdict verdict;              // where the last of them stands; tree runs only
   std::uint32_t epoch = 0;      // the newest one; queued segments of older epochs are void
   std::vector<Segment> segments;
+  std::vector<TokenLogprob> logprobs = {};  // as many for each of the tokens, where they are wanted
 };
 
 // The last rank's answer to a frame, which is also the credit for one more frame.

@@ -133,12 +133,14 @@ void Scheduler::take(FrameResult&& result) {
 }
 
 // Counts one token. false: the answer ends with it.
-bool Scheduler::take_token(Job& job, TokenId token) {
+bool Scheduler::take_token(Job& job, TokenId token, std::span<const TokenLogprob> logprobs) {
   const Request& r = job.request;
   const auto& ends = r.end_tokens;
   job.out.tokens.push_back(token);
   if (job.out.ttft_s == 0) job.out.ttft_s = seconds_since(job.start);
-  if (std::find(ends.begin(), ends.end(), token) != ends.end() || (r.on_token && !r.on_token(token))) {
+  const bool is_end = std::find(ends.begin(), ends.end(), token) != ends.end();
+  if (!is_end && r.on_logprobs && !logprobs.empty()) r.on_logprobs(logprobs);
+  if (is_end || (r.on_token && !r.on_token(token))) {
     job.out.stopped = true;
     return false;
   }
@@ -148,13 +150,15 @@ bool Scheduler::take_token(Job& job, TokenId token) {
 
 void Scheduler::take(Place a, SequenceResult&& r) {
   const std::vector<TokenId> tokens = std::move(r.tokens);
+  const std::vector<TokenLogprob> logprobs = std::move(r.logprobs);
   if (!is_plain(a->job->request)) {
     a->segments.take(std::move(r));
   } else if (!tokens.empty()) {
     a->next = tokens.back();
   }
-  for (const TokenId token : tokens) {
-    if (!take_token(*a->job, token)) return finish(a);
+  const std::size_t each = tokens.empty() ? 0 : logprobs.size() / tokens.size();
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (!take_token(*a->job, tokens[i], std::span(logprobs).subspan(i * each, each))) return finish(a);
   }
 }
 

@@ -48,9 +48,12 @@ struct Request {
   std::vector<TokenId> given;
   SamplingOptions sampling;
   DecodeOptions decode;
-  std::vector<TokenId> end_tokens;           // empty: end-of-turn tokens do not end the answer
-  std::int64_t max_new_tokens = 0;           // 0: to the end of the turn or of the context
-  std::int64_t keep_tokens = 0;              // first tokens of prompt and answer that later prompts may begin with
+  std::vector<TokenId> end_tokens;  // empty: end-of-turn tokens do not end the answer
+  std::int64_t max_new_tokens = 0;  // 0: to the end of the turn or of the context
+  std::int64_t keep_tokens = 0;     // first tokens of prompt and answer that later prompts may begin with
+  std::vector<LogitBias> logit_bias;
+  // Called before on_token where sampling.top_logprobs asks for it: the token's own, then the most likely ones.
+  std::function<void(std::span<const TokenLogprob>)> on_logprobs;
   std::function<bool(TokenId)> on_token;     // each token that is not an end token; false ends the answer
   std::function<void(Generated&&)> on_done;  // may add requests
 };
@@ -145,7 +148,7 @@ class Scheduler {
   bool submit_next();
   void take(FrameResult&& result);
   void take(Place a, SequenceResult&& result);
-  bool take_token(Job& job, TokenId token);
+  bool take_token(Job& job, TokenId token, std::span<const TokenLogprob> logprobs);
   void finish(Place a);
   void close(SequenceId sequence, const SequenceClose& how, JobPtr job, bool done);
   void end_closed(bool wait);

@@ -57,15 +57,36 @@ TEST(ApiRequest, PromptsAreTextsOrTokens) {
 
 TEST(ApiRequest, WhatWouldChangeTheAnswerIsNotIgnored) {
   const std::string chat = R"({"messages": [{"role": "user", "content": "x"}], )";
-  for (const char* field :
-       {R"("logprobs": true})", R"("response_format": {"type": "json_object"}})", R"("tools": [{}]})",
-        R"("logit_bias": {"5": 1}})", R"("presence_penalty": 0.5})", R"("grammar": "root ::= x"})"}) {
+  for (const char* field : {R"("response_format": {"type": "json_object"}})", R"("tools": [{}]})",
+                            R"("grammar": "root ::= x"})", R"("functions": [1]})"}) {
     EXPECT_THROW(read_chat_request(body(chat + field), {}), ApiError) << field;
   }
   for (const char* field :
        {R"("logprobs": false})", R"("response_format": {"type": "text"}})", R"("tools": []})", R"("logit_bias": {}})",
         R"("presence_penalty": 0})", R"("unknown": 5})", R"("tools": null})"}) {
     EXPECT_NO_THROW(read_chat_request(body(chat + field), {})) << field;
+  }
+}
+
+TEST(ApiRequest, LogProbabilitiesAndBiases) {
+  const std::string chat = R"({"messages": [{"role": "user", "content": "x"}], )";
+  EXPECT_EQ(read_chat_request(body(chat + R"("seed": 1})"), {}).sampling.top_logprobs, -1);
+  EXPECT_EQ(read_chat_request(body(chat + R"("logprobs": true})"), {}).sampling.top_logprobs, 0);
+  EXPECT_EQ(read_chat_request(body(chat + R"("logprobs": true, "top_logprobs": 5})"), {}).sampling.top_logprobs, 5);
+  EXPECT_THROW(read_chat_request(body(chat + R"("top_logprobs": 5})"), {}), ApiError);
+  EXPECT_THROW(read_chat_request(body(chat + R"("logprobs": true, "top_logprobs": 21})"), {}), FormatError);
+  const ChatRequest r = read_chat_request(
+      body(chat + R"("logit_bias": {"7": -100, "9": 2.5}, "presence_penalty": -2, "frequency_penalty": 2})"), {});
+  ASSERT_EQ(r.logit_bias.size(), 2u);
+  EXPECT_EQ(r.logit_bias[0].token, 7);
+  EXPECT_EQ(r.logit_bias[1].bias, 2.5f);
+  EXPECT_EQ(r.sampling.presence_penalty, -2.0f);
+  EXPECT_EQ(read_chat_request(body(chat + R"("logit_bias": [[7, 1]]})"), {}).logit_bias.size(), 1u);
+  for (const char* wrong :
+       {R"("logit_bias": {"x": 1}})", R"("logit_bias": {"7": 101}})", R"("logit_bias": {"7": "a"}})",
+        R"("logit_bias": {"-1": 1}})", R"("logit_bias": [[7]]})", R"("logit_bias": 7})",
+        R"("logit_bias": {"99999999999": 1}})", R"("frequency_penalty": 2.5})"}) {
+    EXPECT_THROW(read_chat_request(body(chat + wrong), {}), FormatError) << wrong;
   }
 }
 
@@ -76,7 +97,8 @@ TEST(Generation, LinesGoThereAndBack) {
   spec.given = {4};
   spec.end_tokens = {0};
   spec.max_new_tokens = 7;
-  spec.sampling = {.temperature = 0.7f, .top_k = 3, .min_p = 0.1f, .seed = UINT64_MAX};
+  spec.sampling = {.temperature = 0.7f, .top_k = 3, .min_p = 0.1f, .seed = UINT64_MAX, .top_logprobs = 4};
+  spec.logit_bias = {{8, -1.5f}};
   const GenerationSpec back = spec_of(parse_json(to_line(spec).dump(), "line"));
   EXPECT_EQ(back.id, spec.id);
   EXPECT_EQ(back.prompt, spec.prompt);
@@ -86,10 +108,12 @@ TEST(Generation, LinesGoThereAndBack) {
   EXPECT_EQ(back.sampling.temperature, 0.7f);
   EXPECT_EQ(back.sampling.min_p, 0.1f);
   EXPECT_EQ(back.sampling.seed, UINT64_MAX);
-  const auto [id, token] = token_of(parse_json(to_line(9, {5, -0.25, {{6, -1.5}}}).dump(), "line"));
+  EXPECT_EQ(back.sampling.top_logprobs, 4);
+  EXPECT_EQ(back.logit_bias.at(0).bias, -1.5f);
+  const auto [id, token] = token_of(parse_json(to_line(9, {5, -0.25f, {{6, -1.5f}}}).dump(), "line"));
   EXPECT_EQ(id, 9u);
   EXPECT_EQ(token.token, 5);
-  EXPECT_EQ(token.logprob, -0.25);
+  EXPECT_EQ(token.logprob, -0.25f);
   EXPECT_EQ(token.top.at(0).token, 6);
 }
 

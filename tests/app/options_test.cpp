@@ -134,7 +134,7 @@ TEST(Options, SamplingHasTheSameRangesOnTheCommandLineAndInARequest) {
     EXPECT_GE(place, range.low);
     EXPECT_LE(place, range.high);
   });
-  EXPECT_EQ(options, 6);
+  EXPECT_EQ(options, 8);
 }
 
 TEST(Options, AWidthHoldsTheDraftsAndTheRoot) {

@@ -173,6 +173,32 @@ class Tiny(ProgramTest):
         self.assertEqual(j["choices"][0]["text"], whole[:whole.index(stop)])
         self.assertEqual(j["choices"][0]["finish_reason"], "stop")
 
+    def test_log_probabilities(self):
+        body = {"prompt": "abc", "max_tokens": 6, "ignore_eos": True, "logprobs": 3}
+        whole = self.server.post("/v1/completions", body)[1]["choices"][0]["logprobs"]
+        self.assertEqual([len(whole[k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")], [6] * 4)
+        for logprob, top in zip(whole["token_logprobs"], whole["top_logprobs"]):
+            self.assertLess(logprob, 0)
+            self.assertEqual(logprob, max(top.values()), "greedy")
+        events = self.server.stream("/v1/completions", body)
+        streamed = [p for e in events for p in (e["choices"][0]["logprobs"] or {"token_logprobs": []})["token_logprobs"]]
+        self.assertEqual(streamed, whole["token_logprobs"])
+
+    def tokens_with(self, **fields):
+        """Texts of an answer's tokens."""
+        body = {"prompt": "abc", "max_tokens": 12, "ignore_eos": True, "logprobs": 0, **fields}
+        return self.server.post("/v1/completions", body)[1]["choices"][0]["logprobs"]["tokens"]
+
+    def test_biases_and_penalties(self):
+        word = self.server.post("/tokenize", {"content": "e"})[1]["tokens"]
+        self.assertEqual(len(word), 1)
+        forced = self.tokens_with(logit_bias={str(word[0]): 100})
+        self.assertEqual(forced, ["e"] * 12)
+        self.assertNotIn("e", self.tokens_with(logit_bias={str(word[0]): -100}))
+        # A bias that wins once loses to what the penalties take away, time after time.
+        varied = self.tokens_with(logit_bias={str(word[0]): 3}, presence_penalty=2, frequency_penalty=2)
+        self.assertLess(varied.count("e"), self.tokens_with(logit_bias={str(word[0]): 3}).count("e") + 1)
+
     def test_small_paths(self):
         tokens = self.server.post("/tokenize", {"content": "hello"})[1]["tokens"]
         self.assertEqual(self.server.post("/detokenize", {"tokens": tokens})[1]["content"], "hello")
@@ -198,7 +224,9 @@ class Tiny(ProgramTest):
                  (completions, {"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options"),
                  (completions, {"prompt": "a " * 5000}, 400, "context"),
                  (completions, {"prompt": "a", "model": "gpt-5"}, 404, "model"),
-                 (completions, {"prompt": "a", "logprobs": 2}, 400, "logprobs"),
+                 (completions, {"prompt": "a", "logprobs": 21}, 400, "logprobs"),
+                 (completions, {"prompt": "a", "logit_bias": {"x": 1}}, 400, "logit_bias"),
+                 (completions, {"prompt": "a", "presence_penalty": 3}, 400, "presence_penalty"),
                  (completions, {"prompt": "a", "response_format": {"type": "json_object"}}, 400, "response_format"),
                  (chat, {"messages": []}, 400, "messages"), (chat, {"messages": "hi"}, 400, "messages"),
                  (chat, {"messages": [{"role": "user"}]}, 400, "content"),

@@ -33,6 +33,42 @@ TEST(Sampler, RepeatPenaltyLowersRecentTokensOnly) {
   EXPECT_EQ(sample(table(), logits, o, std::vector<std::int32_t>{1, 0, 0}, 0), 1);
 }
 
+TEST(Sampler, PresenceCountsOnceAndFrequencyEveryTime) {
+  const std::vector<float> logits{3, 2.5f, 2, 1};
+  const std::vector<std::int32_t> history{0, 0, 0, 1};
+  SamplingOptions o;
+  o.presence_penalty = 0.75f;
+  EXPECT_EQ(sample(table(), logits, o, history, 0), 0);  // 2.25, 1.75, 2, 1
+  o.presence_penalty = 0;
+  o.frequency_penalty = 0.25f;
+  EXPECT_EQ(sample(table(), logits, o, history, 0), 0);  // 2.25, 2.25, 2, 1: the first of equal ones
+  o.frequency_penalty = 0.375f;
+  EXPECT_EQ(sample(table(), logits, o, history, 0), 1);  // 1.875, 2.125, 2, 1
+  o.presence_penalty = 0.25f;
+  EXPECT_EQ(sample(table(), logits, o, history, 0), 2);  // 1.625, 1.875, 2, 1
+  o.repeat_last = 1;
+  EXPECT_EQ(sample(table(), logits, o, history, 0), 0);
+}
+
+TEST(Sampler, BiasesAreAdded) {
+  const std::vector<float> logits{3, 2.5f, 2, 1};
+  EXPECT_EQ(biased(logits, std::vector<LogitBias>{{0, -100}, {3, 2}, {7, 9}, {-1, 9}}),
+            (std::vector<float>{-97, 2.5f, 2, 3}));
+}
+
+TEST(Sampler, LogProbabilitiesOfTheChosenAndTheBest) {
+  const std::vector<float> logits{std::log(0.1f), std::log(0.6f), std::log(0.3f)};
+  const auto all = top_logprobs(table(), logits, 0, 2);
+  ASSERT_EQ(all.size(), 3u);
+  EXPECT_EQ(all[0].token, 0);
+  EXPECT_EQ(all[1].token, 1);
+  EXPECT_EQ(all[2].token, 2);
+  EXPECT_NEAR(all[0].logprob, std::log(0.1), 1e-5);
+  EXPECT_NEAR(all[1].logprob, std::log(0.6), 1e-5);
+  EXPECT_EQ(top_logprobs(table(), logits, 2, 0).size(), 1u);
+  EXPECT_EQ(top_logprobs(table(), logits, 2, 20).size(), 4u);
+}
+
 TEST(Sampler, FiltersKeepWhatTheySay) {
   const std::vector<float> logits{std::log(0.5f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
   SamplingOptions o{.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0};

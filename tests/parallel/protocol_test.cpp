@@ -20,12 +20,17 @@ std::vector<Message> one_of_each() {
   FrameResult result;
   result.cost = {1.5, 1.25};
   result.sequences = {{18, {19, 20}, {22, 21}, 23, {{24, {{26, 25}, {27, 26}}, {28, 29}}}}};
+  result.sequences[0].logprobs = {{60, -0.5f}, {61, -0.75f}, {62, -1.5f}, {63, -1.75f}};
   SequenceOptions options;
   options.sampling = {0.5f, 30, 0.75f, 0.125f, 1.5f, 31, 32};
   options.decode = {DecodeMode::lap, true, 33, 34, 35};
   options.parent = 36;
   options.shared_tokens = 37;
   options.end_tokens = {38, 39};
+  options.sampling.presence_penalty = 0.625f;
+  options.sampling.frequency_penalty = 0.375f;
+  options.sampling.top_logprobs = 1;
+  options.logit_bias = {{64, 2.5f}, {65, -2.5f}};
   SequenceEnd end;
   end.logits_digest = 40;
   end.draft.steps = 41;
@@ -62,7 +67,7 @@ std::string fingerprint() {
 
 TEST(Protocol, ItsNumberChangesWithTheLayoutOfMessages) {
   ASSERT_EQ(fingerprint(), fingerprint());
-  EXPECT_EQ(kProtocol, 3);
+  EXPECT_EQ(kProtocol, 4);
   EXPECT_EQ(fingerprint(), "df2326e03b7e1f39")
       << "The layout of a message changed: raise kProtocol (parallel/comm/message.hpp) and write both here.";
 }
@@ -74,6 +79,7 @@ TEST(Protocol, MessagesOfSequencesComeBackAsTheyWere) {
   EXPECT_EQ(opened.options.sampling.seed, 32u);
   EXPECT_EQ(opened.options.decode.mode, DecodeMode::lap);
   EXPECT_EQ(opened.options.end_tokens, (std::vector<TokenId>{38, 39}));
+  EXPECT_EQ(opened.options.logit_bias.at(1).bias, -2.5f);
   const CloseRequest request = decode_close(m[4]);
   EXPECT_EQ(request.how.new_tokens, 55);
   EXPECT_EQ(request.how.kept_tokens, 56);
