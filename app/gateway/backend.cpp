@@ -91,6 +91,7 @@ void Backend::drain(std::chrono::milliseconds limit) {
   std::unique_lock lock(mutex_);
   draining_ = true;
   changed_.wait_for(lock, limit, [&] { return open_.empty(); });
+  drained_ = true;
   outbox_.push_back(nlohmann::json{{"type", kLineStop}}.dump());
   lock.unlock();
   wake();
@@ -128,6 +129,7 @@ void Backend::take_connection(LineSocket&& socket) {
     const std::lock_guard of_one(g->mutex_);
     outbox_.push_back(to_line(g->spec_).dump());
   }
+  if (drained_) outbox_.push_back(nlohmann::json{{"type", kLineStop}}.dump());
 }
 
 // Without ranks lines wait only as part of the answers that are open.

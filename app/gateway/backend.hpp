@@ -84,7 +84,7 @@ class Backend {
   std::map<std::uint64_t, GenerationPtr> open_;
   std::deque<std::string> outbox_;
   std::uint64_t next_id_ = 1;
-  bool draining_ = false, stopping_ = false;
+  bool draining_ = false, drained_ = false, stopping_ = false;
   BackendStatus status_;
   std::optional<LineSocket> ranks_;  // the thread's own
   std::thread thread_;

@@ -9,6 +9,7 @@
 
 #include "app/gateway/api_request.hpp"
 #include "app/gateway/backend.hpp"
+#include "app/options.hpp"
 #include "io/error.hpp"
 
 namespace jupiter {
@@ -213,6 +214,7 @@ TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
 TEST_F(BackendTest, CancelledAnswersAreForgotten) {
   Backend backend(path(), 2);
   LineSocket ranks = LineSocket::connect(path());
+  for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
   const auto one = backend.submit({}), two = backend.submit({});
   ASSERT_TRUE(one && two);
   EXPECT_FALSE(backend.submit({}));  // too many
