@@ -6,7 +6,8 @@ BUILD=${BUILD:-$root/build}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1  # containers and CI run as root
 
 build_packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev hdf5-tools
-  libcxxopts-dev libcpp-httplib-dev nlohmann-json3-dev libfmt-dev libxxhash-dev libutf8proc-dev python3 python3-pip unzip)
+  libopenblas-dev libcxxopts-dev libcpp-httplib-dev nlohmann-json3-dev libfmt-dev libxxhash-dev libutf8proc-dev
+  python3 python3-pip unzip)
 test_packages=(curl libgtest-dev libbenchmark-dev slurm-wlm munge iproute2)
 
 # Installs the Debian packages among the arguments that are missing; asks for root only then.

@@ -1,5 +1,5 @@
-// Training of a sequential draft head: loss, gradient and AdamW, on one rank. Products go through the row-invariant
-// f32 kernels, random numbers are keyed by step and position: the same on any number of threads.
+// Training of a sequential draft head on one rank: loss, gradient and AdamW. Random numbers are keyed by step and
+// position. Matrix products are OpenBLAS's, so the bits of a training depend on processor and threads.
 #pragma once
 
 #include <array>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "io/model/draft_heads.hpp"
-#include "kernels/linear.hpp"
+#include "kernels/runtime.hpp"
 
 namespace jupiter {
 
@@ -74,20 +74,19 @@ class DraftHeadTrainer {
   void forward(const DraftHeadBatch& batch, std::int64_t depth, Depth& d);
   void draw_dropout_mask(std::int64_t step, std::int64_t depth, Depth& d) const;
   DraftHeadScore compare(const DraftHeadBatch& batch, std::int64_t depth, Depth& d, bool learning);
+  DraftHeadScore compare_row(std::int32_t right, std::int64_t depth, std::span<const float> expected,
+                             std::span<float> logits) const;
   void backward(const Depth& d, std::vector<float>& state_gradient);
   DraftHeadScore pass(const DraftHeadBatch& batch, std::span<const float> weights, std::int64_t step, bool learning);
-  // out = x w^T
-  void product(const float* x, std::int64_t rows, std::int64_t cols, const Buffer<float>& w, std::int64_t w_rows,
-               float* out);
+  std::int64_t starts() const { return std::ssize(rows_); }
 
   const Runtime rt_;
   DraftHeadShape shape_;
   std::int64_t vocab_;
   DraftHeadTrainingOptions options_;
-  LinearInput input_;
-  Buffer<float> output_, output_transposed_;  // [vocab][dim], [dim][vocab]; rows padded to 16
-  Buffer<float> w1_, w1_transposed_, w2_, w2_transposed_;
-  std::vector<float> b1_, gain_;
+  std::vector<float> output_;        // [vocab][dim]
+  MatrixView<const float> w1_, w2_;  // [units][2 dim], [dim][units]: the weights of this batch
+  std::span<const float> b1_, gain_;
   std::vector<std::int64_t> rows_;     // row of each start in the batch
   std::vector<std::int64_t> numbers_;  // number of each start
   std::vector<float> teacher_;         // [rows][vocab]: what the model expects after a row
