@@ -1,4 +1,4 @@
-// Files read whole with a limit, or written durably: beside their place, then renamed.
+// Reads files whole, up to a limit, and writes them durably: beside their place, to which they are renamed.
 #pragma once
 
 #include <cstddef>
@@ -9,26 +9,27 @@
 
 namespace jupiter {
 
-// The whole file; FormatError where it cannot be read or is larger than max_bytes.
+// Returns the whole file. FormatError where it cannot be read or is larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes = 1ull << 30);
 
-// Whether both name one regular file, whatever the spelling (links, ./x and x); of files that do not exist yet, whether
-// they will be the same one. Devices and pipes are never the same: nothing of theirs can be lost.
+// Whether both names mean one regular file, however they are spelled (links, ./x and x). Names of files that do not
+// exist yet are the same if one file will have both. Devices and pipes are never the same, since nothing of them can be
+// lost.
 bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
 
-// A file that takes its place only when it is whole: until then it has a hidden name in the same folder that no other
-// file has, and it is removed with this object. A link is followed. RunError names the file to be.
+// A file that takes its place only when it is whole. Until then it has a hidden name in the same folder, which no other
+// file has, and it is removed with this object. A link is followed. Every RunError names the file that is to be.
 class NewFile {
  public:
   explicit NewFile(const std::filesystem::path& target);
   ~NewFile();
   NewFile(NewFile&& other) noexcept;
   NewFile& operator=(NewFile&&) = delete;
-  const std::filesystem::path& path() const { return path_; }  // now: what other libraries write to
+  const std::filesystem::path& path() const { return path_; }  // its present name, for other libraries
   void write(std::string_view text);                           // appends
-  // Nothing more is written: the content is on the disk.
+  // Ends the writing. The content is on the disk when this returns.
   void finish();
-  // finish(), where that is not done; then under its own name, which is on the disk too.
+  // Gives the file its own name, after finish() where that was not called. The name, too, is on the disk then.
   void put_in_place();
 
  private:
@@ -36,11 +37,11 @@ class NewFile {
   int fd_ = -1;
 };
 
-// The same for a text. Devices and pipes are written directly.
+// Writes a whole text in the same way. Devices and pipes are written directly.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
-// RunError where a file that is to be written later cannot be.
+// RunError where a file that is to be written later cannot be written.
 void check_writable(const std::filesystem::path& path);
-// Makes a new or renamed file's name durable. File systems that cannot sync folders pass.
+// Makes the name of a new or renamed file durable, where the file system can sync folders.
 void sync_folder_of(const std::filesystem::path& file);
 
 }  // namespace jupiter

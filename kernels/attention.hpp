@@ -8,8 +8,8 @@
 
 namespace jupiter {
 
-// Rows of a batch that belong to one sequence: consecutive positions, or rows of its tree. Their keys and values are in
-// the cache already.
+// Rows of a batch that belong to one sequence: either consecutive positions, or rows of its tree. Their keys and values
+// are in the cache already.
 struct RowRun {
   const Sequence* sequence = nullptr;
   std::int64_t first_position = 0;
@@ -24,7 +24,7 @@ struct AttentionShape {
   std::int64_t n_heads = 0;
   std::int64_t n_kv_heads = 0;
   std::int64_t head_dim = 0;
-  std::int64_t window = 0;  // positions that a row sees, itself included; 0: all before it
+  std::int64_t window = 0;  // positions that a row attends to, its own included; 0: all up to its own
 
   std::int64_t group() const { return n_heads / n_kv_heads; }
 };
@@ -38,7 +38,7 @@ class AttentionScratch {
 
   struct PerThread {
     Buffer<float> keys, values;          // a block as f32
-    Buffer<float> own_keys, own_values;  // the same as one row of a tree sees it
+    Buffer<float> own_keys, own_values;  // the same block with the slots of one tree row's own path
     Buffer<float> queries, outputs;      // [tile rows][head_dim]
     Buffer<float> max, sums;             // [tile rows], [tile rows][16]
     Buffer<std::int32_t> first, end;     // [tile rows]: visible lanes
@@ -50,9 +50,9 @@ class AttentionScratch {
   std::vector<PerThread> threads_;
 };
 
-// q, out: [rows of all runs][n_heads * head_dim]. A row at position p sees positions max(0, p - window + 1) .. p; those
-// that are not committed, as its own path through the tree has them.
-// Result and bits do not depend on how rows are batched, nor on threads (kernels/README.md).
+// q, out: [rows of all runs][n_heads * head_dim]. A row at position p attends to positions max(0, p - window + 1) .. p;
+// of positions that are not committed it takes those of its own path through the tree. The bits of the result depend
+// neither on how rows are batched nor on threads (kernels/README.md).
 void attend(const Runtime& rt, const KvCache& cache, std::int64_t layer, const std::vector<RowRun>& runs,
             const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, AttentionScratch& scratch);
 

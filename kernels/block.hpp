@@ -10,7 +10,7 @@
 
 namespace jupiter {
 
-// Work space of a forward pass, made once for the largest batch; about rows * (3 dim + 2 hidden + ...) floats.
+// Work space of a forward pass, made once for the largest batch. It has about rows * (3 dim + 2 hidden + ...) floats.
 class BlockScratch {
  public:
   BlockScratch(const ModelConfig& config, std::int64_t max_rows, int threads);
@@ -45,11 +45,11 @@ void forward_block(const BlockContext& context, const LayerWeights& weights, std
 void embed(const BlockContext& context, const PackedMatrix& embedding, std::span<const std::int32_t> tokens,
            MatrixView<float> x);
 
-// x[rows[i]] after the final norm; lies in the scratch until its next use.
+// Returns x[rows[i]] after the final norm. It lies in the scratch until the next use of that.
 MatrixView<const float> final_norm(const BlockContext& context, const OutputHeadWeights& weights,
                                    MatrixView<const float> x, std::span<const std::int64_t> rows);
-// logits[i] = output head of x[rows[i]]: final norm, then [vocab_size].
-// Returns the rows between the two, as final_norm does.
+// logits[i] = output head of final_norm(x[rows[i]]), [vocab_size]. Returns the rows after the final norm, as
+// final_norm() does.
 MatrixView<const float> forward_output_head(const BlockContext& context, const OutputHeadWeights& weights,
                                             MatrixView<const float> x, std::span<const std::int64_t> rows,
                                             MatrixView<float> logits);

@@ -1,5 +1,5 @@
-// Key-value cache of one stage: blocks of 32 positions, taken from one pool by every sequence. Which slot holds which
-// position is metadata of the sequence; the arithmetic never sees it.
+// Key-value cache of one stage: blocks of 32 positions, which sequences take from one pool. Which slot holds which
+// position is metadata of the sequence, which the arithmetic does not depend on.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct Slot {
 // A drafted token's number within its sequence; children have higher numbers than their parents.
 using NodeId = std::uint32_t;
 
-// An uncommitted position: one of possibly many that follow the same parent.
+// An uncommitted node, one of possibly several that follow the same parent.
 struct TreeNode {
   NodeId id = 0;
   NodeId parent = 0;
@@ -36,16 +36,17 @@ struct TreeNode {
   Slot slot;
 };
 
-// Positions of one sequence and where they lie: position p in blocks[p / 32], lane p % 32, its home. A tree node lies
-// at the home of its position where that is free, so that a chain needs no copies, and in a spare block otherwise.
+// The positions of one sequence, and where they lie. The home of position p is lane p % 32 of blocks[p / 32]. A tree
+// node lies at the home of its position where that is free, so that a chain needs no copies, and in a spare block
+// otherwise.
 struct Sequence {
   std::vector<BlockId> blocks;
   std::int64_t length = 0;  // committed positions
   // The uncommitted tail (kernels/token_tree.hpp).
-  NodeId tip = 0;                 // the node at position length - 1; 0: the end of a prompt
-  std::optional<NodeId> decided;  // the child of tip that is known to be right, but not computed yet
+  NodeId tip = 0;                 // the node at position length - 1; 0 stands for the end of a prompt
+  std::optional<NodeId> decided;  // the child of tip that is known to be right but is not computed yet
   std::vector<TreeNode> nodes;    // parents before children
-  std::vector<BlockId> spare;
+  std::vector<BlockId> spare;     // blocks of nodes that are not at home
 
   Slot home(std::int64_t position) const {
     return {blocks[position / kKvBlock], static_cast<std::int32_t>(position % kKvBlock)};
@@ -62,7 +63,7 @@ struct KvShape {
 
 class KvCache {
  public:
-  // Memory is touched only where it is used. UsageError where q8_0 does not divide the head.
+  // Memory is touched only where it is used. UsageError where head_dim is no multiple of q8_0's groups.
   KvCache(const KvShape& shape, std::int64_t n_blocks);
   ~KvCache();
   KvCache(const KvCache&) = delete;

@@ -11,7 +11,7 @@
 
 namespace jupiter {
 
-// Best of ten runs, in units per second: whoever else uses the machine can only make a run slower.
+// Units per second in the best of ten runs, because others who use the machine can only make a run slower.
 template <typename Work>
 double best_rate(double units, const Work& work) {
   double best = 0;
@@ -31,7 +31,7 @@ double read_peak(ThreadPool& pool, std::uint64_t buffer_bytes);
 // int8 multiply-adds per second of all threads, operands in registers, with as many independent sums as hide the
 // latency; 0 for a table without an instruction for them (reference).
 double multiply_peak(const KernelTable& table, ThreadPool& pool);
-// The instruction that it is measured with; empty where there is none.
+// The instruction with which multiply_peak() measures; empty where there is none.
 std::string_view multiply_instruction(const KernelTable& table);
 
 }  // namespace jupiter

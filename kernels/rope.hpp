@@ -10,7 +10,7 @@ namespace jupiter {
 
 class RopeTable {
  public:
-  // positions: that room is made for at once; more may come.
+  // positions: for how many room is made at once; more may come.
   explicit RopeTable(const ModelConfig& config, std::int64_t positions = 0);
 
   // Makes rows for positions below `end`; call before cos() and sin() of them.

@@ -11,8 +11,8 @@ struct Runtime {
   ThreadPool& pool;
 };
 
-// Calls work(first, last) for slices of `count` rows on all threads; on the calling thread alone where that is less
-// than `min_per_thread` rows each.
+// Calls work(first, last) for slices of `count` rows on all threads, or for all rows on the calling thread alone where
+// a thread would have less than `min_per_thread` rows.
 template <typename Work>
 void for_rows(const Runtime& rt, std::int64_t count, std::int64_t min_per_thread, const Work& work) {
   if (rt.pool.size() == 1 || count < min_per_thread * rt.pool.size()) {

@@ -11,8 +11,8 @@ class ThreadPool {
  public:
   struct Options {
     int threads = 1;           // the calling thread included
-    bool pin = false;          // one core each, of those this process may use
-    bool share_cores = false;  // other ranks use these cores too: never spin
+    bool pin = false;          // each thread gets a core of its own, of those that this process may use
+    bool share_cores = false;  // other ranks use the same cores, so threads never spin
   };
   explicit ThreadPool(Options options);
   ~ThreadPool();

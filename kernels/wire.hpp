@@ -11,13 +11,14 @@
 
 namespace jupiter {
 
-// exact: in the model's own precision, to which it was rounded before: no bit changes.
-// q8: groups of 32 as int8 and an f16 scale: 17/32 of f16's bytes, other bits, other answers (opt-in).
+// exact: in the model's own precision, to which the residual was rounded before, so no bit changes.
+// q8: groups of 32 as int8 with an f16 scale, 17/32 of the bytes of f16. It gives other bits and other answers
+// (opt-in).
 enum class Wire : std::uint8_t { exact, q8 };
 std::string_view name(Wire wire);
 std::optional<Wire> wire_from_name(std::string_view text);
 
-// Of one row. UsageError where q8 does not divide `dim`.
+// Bytes of one row. UsageError where q8 does not divide `dim`.
 std::int64_t wire_row_bytes(Wire wire, const ModelConfig& config);
 
 // x: [rows][dim]; bytes: rows * wire_row_bytes. RunError where a value does not fit.

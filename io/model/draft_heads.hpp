@@ -1,4 +1,4 @@
-// Heads that draft from a model's hidden state: their weights, as files hold them and as training changes them.
+// The weights of heads that draft from a model's hidden state, as files hold them and as training changes them.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace jupiter {
 
-// Which model a draft is for. A model's conversions to other precisions share it.
+// Which model a draft file is for. A model's conversions to other precisions have the same identity.
 struct DraftIdentity {
   std::int64_t vocab_size = 0;
   std::int64_t dim = 0;
@@ -22,11 +22,13 @@ struct DraftIdentity {
   std::string tokenizer_hash;  // hex, over the checksums of its datasets
 };
 
+inline constexpr float kDraftHeadNormEps = 1e-6f;  // in rms(x) = sqrt(mean(x^2) + eps) of the sequential head
+
 // A small network that goes from one drafted token to the next (Hydra, Ankner et al. 2024; recurrent drafter, Zhang et
-// al. 2024). With unit(x) = x / rms(x), s the state (first: the model's hidden row after its final norm) and e the row
-// of the model's output head of the token that comes next:
-//   next state = gain * unit(unit(s) + w2 silu(w1 [unit(s); unit(e)] + b1))
-// and what follows has the logits (output head) * (next state), over the draft vocabulary only.
+// al. 2024). Let norm(x) = x / rms(x), s the state (at first the model's hidden row after its final norm), and e the
+// row of the model's output head that belongs to the next token. Then
+//   next state = gain * norm(norm(s) + w2 silu(w1 [norm(s); norm(e)] + b1)),
+// and the logits of what follows are (output head) * (next state), over the draft vocabulary only.
 struct DraftHeadShape {
   std::int64_t dim = 0;
   std::int64_t units = 0;
@@ -45,8 +47,8 @@ struct SequentialHead {
   std::string accuracy;         // what validation said; information only
 };
 
-// Medusa heads (Cai et al. 2024). Head i guesses the token i + 1 places after the newest one, whatever comes between:
-// each layer is x + silu(W x + b), then a matrix to the whole vocabulary.
+// Medusa heads (Cai et al. 2024). Head i guesses the token i + 1 places after the newest one, whatever comes between.
+// Its layers compute x + silu(W x + b); a matrix to the whole vocabulary follows.
 struct MedusaHeads {
   struct Layer {
     std::vector<f16_t> weight;  // [dim][dim]
@@ -59,21 +61,21 @@ struct MedusaHeads {
   std::vector<Head> heads;
 };
 
-// Published Medusa heads: "{head}.{layer}.linear.weight", "....bias", "{head}.{layers}.weight". FormatError where a
-// tensor is missing, too many, or of another shape than this model's.
+// Reads published Medusa heads: "{head}.{layer}.linear.weight", "....bias", "{head}.{layers}.weight". FormatError where
+// a tensor is missing, too many, or of another shape than this model's.
 MedusaHeads read_medusa_safetensors(const std::string& path, const Manifest& manifest);
 
-// Training in progress.
+// A training in progress.
 struct DraftHeadTraining {
-  std::string key;                   // of data and settings; another key is another training
-  std::int64_t steps = 0;            // done
+  std::string key;                   // hash of data and settings, by which a training is recognised
+  std::int64_t steps = 0;            // how many are done
   std::vector<float> weights;        // as in SequentialHead
   std::vector<float> first, second;  // AdamW's moments
 };
 
 // RunError where it cannot be written.
 void write_draft_head_training(const std::filesystem::path& path, const DraftHeadTraining& training);
-// None where there is no file or it is of another training; FormatError where it is damaged.
+// None where there is no file, or it is of another training. FormatError where it is damaged.
 std::optional<DraftHeadTraining> read_draft_head_training(const std::filesystem::path& path, const std::string& key,
                                                           std::int64_t size);
 

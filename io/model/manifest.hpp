@@ -1,5 +1,5 @@
-// The manifest: what a model folder holds, file by file and dataset by dataset. It lies on every board; the hash of
-// its bytes is the model's hash.
+// The manifest says what a model folder holds, file by file and dataset by dataset. It lies on every board, and the
+// hash of its bytes is the model's hash.
 #pragma once
 
 #include <cstdint>
@@ -60,9 +60,9 @@ struct ModelPart {
   bool embedding = false;
   bool output_head = false;
 };
-// Of the part's matrices and vectors. Tied embeddings count once.
+// Bytes of the part's matrices and vectors. Tied embeddings count once.
 std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
-// What they take once they are mapped and read.
+// Bytes that they take once they are mapped and read.
 std::uint64_t mapped_bytes(const Manifest& manifest, const ModelPart& part);
 
 std::string to_json(const Manifest& manifest);

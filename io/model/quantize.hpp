@@ -5,10 +5,10 @@
 
 namespace jupiter {
 
-// Nearest-even rounding to 8 bits; scale = largest magnitude / 127, in f16. x: [cols].
+// Rounds to 8 bits, nearest even, with scale = largest magnitude / 127 in f16. x: [cols].
 void quantize_q8(const float* x, std::int64_t cols, QuantizedRow& out);
-// 4 bits with minimum: the scale and minimum of each group that give the least squared error among a few shrunken
-// ranges. x: [cols].
+// Rounds to 4 bits with a minimum. Of a few shrunken ranges each group takes the scale and minimum that give the least
+// squared error. x: [cols].
 void quantize_q4m(const float* x, std::int64_t cols, QuantizedRow& out);
 
 }  // namespace jupiter

@@ -58,10 +58,10 @@ class ShardFile {
   std::vector<std::uint64_t> offsets_;  // by dataset
 };
 
-// Every dataset's problem, one line each; empty: the file is whole.
+// The problems of all datasets, one line each; empty where the file is whole.
 std::vector<std::string> verify_shard(const std::filesystem::path& folder, const FileInfo& info);
 
-// The tokenizer as datasets of tokenizer.h5 and back.
+// Write and read the tokenizer as datasets of tokenizer.h5.
 void write_tokenizer(ShardWriter& writer, const TokenizerData& tokenizer);
 TokenizerData read_tokenizer(const ShardFile& file, std::int64_t vocab_size);
 

@@ -12,21 +12,15 @@ namespace jupiter {
 
 namespace {
 
-constexpr float kNormEps = 1e-6f;  // as in training (parallel/train/draft_head_training.cpp)
-
-float* data_of(std::vector<float>& v) {
-  return v.data();
-}
-
 void multiply_row(const Runtime& rt, LinearInput& input, const std::vector<float>& x, const PackedMatrix& w,
                   std::vector<float>& out) {
   out.resize(w.rows);
   const MatrixView<const float> in(x.data(), 1, w.cols);
-  multiply(rt, input, in, std::array{Product{w, {data_of(out), 1, w.rows}}});
+  multiply(rt, input, in, std::array{Product{w, {out.data(), 1, w.rows}}});
 }
 
 void rms_normalise(const KernelTable& kernels, const std::vector<float>& ones, const float* x, float* out) {
-  kernels.rms_norm(x, ones.data(), std::ssize(ones), kNormEps, out);
+  kernels.rms_norm(x, ones.data(), std::ssize(ones), kDraftHeadNormEps, out);
 }
 
 void silu(std::vector<float>& x) {
@@ -107,7 +101,7 @@ class SequentialDraft : public NeuralDrafter {
     silu(units);
     multiply_row(p.rt, input_, units, p.w2.matrix(), sum);
     p.rt.kernels.add(sum.data(), in.data(), p.shape.dim);
-    p.rt.kernels.rms_norm(sum.data(), p.gain.data(), p.shape.dim, kNormEps, state.data());
+    p.rt.kernels.rms_norm(sum.data(), p.gain.data(), p.shape.dim, kDraftHeadNormEps, state.data());
     return state;
   }
 
