@@ -125,7 +125,8 @@ void add_group_rooms(const fs::path& root, const Version& v, const std::string& 
   }
 }
 
-// The same for all processes of a machine, whatever they call it; host names of emulated boards and containers differ.
+}  // namespace
+
 std::string machine_id(const fs::path& root) {
   std::ifstream in(root / "proc/sys/kernel/random/boot_id");
   std::string id;
@@ -134,8 +135,6 @@ std::string machine_id(const fs::path& root) {
   ::gethostname(host.data(), host.size() - 1);
   return host.data();
 }
-
-}  // namespace
 
 std::vector<MemoryRoom> memory_rooms(const fs::path& root) {
   const std::string machine = machine_id(root);

@@ -22,6 +22,10 @@ std::vector<MemoryRoom> memory_rooms(const std::filesystem::path& root = "/");
 // The bytes that the smallest of them leaves; 0 where nothing is known.
 std::uint64_t available_memory(const std::filesystem::path& root = "/");
 
+// The same for all processes of a machine until it starts anew, whatever they call it; host names of emulated boards
+// and containers differ.
+std::string machine_id(const std::filesystem::path& root = "/");
+
 // Bytes that this process has now.
 std::uint64_t resident_memory();
 

@@ -7,6 +7,7 @@
 #include "io/error.hpp"
 #include "io/hash.hpp"
 #include "io/model/hdf5_handle.hpp"
+#include "io/model/verified_files.hpp"
 
 namespace jupiter {
 
@@ -153,6 +154,12 @@ void check_checksum(const std::string& file_name, const DatasetInfo& d, const st
   }
 }
 
+std::string checksums_of(const FileInfo& info) {
+  std::string all;
+  for (const DatasetInfo& d : info.datasets) all += hex(d.checksum);
+  return all;
+}
+
 Handle open_hdf5(const std::string& path) {
   silence_hdf5();
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
@@ -173,11 +180,14 @@ ShardFile::ShardFile(const std::filesystem::path& folder, const FileInfo& info, 
     : info_(info), mapping_(shard_path(folder, info)) {
   const std::string& path = mapping_.path();
   const Handle file = open_hdf5(path);
+  const std::uint64_t key = verify ? VerifiedFiles::key(path, checksums_of(info_)) : 0;
+  const bool read = verify && !VerifiedFiles::of_user().has(key);
   for (const DatasetInfo& d : info_.datasets) {
     offsets_.push_back(locate(file, path, d, mapping_.bytes().size()));
-    if (verify) check_checksum(path, d, mapping_.bytes().data() + offsets_.back());
+    if (read) check_checksum(path, d, mapping_.bytes().data() + offsets_.back());
   }
-  if (!verify) mapping_.populate();  // as checksums do: else the first token waits for every page
+  if (read) VerifiedFiles::of_user().add(key);
+  if (!read) mapping_.populate();  // as checksums do: else the first token waits for every page
 }
 
 std::vector<std::string> verify_shard(const std::filesystem::path& folder, const FileInfo& info) {

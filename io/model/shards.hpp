@@ -41,7 +41,8 @@ class ShardWriter {
 // A mapped shard file whose datasets lie where the manifest says and have the shapes that it says.
 class ShardFile {
  public:
-  // verify: also checks every checksum. FormatError names the file and the dataset.
+  // verify: also checks every checksum, unless the file was found whole before and has not changed since
+  // (VerifiedFiles). FormatError names the file and the dataset.
   ShardFile(const std::filesystem::path& folder, const FileInfo& info, bool verify);
 
   bool has(std::string_view dataset) const { return info_.find(dataset) != nullptr; }

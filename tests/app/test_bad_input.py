@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 import unittest
 
 from program import JUPITER, MPIRUN, ROOT, ProgramTest, jupiter
@@ -246,6 +247,20 @@ class Shards(ProgramTest):
                 self.assertEqual(result.returncode, 3)
                 self.assertIn("BAD", result.stdout)
                 self.assertIn("layer_0003.h5", result.stdout)
+
+    def test_damage_behind_a_start_that_was_well(self):
+        """What a start found whole is not read again, unless anything about the file changed."""
+        model = self.copy("well")
+        time.sleep(2.1)  # younger files are never remembered
+        run = ("run", "-m", model, "--raw", "-p", "x", "-n", "2")
+        for _ in range(2):
+            result = jupiter(*run)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        path = model / "layer_0003.h5"
+        before = path.stat()
+        path.write_bytes(flip_weight(path.read_bytes()))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.check(model, 3, "layer_0003.h5", "checksum")
 
     def test_missing_dataset_and_wrong_shape(self):
         model = self.copy("swapped")
