@@ -5,9 +5,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=${BUILD:-$root/build}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1  # containers and CI run as root
 
-build_packages=(g++ cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev hdf5-tools
-  libopenblas-dev libcxxopts-dev libcpp-httplib-dev nlohmann-json3-dev libfmt-dev libxxhash-dev libutf8proc-dev
-  python3 python3-pip unzip)
+build_libraries=(libopenmpi-dev libhdf5-dev libfmt-dev libxxhash-dev libutf8proc-dev libcpp-httplib-dev
+  libopenblas-dev)
+build_headers=(libcxxopts-dev nlohmann-json3-dev)  # for every processor the same
+build_packages=(g++ cmake ninja-build pkg-config openmpi-bin hdf5-tools python3 python3-pip unzip
+  "${build_libraries[@]}" "${build_headers[@]}")
+deb_packages=(dpkg-dev file)  # for cpack
 test_packages=(curl libgtest-dev libbenchmark-dev slurm-wlm munge iproute2)
 
 # Installs the Debian packages among the arguments that are missing; asks for root only then.
