@@ -34,6 +34,13 @@ NOT_RUN = {
     "bash jobs/accuracy/accuracy.sh": "an hour; test_accuracy runs its short form",
     "sudo jobs/emulate/emulate": "needs root and the machine for itself: test_emulate",
     "jobs/bench/draw-trace": "draws what the lines before it made: test_emulate",
+    "cmake -S . -B build": "builds: jobs/test.sh does the same",
+    "cd build && cpack": "installs a package: jobs/ci/test-packages.sh",
+    "sudo cmake --install build": "writes to this machine: test_install",
+    "sudo bash jobs/ci/test-packages.sh": "makes Debians in folders, needs root and minutes",
+    "cp jobs/packages/ansible": "needs boards",
+    "ansible-playbook": "needs boards",
+    "spack repo add": "needs Spack",
 }
 # What an example needs beside its words on a machine that plays all boards.
 ADDED = {" profile ": " --shared-host"}
