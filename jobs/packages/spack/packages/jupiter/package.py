@@ -29,9 +29,11 @@ class Jupiter(CMakePackage):
     depends_on("hdf5 ~mpi")
     depends_on("nlohmann-json@3.11:")
     depends_on("fmt@9:")
+    depends_on("openblas", type=("build", "run"))  # loaded when train-draft needs it
     depends_on("xxhash")
     depends_on("utf8proc")
     depends_on("cxxopts@3:")
+    depends_on("cpp-httplib@0.11:")
     depends_on("googletest", type="build", when="+tests")
 
     generator("ninja")
