@@ -37,16 +37,16 @@ class ConnectionThreads : public httplib::TaskQueue {
   explicit ConnectionThreads(std::size_t most) : most_(most) {}
 
   void enqueue(std::function<void()> connection) override {
-    {
-      const std::lock_guard lock(mutex_);
-      turned_away = connections_ == most_;
-      if (!turned_away) {
-        ++connections_;
-        waiting_.push_back(std::move(connection));
-        if (threads_.size() < connections_) threads_.emplace_back([this] { work(); });
-      }
+    std::unique_lock lock(mutex_);
+    if (connections_ == most_) {
+      lock.unlock();
+      turned_away = true;
+      return connection();
     }
-    if (turned_away) return connection();
+    ++connections_;
+    waiting_.push_back(std::move(connection));
+    if (threads_.size() < connections_) threads_.emplace_back([this] { work(); });
+    lock.unlock();
     changed_.notify_one();
   }
 

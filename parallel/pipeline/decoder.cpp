@@ -56,8 +56,8 @@ SequenceEnd Decoder::close(SequenceId sequence, const SequenceClose& close) {
     return end;
   }
   State kept;
-  kept.history = s.speculation ? s.speculation->history() : std::move(s.history);
-  kept.history.resize(std::min<std::size_t>(kept.history.size(), static_cast<std::size_t>(close.kept_tokens)));
+  const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
+  kept.history.assign(history.begin(), history.begin() + std::min(std::ssize(history), close.kept_tokens));
   s = std::move(kept);
   return end;
 }
@@ -225,7 +225,7 @@ void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
 // Sequences that had rows in the newest frames. Kept prefixes and earlier turns of a conversation are open, too, but
 // they take no time of the pipeline.
 int Decoder::active_sequences() const {
-  const auto recent = static_cast<std::uint64_t>(2 * cost_.stages() + 2);  // frames that can be in flight
+  const std::uint64_t recent = 2 * static_cast<std::uint64_t>(cost_.stages()) + 2;  // frames that can be in flight
   return static_cast<int>(std::count_if(states_.begin(), states_.end(),
                                         [&](const auto& s) { return s.second.newest_frame + recent > frames_; }));
 }
