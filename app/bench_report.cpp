@@ -220,8 +220,8 @@ std::vector<Cell> markdown_cells(const BenchSetting& setting, const BenchRow& ro
   if (row.ranks.size() > 1) {
     const auto mb = [](const RankReport& r) { return fmt::format("{:.2f}", static_cast<double>(r.sent_bytes) * 1e-6); };
     const auto idle = [](const RankReport& r) { return fmt::format("{:.2f}", r.wait_s); };
-    cells.push_back({"MB sent by rank", by_rank(row, " / ", mb)});
-    cells.push_back({"s idle by rank", by_rank(row, " / ", idle)});
+    cells.emplace_back("MB sent by rank", by_rank(row, " / ", mb));
+    cells.emplace_back("s idle by rank", by_rank(row, " / ", idle));
   }
   return cells;
 }
