@@ -13,6 +13,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "io/timer.hpp"
+#include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
 
@@ -52,21 +53,34 @@ void ServeOptions::check(const OptionSet& options) {
 class Service {
  public:
   Service(const ServeOptions& options, const Manifest& manifest)
-      : options_(options), vocab_size_(manifest.config.vocab_size), gateway_(LineSocket::connect(options.socket)) {}
+      : options_(options), vocab_size_(manifest.config.vocab_size), gateway_(LineSocket::connect(options.socket)) {
+    send({{"type", kLineHello}});
+    gateway_.poll();
+  }
 
   void say_ready(const nlohmann::json& ready) { send(ready); }
 
-  // Until the gateway says stop or is gone, or a signal came.
-  ExitCode run(Scheduler& scheduler) {
+  // Until the gateway says stop or is gone, or a signal came. ranks: in their order; `busy` is filled in here.
+  ExitCode run(const Pipeline& pipeline, Scheduler& scheduler, std::vector<RankLoad> ranks) {
+    pipeline_ = &pipeline;
     scheduler_ = &scheduler;
+    ranks_ = std::move(ranks);
+    say_status();
     const auto ended = [&] { return stopped_ || gateway_.closed() || interrupted_by() != ExitCode::ok; };
     while (!ended()) {
+      begin_status();
       listen();
       scheduler.run([&] { listen(); });
       if (ended()) break;
-      gateway_.poll();
+      say_status();
+      // A second after the last answer nothing is busy any more.
+      bool idle_told = false;
       wait_politely(
           [&] {
+            if (!idle_told && seconds_since(status_begun_) > kStatusEveryS) {
+              idle_told = true;
+              say_status();
+            }
             gateway_.poll();
             return take_lines() || ended();
           },
@@ -91,12 +105,24 @@ class Service {
     gateway_.poll();
     take_lines();
     if (stopped_ || gateway_.closed()) scheduler_->cancel_all();
-    if (seconds_since(status_sent_) > kStatusEveryS) say_status();
+    if (seconds_since(status_begun_) > kStatusEveryS) say_status();
+  }
+
+  // What the next status tells begins now.
+  void begin_status() {
+    status_begun_ = Clock::now();
+    computed_s_ = pipeline_->compute_s();
   }
 
   void say_status() {
-    status_sent_ = Clock::now();
-    send({{"type", kLineStatus}, {"running", scheduler_->running()}, {"waiting", scheduler_->waiting()}});
+    const double passed_s = seconds_since(status_begun_);
+    const std::vector<double>& computed_s = pipeline_->compute_s();
+    for (std::size_t s = 0; s < std::min(computed_s_.size(), ranks_.size()) && passed_s > 0; ++s) {
+      ranks_[s].busy = std::min((computed_s[s] - computed_s_[s]) / passed_s, 1.0);
+    }
+    begin_status();
+    send(to_line(RanksStatus{scheduler_->running(), scheduler_->waiting(), pipeline_->in_flight(), ranks_}));
+    gateway_.poll();
   }
 
   bool take_lines() {
@@ -191,11 +217,24 @@ class Service {
   const ServeOptions& options_;
   std::int64_t vocab_size_;
   LineSocket gateway_;
+  const Pipeline* pipeline_ = nullptr;
   Scheduler* scheduler_ = nullptr;
   std::map<std::uint64_t, Answer> answers_;
-  Clock::time_point status_sent_ = Clock::now();
+  Clock::time_point status_begun_ = Clock::now();
+  std::vector<double> computed_s_;  // by stage, at that time
+  std::vector<RankLoad> ranks_;
   bool stopped_ = false;
 };
+
+// Where this rank is and what it holds.
+RankLoad load_of(Engine& engine) {
+  const MpiSession& mpi = engine.mpi();
+  RankLoad load{.rank = mpi.rank(), .host = mpi.host()};
+  if (!mpi.holds_layers()) return load;
+  load.first_layer = engine.stage().part().first_layer;
+  load.last_layer = engine.stage().part().last_layer;
+  return load;
+}
 
 }  // namespace
 
@@ -212,13 +251,14 @@ ExitCode serve_command(const MpiSession& mpi, const Arguments& arguments) {
     }
     service.emplace(options, manifest);
   });
-  const DriveEnd end = engine.drive([&](Pipeline&, Scheduler& scheduler) {
+  std::vector<RankLoad> ranks = gather(engine.mpi(), load_of(engine));
+  const DriveEnd end = engine.drive([&](Pipeline& pipeline, Scheduler& scheduler) {
     nlohmann::json ready = result_info(engine.manifest(), engine.plan());
     ready["type"] = kLineReady;
     ready["context_tokens"] = engine.context_tokens();
     ready["cache_tokens"] = engine.stage().options().cache_tokens;
     service->say_ready(ready);
-    return service->run(scheduler);
+    return service->run(pipeline, scheduler, std::move(ranks));
   });
   return end.code;
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <iostream>
 
 #include "io/error.hpp"
@@ -12,8 +13,16 @@
 namespace jupiter {
 
 namespace {
-constexpr int kPollMs = 200;
+constexpr int kPollMs = 200, kVisitorsPollMs = 10;
+
+bool is_about_boards(const std::string& line) {
+  try {
+    return parse_json(line, "Unix socket").value("type", "") == kLineBoards;
+  } catch (const std::exception&) {
+    return true;  // nobody's: take_line() says what is wrong with it
+  }
 }
+}  // namespace
 
 std::vector<GivenToken> Generation::wait(std::chrono::milliseconds limit) {
   std::unique_lock lock(mutex_);
@@ -100,9 +109,12 @@ void Backend::drain(std::chrono::milliseconds limit) {
 void Backend::run() {
   char bytes[64];
   for (;;) {
-    wait_for_sockets(listener_.descriptor(), ranks_ ? &*ranks_ : nullptr, wake_[0], kPollMs);
+    const bool all_known = std::all_of(visitors_.begin(), visitors_.end(), [](const Visitor& v) { return v.known; });
+    const int limit = all_known ? kPollMs : kVisitorsPollMs;
+    wait_for_sockets(listener_.descriptor(), ranks_ ? &*ranks_ : nullptr, wake_[0], limit);
     while (::read(wake_[0], bytes, sizeof bytes) > 0) continue;
-    if (auto socket = listener_.accept()) take_connection(std::move(*socket));
+    if (auto socket = listener_.accept()) visitors_.push_back({std::move(*socket)});
+    hear_visitors();
     send_outbox();
     if (ranks_) {
       ranks_->poll();
@@ -110,11 +122,26 @@ void Backend::run() {
       if (ranks_->closed()) {
         ranks_.reset();
         const std::lock_guard lock(mutex_);
-        status_.connected = false;
+        status_.connected = status_.loaded = false;
       }
     }
     const std::lock_guard lock(mutex_);
     if (stopping_ && (!ranks_ || !ranks_->has_output())) return;
+  }
+}
+
+// A connection is what its first line says: `boards` comes from whoever starts the ranks, everything else from ranks.
+void Backend::hear_visitors() {
+  for (auto it = visitors_.begin(); it != visitors_.end();) {
+    it->socket.poll();
+    bool are_ranks = false;
+    while (const auto line = are_ranks ? std::nullopt : it->socket.next_line()) {
+      it->known = true;
+      are_ranks = !is_about_boards(*line);
+      if (are_ranks) take_connection(std::move(it->socket));
+      take_line(*line);
+    }
+    it = are_ranks || it->socket.closed() ? visitors_.erase(it) : std::next(it);
   }
 }
 
@@ -123,6 +150,7 @@ void Backend::take_connection(LineSocket&& socket) {
   ranks_.emplace(std::move(socket));
   const std::lock_guard lock(mutex_);
   status_.connected = true;
+  status_.loaded = false;
   ++status_.starts;
   outbox_.clear();
   for (const auto& [id, g] : open_) {
@@ -166,9 +194,13 @@ void Backend::take_line(const std::string& text) {
       if (const GenerationPtr g = find(e.id)) end(g, std::move(e));
     } else if (type == kLineReady) {
       status_.ready = line;
+      status_.loaded = true;
       changed_.notify_all();
     } else if (type == kLineStatus) {
       status_.status = line;
+    } else if (type == kLineBoards) {
+      const JsonObject told(line, "boards");
+      status_.boards = told.array_or_empty("boards");
     }
   } catch (const std::exception& e) {
     std::cerr << "gateway: a line of the ranks: " << e.what() << std::endl;
@@ -178,6 +210,8 @@ void Backend::take_line(const std::string& text) {
 void Backend::end(const GenerationPtr& g, GenerationEnd&& e) {
   status_.prompt_tokens += static_cast<std::uint64_t>(e.times.prompt_tokens);
   status_.shared_tokens += static_cast<std::uint64_t>(e.times.shared_tokens);
+  status_.drafted_tokens += static_cast<std::uint64_t>(e.times.drafted);
+  status_.accepted_tokens += static_cast<std::uint64_t>(e.times.accepted);
   ++(e.error.empty() ? status_.finished : status_.failed);
   open_.erase(e.id);
   {

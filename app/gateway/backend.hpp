@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -41,12 +42,15 @@ class Generation {
 // What the page and /metrics show.
 struct BackendStatus {
   bool connected = false;
+  bool loaded = false;    // connected, and the ranks have the model
   nlohmann::json ready;   // the ranks' own description; null before they came the first time
-  nlohmann::json status;  // what they did last
+  nlohmann::json status;  // what they did last; null before they told
+  nlohmann::json boards;  // a list of {"host", "state": used, idle, lost or returning}; null: nobody told
   std::size_t open = 0;   // answers
   std::int64_t starts = 0;
   std::uint64_t requests = 0, finished = 0, cancelled = 0, failed = 0;
   std::uint64_t prompt_tokens = 0, shared_tokens = 0, given_tokens = 0;
+  std::uint64_t drafted_tokens = 0, accepted_tokens = 0;  // of answers that have ended
 };
 
 class Backend {
@@ -69,7 +73,12 @@ class Backend {
 
  private:
   using GenerationPtr = std::shared_ptr<Generation>;
+  struct Visitor {
+    LineSocket socket;
+    bool known = false;
+  };
   void run();
+  void hear_visitors();
   void take_connection(LineSocket&& socket);
   void take_line(const std::string& line);
   void send_outbox();
@@ -86,7 +95,9 @@ class Backend {
   std::uint64_t next_id_ = 1;
   bool draining_ = false, drained_ = false, stopping_ = false;
   BackendStatus status_;
-  std::optional<LineSocket> ranks_;  // the thread's own
+  // The thread's own: the ranks, and connections that are not the ranks' or have not told yet what they are.
+  std::optional<LineSocket> ranks_;
+  std::list<Visitor> visitors_;
   std::thread thread_;
 };
 

@@ -62,6 +62,22 @@ nlohmann::json to_line(const GenerationEnd& e) {
           {"accepted", t.accepted}};
 }
 
+nlohmann::json to_line(const RanksStatus& s) {
+  nlohmann::json ranks = nlohmann::json::array();
+  for (const RankLoad& r : s.ranks) {
+    ranks.push_back({{"rank", r.rank},
+                     {"host", r.host},
+                     {"first_layer", r.first_layer},
+                     {"last_layer", r.last_layer},
+                     {"busy", r.busy}});
+  }
+  return {{"type", kLineStatus},
+          {"running", s.running},
+          {"waiting", s.waiting},
+          {"frames_in_flight", s.frames_in_flight},
+          {"ranks", ranks}};
+}
+
 GenerationSpec spec_of(const nlohmann::json& line) {
   const JsonObject o(line, "request");
   GenerationSpec spec;

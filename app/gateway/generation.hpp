@@ -48,18 +48,40 @@ struct GenerationEnd {
   GenerationTimes times;
 };
 
+// What one rank did lately.
+struct RankLoad {
+  int rank = 0;
+  std::string host;
+  std::int64_t first_layer = 0, last_layer = 0;  // [first, last); equal: it only waits
+  double busy = 0;                               // share of the time since the last status in which it computed
+  template <typename Self, typename Visit>
+  static void fields(Self& s, Visit&& visit) {
+    visit(s.rank, s.host, s.first_layer, s.last_layer, s.busy);
+  }
+};
+
+// What the ranks do: told every second while they work, and when they become idle.
+struct RanksStatus {
+  std::size_t running = 0, waiting = 0;  // answers
+  std::int64_t frames_in_flight = 0;
+  std::vector<RankLoad> ranks;
+};
+
 // Kinds of lines: the field "type".
 constexpr const char* kLineRequest = "request";  // gateway: GenerationSpec
 constexpr const char* kLineCancel = "cancel";    // gateway: id
 constexpr const char* kLineStop = "stop";        // gateway: the ranks end
+constexpr const char* kLineHello = "hello";      // ranks: the first line, before they load
 constexpr const char* kLineReady = "ready";      // ranks: what they are
 constexpr const char* kLineToken = "token";      // ranks: id, GivenToken
 constexpr const char* kLineEnd = "end";          // ranks: GenerationEnd
-constexpr const char* kLineStatus = "status";    // ranks: what each does
+constexpr const char* kLineStatus = "status";    // ranks: RanksStatus
+constexpr const char* kLineBoards = "boards";    // whoever starts the ranks: which boards there are
 
 nlohmann::json to_line(const GenerationSpec& spec);
 nlohmann::json to_line(std::uint64_t id, const GivenToken& token);
 nlohmann::json to_line(const GenerationEnd& end);
+nlohmann::json to_line(const RanksStatus& status);
 // FormatError where a field is missing or of another type.
 GenerationSpec spec_of(const nlohmann::json& line);
 std::pair<std::uint64_t, GivenToken> token_of(const nlohmann::json& line);

@@ -25,10 +25,29 @@ ordered_json model_object(const GatewayContext& c) {
 
 void health(const GatewayContext& c, httplib::Response& response) {
   const BackendStatus s = c.backend->status();
-  if (s.connected && !s.ready.is_null()) return send(response, {{"status", "ok"}});
+  if (s.loaded) return send(response, {{"status", "ok"}});
   // Answers under way go on once the ranks are back.
   throw ApiError(503, "unavailable_error",
                  s.ready.is_null() ? "the model is loading" : "the ranks are being restarted");
+}
+
+// A label's value, quoted as Prometheus wants it.
+std::string label(const std::string& value) {
+  std::string text = "\"";
+  for (const char c : value) text += c == '\n' ? "\\n" : c == '"' || c == '\\' ? std::string{'\\', c} : std::string{c};
+  return text + '"';
+}
+
+std::string rank_metrics(const nlohmann::json& status) {
+  const JsonObject now(status, "status");
+  std::string text =
+      "# HELP jupiter_rank_busy_ratio Share of the last second in which a rank computed\n"
+      "# TYPE jupiter_rank_busy_ratio gauge\n";
+  for (const JsonObject& r : now.objects("ranks")) {
+    text += fmt::format("jupiter_rank_busy_ratio{{rank=\"{}\",host={}}} {:.4f}\n", r.integer("rank"),
+                        label(r.string("host")), r.number("busy"));
+  }
+  return text;
 }
 
 // Prometheus text format 0.0.4.
@@ -49,10 +68,13 @@ std::string metrics(const GatewayContext& c) {
   add("prompt_tokens_total", "counter", "Prompt tokens computed", s.prompt_tokens);
   add("prompt_tokens_shared_total", "counter", "Prompt tokens found in the cache", s.shared_tokens);
   add("generated_tokens_total", "counter", "Tokens of answers", s.given_tokens);
-  if (!s.status.is_object()) return text;
+  add("draft_tokens_total", "counter", "Drafted tokens that answers verified", s.drafted_tokens);
+  add("draft_tokens_accepted_total", "counter", "Drafted tokens that were right", s.accepted_tokens);
+  if (!s.connected || !s.status.is_object()) return text;
   add("sequences_running", "gauge", "Answers that the ranks compute", s.status.value("running", 0));
   add("sequences_waiting", "gauge", "Answers that wait for room in the KV cache", s.status.value("waiting", 0));
-  return text;
+  add("frames_in_flight", "gauge", "Frames on their way through the ranks", s.status.value("frames_in_flight", 0));
+  return text + rank_metrics(s.status);
 }
 
 ordered_json props(const GatewayContext& c) {
@@ -79,7 +101,8 @@ ordered_json props(const GatewayContext& c) {
 // What the ranks said last: who waits, who runs, what each board does.
 ordered_json slots(const GatewayContext& c) {
   const BackendStatus b = c.backend->status();
-  return {{"connected", b.connected}, {"open", b.open}, {"starts", b.starts}, {"cluster", b.ready}, {"now", b.status}};
+  return {{"connected", b.connected}, {"loaded", b.loaded}, {"open", b.open}, {"starts", b.starts},
+          {"boards", b.boards},       {"cluster", b.ready}, {"now", b.status}};
 }
 
 void tokenize(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {

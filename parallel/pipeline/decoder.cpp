@@ -219,7 +219,7 @@ void Decoder::time_lap(const Walk& w, const Frame& frame, double spent_s) {
   if (!w.state->root_on_way || w.run->rows == 0) return;
   w.state->root_on_way = false;
   const std::chrono::duration<double> lap = std::chrono::steady_clock::now() - w.state->root_sent;
-  cost_.observe_overhead(lap.count() - frame.cost.sum_s - spent_s);
+  cost_.observe_overhead(lap.count() - frame.cost.sum_s() - spent_s);
 }
 
 // Sequences that had rows in the newest frames. Kept prefixes and earlier turns of a conversation are open, too, but

@@ -103,7 +103,7 @@ Message encode(const Frame& frame, std::uint64_t id) {
   m.payload.reserve(96 + frame.runs.size() * sizeof(FrameRun) + frame.tokens.size() * 4 +
                     frame.links.size() * sizeof(TreeLink) + frame.residual.size());
   PayloadWriter w(m.payload);
-  w.value(frame.cost);
+  w.array(std::span<const double>(frame.cost.stage_s));
   w.array(std::span<const FrameRun>(frame.runs));
   w.array(std::span<const TokenId>(frame.tokens));
   w.array(std::span<const TreeLink>(frame.links));
@@ -115,7 +115,7 @@ Frame decode_frame(const Message& message, const FrameLimits& limits) {
   PayloadReader r(message.payload);
   const auto max_rows = static_cast<std::size_t>(limits.max_rows);
   Frame f;
-  f.cost = r.value<FrameCost>();
+  f.cost.stage_s = r.array<double>(kMostStages);
   f.runs = r.array<FrameRun>(max_rows);
   f.tokens = r.array<TokenId>(max_rows);
   f.links = r.array<TreeLink>(max_rows);
@@ -134,7 +134,7 @@ Message encode_result(std::uint64_t frame_id, const FrameResult& result) {
   Message m{MessageKind::result, frame_id, {}};
   PayloadWriter w(m.payload);
   w.value(std::uint8_t{result.late});
-  w.value(result.cost);
+  w.array(std::span<const double>(result.cost.stage_s));
   w.value(static_cast<std::uint32_t>(result.sequences.size()));
   for (const SequenceResult& s : result.sequences) {
     w.value(s.sequence);
@@ -152,7 +152,7 @@ FrameResult decode_result(const Message& message, const FrameLimits& limits) {
   PayloadReader r(message.payload);
   FrameResult result;
   result.late = r.value<std::uint8_t>() != 0;
-  result.cost = r.value<FrameCost>();
+  result.cost.stage_s = r.array<double>(kMostStages);
   const auto count = r.value<std::uint32_t>();
   if (count > limits.max_rows) throw outside("sequences of a result", limits.max_rows + 1, count);
   for (std::uint32_t i = 0; i < count; ++i) {

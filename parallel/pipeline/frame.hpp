@@ -1,6 +1,8 @@
 // A frame: rows that travel through the stages together, of one or several sequences; and the last rank's answer to it.
 #pragma once
 
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "io/model/model_config.hpp"
@@ -16,6 +18,7 @@ using SequenceId = std::uint32_t;
 
 constexpr std::size_t kMaxSegments = 64;      // of one answer
 constexpr std::size_t kMostTopLogprobs = 20;  // of one token
+constexpr std::size_t kMostStages = 256;      // of one pipeline
 
 // Rows of one sequence: either consecutive positions, or nodes of its token tree. Consecutive rows are committed at
 // once. Before they are computed, a stage forgets what it holds of the sequence from first_position on; so the windows
@@ -47,11 +50,13 @@ struct FrameRun {
   }
 };
 
-// Seconds that the stages spent on a frame so far. The last rank and rank 0 learn from it what a frame costs by its
-// rows.
+// Seconds that each stage spent on a frame so far, by stage. The last rank learns from it what a frame costs by its
+// rows, and rank 0 what share of the time each stage computes.
 struct FrameCost {
-  double sum_s = 0;   // of all stages
-  double most_s = 0;  // of the slowest one
+  std::vector<double> stage_s;
+
+  double sum_s() const { return std::accumulate(stage_s.begin(), stage_s.end(), 0.0); }
+  double most_s() const { return stage_s.empty() ? 0 : *std::max_element(stage_s.begin(), stage_s.end()); }
 };
 
 struct Frame {

@@ -90,6 +90,7 @@ void StageRunner::process(Message&& message, const std::function<void()>& on_lay
 
 Pipeline::Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options)
     : mpi_(mpi), stage_(stage), pool_(pool), trace_(trace), options_(options), runner_(mpi, stage, trace) {
+  compute_s_.resize(static_cast<std::size_t>(mpi.stages()));
   if (options_.max_in_flight <= 0) options_.max_in_flight = 2 * mpi.stages() + 2;
   if (mpi.stages() > 1) {
     ring_.emplace(mpi, mpi.stages() - 1, Tag::ring, stage.limits().max_message_bytes());
@@ -111,6 +112,7 @@ void Pipeline::take_answers() {
   const auto take = [&](const Message& m) {
     if (m.kind == MessageKind::result) {
       results_.push_back(decode_result(m, stage_.limits()));
+      add_cost(results_.back().cost);
       invariants_.result_came(m.id, results_.back());
       if (!results_.back().late) ++answered_;
       for (const SequenceResult& r : results_.back().sequences) {
@@ -127,6 +129,11 @@ void Pipeline::take_answers() {
   for (; !runner_.answers().empty(); runner_.answers().pop_front()) take(runner_.answers().front());
   if (!ring_) return;
   while (const auto m = ring_->receive()) take(*m);
+}
+
+void Pipeline::add_cost(const FrameCost& cost) {
+  const std::size_t stages = std::min(cost.stage_s.size(), compute_s_.size());
+  for (std::size_t s = 0; s < stages; ++s) compute_s_[s] += cost.stage_s[s];
 }
 
 void Pipeline::wait_for(const std::function<bool()>& ready) {

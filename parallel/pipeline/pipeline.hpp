@@ -100,12 +100,15 @@ class Pipeline {
   void stop(ExitCode code);
   double wait_s() const { return wait_s_ - (options_.idle != nullptr ? options_.idle->spent_s() : 0); }
   std::uint64_t sent_bytes() const { return runner_.sent_bytes(); }
+  // Seconds that each stage computed, by stage: of all frames that were answered.
+  const std::vector<double>& compute_s() const { return compute_s_; }
   FrameLimits limits() const { return stage_.limits(); }
   const Stage& stage() const { return stage_; }  // this rank's
 
  private:
   void poll();
   void take_answers();
+  void add_cost(const FrameCost& cost);
   void wait_for(const std::function<bool()>& ready);
 
   const MpiSession& mpi_;
@@ -122,6 +125,7 @@ class Pipeline {
   std::int64_t submitted_ = 0, answered_ = 0, taken_ = 0;
   RingInvariants invariants_;
   double wait_s_ = 0;
+  std::vector<double> compute_s_;
 };
 
 // What every other rank does: it computes what comes until the run is stopped. Returns the run's exit code.

@@ -293,8 +293,7 @@ void Stage::learn_widths() {
 
 void Stage::add_cost(Frame& frame, double seconds) {
   compute_s_ += seconds;
-  frame.cost.sum_s += seconds;
-  frame.cost.most_s = std::max(frame.cost.most_s, seconds);
+  frame.cost.stage_s.push_back(seconds);
 }
 
 OutputHeadRows Stage::pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows,

@@ -57,8 +57,8 @@ double StepCost::Curve::seconds(std::int64_t rows) const {
 
 void StepCost::observe(std::int64_t rows, const FrameCost& cost) {
   if (rows < 1 || rows > 2 * kMaxDraftNodes) return;
-  sum_.observe(rows, cost.sum_s);
-  most_.observe(rows, cost.most_s);
+  sum_.observe(rows, cost.sum_s());
+  most_.observe(rows, cost.most_s());
 }
 
 void StepCost::observe_overhead(double overhead_s) {

@@ -165,6 +165,12 @@ class BackendTest : public testing::Test {
     ADD_FAILURE() << "no line of the kind " << type;
     return {};
   }
+  LineSocket connect_ranks() const {
+    LineSocket ranks = LineSocket::connect(path());
+    ranks.send(nlohmann::json{{"type", kLineHello}}.dump());
+    ranks.poll();
+    return ranks;
+  }
   static void give(LineSocket& ranks, std::uint64_t id, TokenId token) {
     ranks.send(to_line(id, {token, 0, {}}).dump());
     ranks.poll();
@@ -187,13 +193,13 @@ TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
   const auto g = backend.submit(spec);
   ASSERT_TRUE(g);
   {
-    LineSocket ranks = LineSocket::connect(path());
+    LineSocket ranks = connect_ranks();
     EXPECT_TRUE(spec_of(line(ranks, kLineRequest)).given.empty());
     give(ranks, g->id(), 10);
     give(ranks, g->id(), 11);
     EXPECT_EQ(read(*g, 2), (std::vector<TokenId>{10, 11}));
   }  // these ranks die
-  LineSocket ranks = LineSocket::connect(path());
+  LineSocket ranks = connect_ranks();
   const GenerationSpec again = spec_of(line(ranks, kLineRequest));
   EXPECT_EQ(again.prompt, spec.prompt);
   EXPECT_EQ(again.given, (std::vector<TokenId>{10, 11}));
@@ -213,7 +219,7 @@ TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
 
 TEST_F(BackendTest, CancelledAnswersAreForgotten) {
   Backend backend(path(), 2);
-  LineSocket ranks = LineSocket::connect(path());
+  LineSocket ranks = connect_ranks();
   for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
   const auto one = backend.submit({}), two = backend.submit({});
   ASSERT_TRUE(one && two);
@@ -225,6 +231,48 @@ TEST_F(BackendTest, CancelledAnswersAreForgotten) {
   give(ranks, two->id(), 6);
   EXPECT_EQ(read(*two, 1), std::vector<TokenId>{6});
   EXPECT_TRUE(one->wait(0ms).empty());
+}
+
+TEST_F(BackendTest, BoardsAreToldByWhoeverStartsTheRanks) {
+  Backend backend(path(), 2);
+  LineSocket ranks = connect_ranks();
+  for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
+  EXPECT_TRUE(backend.status().boards.is_null());
+  LineSocket starter = LineSocket::connect(path());
+  const auto told = [&](const std::string& boards, const std::string& expected) {
+    starter.send(R"({"type": "boards", "boards": )" + boards + "}");
+    starter.poll();
+    for (int i = 0; i < 500 && backend.status().boards.dump() != expected; ++i) std::this_thread::sleep_for(5ms);
+    return backend.status().boards.dump();
+  };
+  EXPECT_EQ(told(R"([{"host":"a","state":"used"}])", R"([{"host":"a","state":"used"}])"),
+            R"([{"host":"a","state":"used"}])");
+  EXPECT_EQ(told(R"([{"host":"a","state":"lost"}])", R"([{"host":"a","state":"lost"}])"),
+            R"([{"host":"a","state":"lost"}])");
+  // The ranks are still those that they were.
+  EXPECT_EQ(backend.status().starts, 1);
+  const auto g = backend.submit({});
+  EXPECT_EQ(spec_of(line(ranks, kLineRequest)).id, g->id());
+}
+
+TEST_F(BackendTest, RanksTellWhenTheyHaveTheModelAndWhatTheyDo) {
+  Backend backend(path(), 2);
+  {
+    LineSocket ranks = connect_ranks();
+    for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
+    EXPECT_FALSE(backend.status().loaded);
+    ranks.send(nlohmann::json{{"type", kLineReady}}.dump());
+    ranks.send(to_line(RanksStatus{2, 1, 5, {{0, "a", 0, 12, 0.75}, {1, "b", 12, 30, 0.5}}}).dump());
+    ranks.poll();
+    for (int i = 0; i < 500 && backend.status().status.is_null(); ++i) std::this_thread::sleep_for(5ms);
+    const BackendStatus s = backend.status();
+    EXPECT_TRUE(s.loaded);
+    EXPECT_EQ(s.status["ranks"][1]["host"], "b");
+    EXPECT_EQ(s.status["ranks"][1]["busy"], 0.5);
+    EXPECT_EQ(s.status["frames_in_flight"], 5);
+  }
+  for (int i = 0; i < 500 && backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
+  EXPECT_FALSE(backend.status().loaded);
 }
 
 TEST_F(BackendTest, TheSocketsFolderMustBePrivate) {
@@ -241,7 +289,7 @@ TEST_F(BackendTest, TheSocketsFolderMustBePrivate) {
 
 TEST_F(BackendTest, DrainingTakesNoMoreAndTellsTheRanks) {
   Backend backend(path(), 2);
-  LineSocket ranks = LineSocket::connect(path());
+  LineSocket ranks = connect_ranks();
   backend.drain(10ms);
   EXPECT_FALSE(backend.submit({}));
   line(ranks, kLineStop);

@@ -69,12 +69,14 @@ TEST(Frame, NumbersOutsideTheLimitsAreRefused) {
 
 FrameResult sample_result() {
   const Segment segment{5, {{20, 18}, {21, 20}}, {1, 2}};
-  return {{0.5, 0.25}, {{3, {7, 8}, {20, 18}, 5, {segment, segment}}, {4, {}, {}, 0, {}}}};
+  return {{{0.5, 0.25}}, {{3, {7, 8}, {20, 18}, 5, {segment, segment}}, {4, {}, {}, 0, {}}}};
 }
 
 TEST(Frame, ResultsComeBackAsTheyWere) {
   const FrameResult r = decode_result(encode_result(1, sample_result()), kLimits);
-  EXPECT_EQ(r.cost.most_s, 0.25);
+  EXPECT_EQ(r.cost.stage_s, (std::vector<double>{0.5, 0.25}));
+  EXPECT_EQ(r.cost.most_s(), 0.5);
+  EXPECT_EQ(r.cost.sum_s(), 0.75);
   ASSERT_EQ(r.sequences.size(), 2u);
   EXPECT_EQ(r.sequences[0].tokens, (std::vector<TokenId>{7, 8}));
   EXPECT_EQ(r.sequences[0].verdict.node, 20u);
