@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::int64_t kMaxTokens = 1 << 28;
 constexpr std::int64_t kMaxRequests = 1 << 20;
+constexpr std::int64_t kNotGiven = -1;
 
 struct PlanOptions {
   void declare(OptionSet& options);
@@ -29,7 +30,7 @@ struct PlanOptions {
   std::string model;
   std::string cluster = "cluster.json";
   std::string output;
-  PlanRequest request;
+  PlanRequest request{.prompt_tokens = kNotGiven, .new_tokens = kNotGiven, .workload = {}};
   std::int64_t max_chunk = 0;
   Wire wire = Wire::exact;
   std::string draft_model;
@@ -48,8 +49,8 @@ void PlanOptions::declare(OptionSet& options) {
   options.text("m,model", model, "DIR", "Model folder (its manifest is read)");
   options.text("cluster", cluster, "FILE", "Profile that `profile` wrote");
   options.text("o,output", output, "FILE", "Plan to write");
-  options.number("p,n-prompt", request.prompt_tokens, {1, kMostTokens}, "N", "Prompt tokens of the workload");
-  options.number("n,n-gen", request.new_tokens, {0, kMostTokens}, "N", "New tokens of the workload");
+  options.number("p,n-prompt", request.prompt_tokens, {1, kMostTokens}, "N", "Prompt tokens of the workload (default: 512, or four fifths of a smaller context)");
+  options.number("n,n-gen", request.new_tokens, {0, kMostTokens}, "N", "New tokens of the workload (default: 128, or a fifth of a smaller context)");
   options.number("max-chunk", max_chunk, {1, kMaxTokens}, "N", "Longest chunk, tokens (default: 512)");
   options.choice("objective", request.objective, named({Objective::latency, Objective::prefill, Objective::throughput}), "latency, prefill or throughput");
   options.choice("wire", wire, kWires, "Residual between ranks that the runs will use: exact or q8");
@@ -82,7 +83,7 @@ Workload PlanOptions::workload(const Manifest& manifest) const {
   }
   w.most_at_once = parallel;
   w.requests = parallel > 0 ? std::min(parallel, kBatchRequests) : many ? kBatchRequests : 1;
-  w.cache_tokens = given_or(cache_tokens, many ? kBatchCacheTokens : 0);
+  w.cache_tokens = given_or(cache_tokens, many || parallel > 1 ? kBatchCacheTokens : 0);
   // Nobody gets more than the cache that was asked for.
   if (cache_tokens > 0) w.context_tokens = std::min(w.context_tokens, cache_tokens);
   w.cache_tokens = std::max(w.cache_tokens, w.context_tokens);
@@ -228,6 +229,11 @@ ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments) {
   const Manifest manifest = read_manifest(o.model);
   PlanRequest request = o.request;
   request.workload = o.workload(manifest);
+  const std::int64_t context = request.workload.context_tokens;
+  if (request.new_tokens == kNotGiven) request.new_tokens = std::min(PlanRequest().new_tokens, context / 5);
+  if (request.prompt_tokens == kNotGiven) {
+    request.prompt_tokens = std::clamp<std::int64_t>(context - request.new_tokens, 1, PlanRequest().prompt_tokens);
+  }
   const Profile profile = read_profile(o);
   if (request.prompt_tokens + request.new_tokens > request.workload.context_tokens) {
     throw UsageError(fmt::format("-p and -n: expected at most {} tokens together (the context), found {}",

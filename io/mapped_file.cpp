@@ -59,10 +59,13 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-void MappedFile::populate() const {
+void populate_mapped_pages([[maybe_unused]] const std::byte* first, [[maybe_unused]] std::size_t count) {
 #ifdef MADV_POPULATE_READ
   // Older kernels (before 5.14) refuse, and pages come one by one.
-  if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_POPULATE_READ);
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(first) / page * page;
+  const auto end = reinterpret_cast<std::uintptr_t>(first) + count;
+  if (count > 0) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
 #endif
 }
 

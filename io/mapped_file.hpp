@@ -17,14 +17,15 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
-  // Reads and maps every page now rather than at its first use, where the kernel can.
-  void populate() const;
 
  private:
   std::string path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+// Reads and maps this part of a mapping now rather than at its first use, where the kernel can.
+void populate_mapped_pages(const std::byte* first, std::size_t count);
 
 // Tells the kernel that this part of a mapping is not needed for now, which keeps the resident set small; reading it
 // again is allowed.

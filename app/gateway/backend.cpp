@@ -14,6 +14,7 @@ namespace jupiter {
 
 namespace {
 constexpr int kPollMs = 200, kVisitorsPollMs = 10;
+constexpr std::chrono::milliseconds kTellEvery{200};
 
 bool is_about_boards(const std::string& line) {
   try {
@@ -63,6 +64,7 @@ std::shared_ptr<Generation> Backend::submit(GenerationSpec spec) {
   {
     const std::lock_guard lock(mutex_);
     if (draining_ || open_.size() >= most_open_) return nullptr;
+    if (open_.empty()) heard_ = Clock::now();
     spec.id = next_id_++;
     outbox_.push_back(to_line(spec).dump());
     g = std::make_shared<Generation>(std::move(spec));
@@ -77,6 +79,7 @@ void Backend::cancel(const GenerationPtr& g) {
   {
     const std::lock_guard lock(mutex_);
     if (open_.erase(g->id()) == 0) return;  // it has ended
+    if (open_.empty()) quiet_since_ = Clock::now();
     outbox_.push_back(nlohmann::json{{"type", kLineCancel}, {"id", g->id()}}.dump());
     ++status_.cancelled;
   }
@@ -115,6 +118,7 @@ void Backend::run() {
     while (::read(wake_[0], bytes, sizeof bytes) > 0) continue;
     if (auto socket = listener_.accept()) visitors_.push_back({std::move(*socket)});
     hear_visitors();
+    tell_visitors();
     send_outbox();
     if (ranks_) {
       ranks_->poll();
@@ -142,6 +146,26 @@ void Backend::hear_visitors() {
       take_line(*line);
     }
     it = are_ranks || it->socket.closed() ? visitors_.erase(it) : std::next(it);
+  }
+}
+
+// Whoever starts the ranks wants to know when nobody waits, and when the ranks hang.
+void Backend::tell_visitors() {
+  const Clock::time_point now = Clock::now();
+  if (visitors_.empty() || now - told_ < kTellEvery) return;
+  told_ = now;
+  nlohmann::json line{{"type", kLineAnswers}};
+  {
+    const auto seconds = [&](Clock::time_point since) { return std::chrono::duration<double>(now - since).count(); };
+    const std::lock_guard lock(mutex_);
+    line["open"] = open_.size();
+    line["quiet_s"] = open_.empty() ? seconds(quiet_since_) : 0;
+    line["stalled_s"] = !open_.empty() && status_.loaded ? seconds(heard_) : 0;
+    line["loaded"] = status_.loaded;
+  }
+  const std::string text = line.dump();
+  for (Visitor& v : visitors_) {
+    if (v.known) v.socket.send(text);
   }
 }
 
@@ -176,6 +200,7 @@ void Backend::take_line(const std::string& text) {
     const auto line = parse_json(text, "ranks");
     const std::string type = line.value("type", "");
     const std::lock_guard lock(mutex_);
+    heard_ = Clock::now();
     const auto find = [&](std::uint64_t id) {
       const auto it = open_.find(id);
       return it == open_.end() ? nullptr : it->second;
@@ -214,6 +239,7 @@ void Backend::end(const GenerationPtr& g, GenerationEnd&& e) {
   status_.accepted_tokens += static_cast<std::uint64_t>(e.times.accepted);
   ++(e.error.empty() ? status_.finished : status_.failed);
   open_.erase(e.id);
+  if (open_.empty()) quiet_since_ = Clock::now();
   {
     const std::lock_guard of_one(g->mutex_);
     g->end_ = std::move(e);

@@ -73,12 +73,15 @@ class Backend {
 
  private:
   using GenerationPtr = std::shared_ptr<Generation>;
+  using Clock = std::chrono::steady_clock;
+  // Whoever starts the ranks, and connections that have not told yet what they are.
   struct Visitor {
     LineSocket socket;
     bool known = false;
   };
   void run();
   void hear_visitors();
+  void tell_visitors();
   void take_connection(LineSocket&& socket);
   void take_line(const std::string& line);
   void send_outbox();
@@ -95,9 +98,12 @@ class Backend {
   std::uint64_t next_id_ = 1;
   bool draining_ = false, drained_ = false, stopping_ = false;
   BackendStatus status_;
+  Clock::time_point quiet_since_ = Clock::now();  // no answer has been open since then; counts where none is
+  Clock::time_point heard_ = Clock::now();        // of the ranks, or when the first answer was opened
   // The thread's own: the ranks, and connections that are not the ranks' or have not told yet what they are.
   std::optional<LineSocket> ranks_;
   std::list<Visitor> visitors_;
+  Clock::time_point told_ = Clock::now();
   std::thread thread_;
 };
 

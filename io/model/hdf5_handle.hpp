@@ -27,7 +27,7 @@ class Handle {
     std::swap(close_, other.close_);
     return *this;
   }
-  operator hid_t() const { return id_; }
+  operator hid_t() const { return id_; }  // NOLINT(google-explicit-constructor): HDF5 takes it everywhere
   bool valid() const { return id_ >= 0; }
   // Closes now and tells whether that worked (the destructor could not report it).
   bool close() { return close_(std::exchange(id_, -1)) >= 0; }

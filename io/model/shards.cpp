@@ -184,10 +184,14 @@ ShardFile::ShardFile(const std::filesystem::path& folder, const FileInfo& info, 
   const bool read = verify && !VerifiedFiles::of_user().has(key);
   for (const DatasetInfo& d : info_.datasets) {
     offsets_.push_back(locate(file, path, d, mapping_.bytes().size()));
-    if (read) check_checksum(path, d, mapping_.bytes().data() + offsets_.back());
+    const std::byte* bytes = mapping_.bytes().data() + offsets_.back();
+    if (read) {
+      check_checksum(path, d, bytes);
+    } else {
+      populate_mapped_pages(bytes, d.bytes);  // as checksums do: else the first token waits for every page
+    }
   }
   if (read) VerifiedFiles::of_user().add(key);
-  if (!read) mapping_.populate();  // as checksums do: else the first token waits for every page
 }
 
 std::vector<std::string> verify_shard(const std::filesystem::path& folder, const FileInfo& info) {

@@ -9,43 +9,18 @@ import subprocess
 import time
 import unittest
 
-from program import ROOT, ProgramTest, jupiter
+from local_boards import HOSTS, NEEDED, LocalBoards, can_rename, name_boards, profile
+from program import ROOT, ProgramTest
 
-# A remote shell for hosts of this machine: HOST WORDS, with that host name. A file `dead-HOST`: it does not answer.
-RSH = """#!/bin/sh
-[ ! -e "{folder}/dead-$1" ] || exit 255
-export BOARD="$1"
-shift
-exec {unshare} sh -c 'hostname "$BOARD"; exec sh -c "$1"' sh "$*"
-"""
-UNSHARE = ["unshare", "--uts"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--uts"]
-HOSTS = ["board1", "board2", "board3"]
 COUNT = 60
-
-
-def can_rename():
-    try:
-        return subprocess.run([*UNSHARE, "hostname", "other"], stderr=subprocess.DEVNULL, check=False).returncode == 0
-    except OSError:
-        return False
 
 
 class Supervise(ProgramTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.local = cls.folder / "cluster.json"
-        result = jupiter("profile", "-m", cls.tiny, "-o", cls.local, "--shared-host", "--context", "128", "-t", "1",
-                         ranks=3)
-        assert result.returncode == 0, result.stderr
-        profile = json.loads(cls.local.read_text())
-        for board in profile["boards"]:  # layers that cost much: every plan takes all boards
-            board["layer"]["base"] = {"rows": [1, 512], "seconds": [1, 512]}
-        cls.local.write_text(json.dumps(profile))
-        for board, host in zip(profile["boards"], HOSTS):
-            board.update(host=host, slot=0)
-        cls.named = cls.folder / "named.json"
-        cls.named.write_text(json.dumps(profile))
+        cls.local, cls.named = cls.folder / "cluster.json", cls.folder / "named.json"
+        name_boards(profile(cls.tiny, cls.local, 128), cls.named)
 
     def setUp(self):
         self.place = self.folder / self.id().rpartition(".")[2]
@@ -53,9 +28,7 @@ class Supervise(ProgramTest):
         self.source, self.out = self.place / "in.jsonl", self.place / "out.jsonl"
         self.source.write_text("".join(json.dumps({"id": i, "prompt": f"request {i}", "max_tokens": 40}) + "\n"
                                        for i in range(COUNT)))
-        self.rsh = self.place / "rsh"
-        self.rsh.write_text(RSH.format(folder=self.place, unshare=" ".join(UNSHARE)))
-        self.rsh.chmod(0o755)
+        self.rsh = LocalBoards(self.place).rsh
         self.log = self.place / "log"
 
     def start(self, cluster, *arguments, plan="-p 64 -n 8 -c 128 --objective throughput"):
@@ -113,7 +86,7 @@ class Supervise(ProgramTest):
         self.assertNotIn("left out", text)
         self.assert_all_answered_once()
 
-    @unittest.skipUnless(can_rename(), "needs unshare with host names (root, or user namespaces)")
+    @unittest.skipUnless(can_rename(), NEEDED)
     def test_a_dead_board_is_left_out(self):
         process = self.start(self.named)
         self.wait_for_answers(5)
@@ -125,7 +98,7 @@ class Supervise(ProgramTest):
         self.assertNotIn(dead, text.partition("restart 1 of")[2].partition(";")[0])
         self.assert_all_answered_once()
 
-    @unittest.skipUnless(can_rename(), "needs unshare with host names (root, or user namespaces)")
+    @unittest.skipUnless(can_rename(), NEEDED)
     def test_a_board_that_does_not_answer_ends_a_start_that_hangs(self):
         process = self.start(self.named, "--probe-s", "0.2", "--stop-s", "5")
         self.wait_for_answers(2)
