@@ -2,6 +2,7 @@
 // tokens that were given.
 #include <fmt/format.h>
 #include <csignal>
+#include <cstdlib>
 
 #include <filesystem>
 #include <iostream>
@@ -22,7 +23,7 @@ namespace {
 struct GatewayOptions {
   void declare(OptionSet& options);
 
-  std::string model, alias, socket, host = "127.0.0.1", api_key, api_key_file, cors, template_name;
+  std::string model, alias, socket, rank_address, host = "127.0.0.1", api_key, api_key_file, cors, template_name;
   std::int64_t port = 8080, context_tokens = 0, queue = 256, timeout_s = 600, grace_s = 30;
   std::int64_t body_mib = 16, connections = 256;
   SamplingOptions sampling;
@@ -34,6 +35,7 @@ void GatewayOptions::declare(OptionSet& options) {
   options.text("m,model", model, "DIR", "Model folder: its tokenizer and chat template are read");
   options.text("alias", alias, "NAME", "Name of the model for clients (default: the folder's)");
   options.text("socket", socket, "PATH", "Unix socket for the ranks (`jupiter serve`), in a folder of mode 0700");
+  options.text("rank-address", rank_address, "ADDRESS", "Ranks may also connect to a port of this address, which whoever starts them is told; they need the token of JUPITER_RANK_TOKEN");
   options.text("host", host, "ADDRESS", "Address to listen at");
   options.number("port", port, {0, 65535}, "N", "Port to listen at; 0: one that is free, printed");
   options.text("api-key", api_key, "KEY", "Clients must send it (Authorization: Bearer KEY); several with commas");
@@ -97,7 +99,8 @@ ExitCode gateway_command(const MpiSession& mpi, const Arguments& arguments) {
     if (!o.template_name.empty()) throw;
     std::cerr << "gateway: " << e.what() << "; /v1/chat/completions answers with an error" << std::endl;
   }
-  Backend backend(o.socket, static_cast<std::size_t>(o.queue));
+  const char* token = std::getenv(kTokenVariable);
+  Backend backend({o.socket, o.rank_address, token != nullptr ? token : ""}, static_cast<std::size_t>(o.queue));
   GatewayContext context;
   context.model_name = o.alias.empty() ? folder_name(o.model) : o.alias;
   context.fingerprint = fmt::format("b{}-{}", JUPITER_VERSION, hex(manifest.hash));

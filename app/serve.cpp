@@ -32,7 +32,7 @@ struct ServeOptions {
 void ServeOptions::declare(OptionSet& options) {
   // clang-format off
   options.group("Server");
-  options.text("socket", socket, "PATH", "The gateway's Unix socket");
+  options.text("socket", socket, "PLACE", "The gateway's Unix socket, or tcp:HOST:PORT where it is on another machine");
   options.number("cache-tokens", engine.cache_tokens, {1, kMostTokens}, "N", "Positions in the KV cache, of all requests together; more wait (default: the plan's, else 32768 or the context, as far as memory reaches)");
   options.number("parallel", engine.most_at_once, {1, kMostTokens}, "N", "Requests at a time at most (default: the plan's, else as many as the cache holds)");
   // clang-format on

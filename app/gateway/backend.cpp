@@ -15,6 +15,9 @@ namespace jupiter {
 namespace {
 constexpr int kPollMs = 200, kVisitorsPollMs = 10;
 constexpr std::chrono::milliseconds kTellEvery{200};
+// Of a connection that has not said the token.
+constexpr std::size_t kMostStrangers = 16, kMostStrangeBytes = 256;
+constexpr std::chrono::seconds kStrangerLimit{10};
 
 bool is_about_boards(const std::string& line) {
   try {
@@ -38,8 +41,12 @@ std::optional<GenerationEnd> Generation::end() const {
   return unread_.empty() ? end_ : std::nullopt;
 }
 
-Backend::Backend(const std::string& socket_path, std::size_t most_open)
-    : listener_(socket_path), most_open_(most_open) {
+Backend::Backend(const Places& places, std::size_t most_open)
+    : listener_(places.socket_path), token_(places.token), most_open_(most_open) {
+  if (!places.address.empty()) {
+    if (token_.empty()) throw UsageError(std::string("gateway: expected a token in ") + kTokenVariable);
+    tcp_listener_.emplace(LineListener::tcp(places.address));
+  }
   if (::pipe2(wake_, O_CLOEXEC | O_NONBLOCK) != 0) throw RunError("gateway: cannot make a pipe");
   thread_ = std::thread([this] { run(); });
 }
@@ -114,9 +121,10 @@ void Backend::run() {
   for (;;) {
     const bool all_known = std::all_of(visitors_.begin(), visitors_.end(), [](const Visitor& v) { return v.known; });
     const int limit = all_known ? kPollMs : kVisitorsPollMs;
-    wait_for_sockets(listener_.descriptor(), ranks_ ? &*ranks_ : nullptr, wake_[0], limit);
+    wait_for_sockets({listener_.descriptor(), tcp_listener_ ? tcp_listener_->descriptor() : -1},
+                     ranks_ ? &*ranks_ : nullptr, wake_[0], limit);
     while (::read(wake_[0], bytes, sizeof bytes) > 0) continue;
-    if (auto socket = listener_.accept()) visitors_.push_back({std::move(*socket)});
+    take_visitors();
     hear_visitors();
     tell_visitors();
     send_outbox();
@@ -134,12 +142,34 @@ void Backend::run() {
   }
 }
 
+void Backend::take_visitors() {
+  if (auto socket = listener_.accept()) visitors_.push_back({std::move(*socket)});
+  if (!tcp_listener_) return;
+  auto socket = tcp_listener_->accept();
+  if (socket && visitors_.size() < kMostStrangers) visitors_.push_back({std::move(*socket), token_});
+}
+
+// Whether a connection has said the token, or may still say it.
+bool Backend::may_stay(Visitor& v) {
+  if (v.token.empty()) return true;
+  if (const auto line = v.socket.next_line()) {
+    const bool right = *line == v.token;
+    v.token.clear();
+    return right;
+  }
+  return v.socket.unread_bytes() <= kMostStrangeBytes && Clock::now() - v.came < kStrangerLimit;
+}
+
 // A connection is what its first line says: `boards` comes from whoever starts the ranks, everything else from ranks.
 void Backend::hear_visitors() {
   for (auto it = visitors_.begin(); it != visitors_.end();) {
     it->socket.poll();
+    if (!may_stay(*it)) {
+      it = visitors_.erase(it);
+      continue;
+    }
     bool are_ranks = false;
-    while (const auto line = are_ranks ? std::nullopt : it->socket.next_line()) {
+    while (const auto line = are_ranks || !it->token.empty() ? std::nullopt : it->socket.next_line()) {
       it->known = true;
       are_ranks = !is_about_boards(*line);
       if (are_ranks) take_connection(std::move(it->socket));
@@ -162,6 +192,7 @@ void Backend::tell_visitors() {
     line["quiet_s"] = open_.empty() ? seconds(quiet_since_) : 0;
     line["stalled_s"] = !open_.empty() && status_.loaded ? seconds(heard_) : 0;
     line["loaded"] = status_.loaded;
+    if (tcp_listener_) line["port"] = tcp_listener_->port();
   }
   const std::string text = line.dump();
   for (Visitor& v : visitors_) {

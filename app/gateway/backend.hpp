@@ -55,8 +55,13 @@ struct BackendStatus {
 
 class Backend {
  public:
-  // Listens at a socket's path. `most_open`: answers under way, waiting ones included.
-  Backend(const std::string& socket_path, std::size_t most_open);
+  // Where it listens: the path of a Unix socket, and, if `address` is not empty, a free TCP port of that address, where
+  // the first line of a connection must be the token.
+  struct Places {
+    std::string socket_path, address = {}, token = {};
+  };
+  // most_open: answers under way, waiting ones included.
+  Backend(const Places& places, std::size_t most_open);
   ~Backend();
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
@@ -77,9 +82,13 @@ class Backend {
   // Whoever starts the ranks, and connections that have not told yet what they are.
   struct Visitor {
     LineSocket socket;
+    std::string token = {};  // still to be said
+    Clock::time_point came = Clock::now();
     bool known = false;
   };
   void run();
+  void take_visitors();
+  static bool may_stay(Visitor& visitor);
   void hear_visitors();
   void tell_visitors();
   void take_connection(LineSocket&& socket);
@@ -89,6 +98,8 @@ class Backend {
   void wake() const;
 
   LineListener listener_;
+  std::optional<LineListener> tcp_listener_;
+  std::string token_;
   std::size_t most_open_;
   int wake_[2] = {-1, -1};  // a pipe: something is to be sent
   mutable std::mutex mutex_;

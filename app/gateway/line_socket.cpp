@@ -3,16 +3,20 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <utility>
 
 #include "io/error.hpp"
@@ -46,6 +50,55 @@ int new_socket(const std::string& path) {
 
 bool connect_to(int descriptor, const sockaddr_un& address) {
   return ::connect(descriptor, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
+constexpr std::string_view kTcp = "tcp:";
+
+using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
+
+Addresses resolve(const std::string& host, const std::string& port) {
+  addrinfo wanted{};
+  wanted.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = ::getaddrinfo(host.c_str(), port.c_str(), &wanted, &found);
+  if (error != 0) {
+    throw RunError(fmt::format("{}: expected an address or a host's name, found: {}", host, ::gai_strerror(error)));
+  }
+  return {found, ::freeaddrinfo};
+}
+
+// The first of a host's addresses with which it works.
+template <typename Use>
+int tcp_socket(const std::string& host, const std::string& port, const char* what, Use&& use) {
+  const Addresses addresses = resolve(host, port);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    const int descriptor = ::socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (descriptor >= 0 && use(descriptor, *a)) return descriptor;
+    const int reason = errno;
+    if (descriptor >= 0) ::close(descriptor);
+    errno = reason;
+  }
+  fail(fmt::format("{}:{}", host, port), what);
+}
+
+void send_at_once(int descriptor) {
+  const int on = 1;
+  ::setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+LineSocket connect_tcp(const std::string& place) {
+  const std::string address = place.substr(kTcp.size());
+  const std::size_t colon = address.rfind(':');
+  const char* token = std::getenv(kTokenVariable);
+  if (colon == std::string::npos) throw UsageError(fmt::format("{}: expected tcp:HOST:PORT", place));
+  if (token == nullptr) throw UsageError(fmt::format("{}: expected the gateway's token in {}", place, kTokenVariable));
+  const int descriptor =
+      tcp_socket(address.substr(0, colon), address.substr(colon + 1), "nobody listens",
+                 [](int d, const addrinfo& a) { return ::connect(d, a.ai_addr, a.ai_addrlen) == 0; });
+  send_at_once(descriptor);
+  LineSocket socket(descriptor);
+  socket.send(token);
+  return socket;
 }
 
 void check_folder(const std::string& path) {
@@ -84,6 +137,7 @@ LineSocket& LineSocket::operator=(LineSocket&& other) noexcept {
 }
 
 LineSocket LineSocket::connect(const std::string& path) {
+  if (path.starts_with(kTcp)) return connect_tcp(path);
   const sockaddr_un address = address_of(path);
   const int descriptor = new_socket(path);
   if (!connect_to(descriptor, address)) {
@@ -171,24 +225,45 @@ LineListener::LineListener(const std::string& path) : path_(path) {
   ::fcntl(descriptor_, F_SETFL, O_NONBLOCK);
 }
 
+LineListener LineListener::tcp(const std::string& address) {
+  LineListener listener;
+  listener.descriptor_ = tcp_socket(address, "0", "cannot listen", [](int d, const addrinfo& a) {
+    return ::bind(d, a.ai_addr, a.ai_addrlen) == 0 && ::listen(d, 4) == 0;
+  });
+  ::fcntl(listener.descriptor_, F_SETFL, O_NONBLOCK);
+  return listener;
+}
+
+LineListener::LineListener(LineListener&& other) noexcept
+    : path_(std::exchange(other.path_, {})), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
 LineListener::~LineListener() {
-  ::close(descriptor_);
-  ::unlink(path_.c_str());
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+int LineListener::port() const {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(descriptor_, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
+  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(address).sin6_port
+                                             : reinterpret_cast<const sockaddr_in&>(address).sin_port);
 }
 
 std::optional<LineSocket> LineListener::accept() {
   const int descriptor = ::accept4(descriptor_, nullptr, nullptr, SOCK_CLOEXEC);
   if (descriptor < 0) return std::nullopt;
+  if (path_.empty()) send_at_once(descriptor);
   return LineSocket(descriptor);
 }
 
-void wait_for_sockets(int listener, const LineSocket* socket, int wake, int timeout_ms) {
-  std::array<pollfd, 3> all{};
+void wait_for_sockets(std::array<int, 2> listeners, const LineSocket* socket, int wake, int timeout_ms) {
+  std::array<pollfd, 4> all{};
   nfds_t count = 0;
   const auto add = [&](int descriptor, short events) {
     if (descriptor >= 0) all[count++] = {descriptor, events, 0};
   };
-  add(listener, POLLIN);
+  for (const int listener : listeners) add(listener, POLLIN);
   add(wake, POLLIN);
   if (socket != nullptr)
     add(socket->descriptor(), static_cast<short>(socket->has_output() ? POLLIN | POLLOUT : POLLIN));

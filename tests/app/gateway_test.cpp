@@ -1,4 +1,5 @@
 // The gateway's parts by themselves: requests, lines, and answers that outlive the ranks that compute them.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -187,7 +188,7 @@ class BackendTest : public testing::Test {
 };
 
 TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
-  Backend backend(path(), 4);
+  Backend backend({path()}, 4);
   GenerationSpec spec;
   spec.prompt = {7};
   const auto g = backend.submit(spec);
@@ -217,8 +218,37 @@ TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
   EXPECT_EQ(backend.status().starts, 2);
 }
 
+TEST_F(BackendTest, OverTcpRanksSayTheTokenFirst) {
+  EXPECT_THROW(Backend({path(), "127.0.0.1"}, 2), UsageError);
+  Backend backend({path(), "127.0.0.1", "secret"}, 2);
+  LineSocket starter = LineSocket::connect(path());
+  starter.send(nlohmann::json{{"type", kLineBoards}, {"boards", nlohmann::json::array()}}.dump());
+  const auto port = line(starter, kLineAnswers).value("port", 0);
+  const auto connect = [&](const char* token) {
+    ::setenv(kTokenVariable, token, 1);
+    LineSocket ranks = LineSocket::connect(fmt::format("tcp:127.0.0.1:{}", port));
+    ranks.send(nlohmann::json{{"type", kLineHello}}.dump());
+    return ranks;
+  };
+  const auto is_closed = [](LineSocket& socket) {
+    for (int i = 0; i < 500 && !socket.closed(); ++i, std::this_thread::sleep_for(5ms)) socket.poll();
+    return socket.closed();
+  };
+  LineSocket wrong = connect("guess"), endless = connect(std::string(1000, 'x').c_str());
+  EXPECT_TRUE(is_closed(wrong));
+  EXPECT_TRUE(is_closed(endless));
+  EXPECT_FALSE(backend.status().connected);
+  LineSocket right = connect("secret");
+  right.poll();
+  for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
+  EXPECT_TRUE(backend.status().connected);
+  ::unsetenv(kTokenVariable);
+  EXPECT_THROW(LineSocket::connect(fmt::format("tcp:127.0.0.1:{}", port)), UsageError);
+  EXPECT_THROW(LineSocket::connect("tcp:nowhere.invalid:1"), UsageError);
+}
+
 TEST_F(BackendTest, CancelledAnswersAreForgotten) {
-  Backend backend(path(), 2);
+  Backend backend({path()}, 2);
   LineSocket ranks = connect_ranks();
   for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
   const auto one = backend.submit({}), two = backend.submit({});
@@ -234,7 +264,7 @@ TEST_F(BackendTest, CancelledAnswersAreForgotten) {
 }
 
 TEST_F(BackendTest, BoardsAreToldByWhoeverStartsTheRanks) {
-  Backend backend(path(), 2);
+  Backend backend({path()}, 2);
   LineSocket ranks = connect_ranks();
   for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
   EXPECT_TRUE(backend.status().boards.is_null());
@@ -256,7 +286,7 @@ TEST_F(BackendTest, BoardsAreToldByWhoeverStartsTheRanks) {
 }
 
 TEST_F(BackendTest, RanksTellWhenTheyHaveTheModelAndWhatTheyDo) {
-  Backend backend(path(), 2);
+  Backend backend({path()}, 2);
   {
     LineSocket ranks = connect_ranks();
     for (int i = 0; i < 500 && !backend.status().connected; ++i) std::this_thread::sleep_for(5ms);
@@ -277,18 +307,18 @@ TEST_F(BackendTest, RanksTellWhenTheyHaveTheModelAndWhatTheyDo) {
 
 TEST_F(BackendTest, TheSocketsFolderMustBePrivate) {
   ::chmod(folder_.c_str(), 0755);
-  EXPECT_THROW(Backend(path(), 1), RunError);
+  EXPECT_THROW(Backend({path()}, 1), RunError);
   ::chmod(folder_.c_str(), 0700);
   {
     Backend first(path(), 1);
-    EXPECT_THROW(Backend(path(), 1), RunError);  // somebody listens there
+    EXPECT_THROW(Backend({path()}, 1), RunError);  // somebody listens there
   }
   std::ofstream(path()) << "left behind";
-  EXPECT_NO_THROW(Backend(path(), 1));
+  EXPECT_NO_THROW(Backend({path()}, 1));
 }
 
 TEST_F(BackendTest, DrainingTakesNoMoreAndTellsTheRanks) {
-  Backend backend(path(), 2);
+  Backend backend({path()}, 2);
   LineSocket ranks = connect_ranks();
   backend.drain(10ms);
   EXPECT_FALSE(backend.submit({}));

@@ -31,7 +31,8 @@ class Boards(ProgramTest):
         self.addCleanup(lambda: self.boards.send(signal.SIGKILL, *HOSTS))
 
     def serve(self, *options):
-        return Server(REAL_MODEL, "-c", 512, "--cluster", self.profile, "--rsh", self.boards.command, *options)
+        return Server(REAL_MODEL, "-c", 512, "--cluster", self.profile, "--rsh", self.boards.command,
+                      "--address", "127.0.0.1", *options)
 
     def states(self, server):
         boards = json.loads(server.get("/slots")[1])["boards"]
