@@ -244,7 +244,6 @@ TEST_F(BackendTest, OverTcpRanksSayTheTokenFirst) {
   EXPECT_TRUE(backend.status().connected);
   ::unsetenv(kTokenVariable);
   EXPECT_THROW(LineSocket::connect(fmt::format("tcp:127.0.0.1:{}", port)), UsageError);
-  EXPECT_THROW(LineSocket::connect("tcp:nowhere.invalid:1"), UsageError);
 }
 
 TEST_F(BackendTest, CancelledAnswersAreForgotten) {
@@ -310,7 +309,7 @@ TEST_F(BackendTest, TheSocketsFolderMustBePrivate) {
   EXPECT_THROW(Backend({path()}, 1), RunError);
   ::chmod(folder_.c_str(), 0700);
   {
-    Backend first(path(), 1);
+    Backend first({path()}, 1);
     EXPECT_THROW(Backend({path()}, 1), RunError);  // somebody listens there
   }
   std::ofstream(path()) << "left behind";

@@ -31,6 +31,8 @@ NOT_RUN = {
     "jobs/jupiter-serve": "runs until it is stopped: test_serve runs it",
     "curl http://127.0.0.1:8080": "asks the line before: test_serve runs it",
     "jobs/cluster/supervise": "needs boards: test_supervise",
+    "jobs/jupiter-serve -m models/NAME --cluster": "needs boards: test_serve_boards",
+    "sudo jobs/jupiter-serve": "needs root and the machine for itself: test_emulate",
     "bash jobs/accuracy/accuracy.sh": "an hour; test_accuracy runs its short form",
     "sudo jobs/emulate/emulate": "needs root and the machine for itself: test_emulate",
     "jobs/bench/draw-trace": "draws what the lines before it made: test_emulate",
