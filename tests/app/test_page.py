@@ -244,6 +244,20 @@ class Page(PageTest):
         self.assertGreater(self.server.metric("rank_starts_total"), starts)
         self.assertTrue(self.page.run("return document.querySelector('#notice').hidden"))
 
+    def test_points_of_an_outline_grow_side_by_side(self):
+        self.page.click("#outline")
+        self.ask("How can a town save water?")
+        self.page.wait("return document.querySelectorAll('.writing .point').length > 1")
+        self.page.wait(IDLE)
+        body = {"messages": [{"role": "user", "content": "How can a town save water?"}], "outline": True}
+        whole = self.server.post("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+        message = self.stored()[0]["messages"][1]
+        self.assertEqual(message["content"], whole)
+        self.assertEqual(self.page.run("return document.querySelectorAll('.point h3').length"), len(message["points"]))
+        self.assertEqual(self.page.text(".point h3"), "1" + message["points"][0]["title"])
+        tops = self.page.run("return [...document.querySelectorAll('.point')].slice(0, 2).map((p) => p.offsetTop)")
+        self.assertEqual(tops[0], tops[1])
+
     def test_the_cluster_is_seen(self):
         self.ask(QUESTION)
         self.page.wait("return [...document.querySelectorAll('.share')].some((s) => parseInt(s.textContent) > 0)")
