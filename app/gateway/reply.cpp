@@ -63,14 +63,22 @@ void respond(const std::shared_ptr<Reply>& reply, bool stream, httplib::Response
   response.set_header("X-Accel-Buffering", "no");
   auto last = std::make_shared<Clock::time_point>(Clock::now());
   response.set_chunked_content_provider("text/event-stream", [reply, last](std::size_t, httplib::DataSink& sink) {
-    std::string text = reply->events(kLook);
+    std::string text;
+    bool done = false;
+    try {
+      text = reply->events(kLook);
+      done = reply->done();
+    } catch (const std::exception& e) {  // nobody above this function would catch it
+      text = event_text(error_object(ApiError(500, "server_error", e.what()))) + kLastEvent;
+      done = true;
+    }
     if (HttpServer::client_gone()) return false;
     if (text.empty() && Clock::now() - *last > kPing) text = ": ping\n\n";
     if (!text.empty()) {
       *last = Clock::now();
       if (!sink.write(text.data(), text.size())) return false;
     }
-    if (reply->done()) sink.done();
+    if (done) sink.done();
     return true;
   });
 }
