@@ -20,7 +20,7 @@ constexpr std::size_t kSentence = 24;  // bytes; a shorter one may well stand tw
 // penalty, none with it.
 constexpr float kOutlinePenalty = 1.1F;
 
-std::string replaced(std::string text, const std::map<std::string, std::string>& values) {
+std::string replaced(const std::string& text, const std::map<std::string, std::string>& values) {
   std::string out;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t open = text.find('{', at), close = text.find('}', open);
