@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "app/command.hpp"
+#include "app/gateway/page.hpp"
 #include "app/gateway/routes.hpp"
 #include "app/prompt.hpp"
 #include "app/result_info.hpp"
@@ -24,6 +25,7 @@ struct GatewayOptions {
   void declare(OptionSet& options);
 
   std::string model, alias, socket, rank_address, host = "127.0.0.1", api_key, api_key_file, cors, template_name;
+  bool page = true;
   std::int64_t port = 8080, context_tokens = 0, queue = 256, timeout_s = 600, grace_s = 30;
   std::int64_t body_mib = 16, connections = 256;
   SamplingOptions sampling;
@@ -41,6 +43,7 @@ void GatewayOptions::declare(OptionSet& options) {
   options.text("api-key", api_key, "KEY", "Clients must send it (Authorization: Bearer KEY); several with commas");
   options.text("api-key-file", api_key_file, "FILE", "Such keys, one a line");
   options.text("cors", cors, "ORIGIN", "Web pages of this origin may ask (* for any; default: none)");
+  options.flag("no-page", page, "Do not serve the web page at /");
   options.text("chat-template", template_name, "NAME", "Template to use instead of the model's: " + ChatTemplate::names());
   options.number("c,ctx-size", context_tokens, {1, kMostTokens}, "N", "Context, tokens (default: the model's)");
   options.number("queue", queue, {1, 1 << 20}, "N", "Answers under way at most, waiting ones included; beyond them 429");
@@ -119,6 +122,7 @@ ExitCode gateway_command(const MpiSession& mpi, const Arguments& arguments) {
   limits.body_bytes = static_cast<std::size_t>(o.body_mib) << 20;
   HttpServer server(limits, read_keys(o), o.cors);
   add_routes(server, context);
+  if (o.page) add_page(server);
   const int port = server.bind(o.host, static_cast<int>(o.port));
   std::cout << fmt::format("http://{}:{}", o.host, port) << std::endl;
   std::atomic<bool> ended{false};

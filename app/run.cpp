@@ -81,7 +81,7 @@ Request request_of(const RunOptions& o, const Frontend& front) {
 // An outline and its points.
 Answer outlined_answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler) {
   Answer a;
-  const OutlineRequest request{front.last_turn(), o.system.value_or(""), request_of(o, front)};
+  const OutlineRequest request{{o.system.value_or(""), {}, front.last_turn()}, request_of(o, front)};
   a.outline = answer_with_outline(scheduler, front.tokenizer(), front.chat_template(), o.outline_options, request,
                                   [](const std::string& text) { print(text); });
   a.text = a.outline->text;

@@ -1,9 +1,10 @@
-// Streams end with their client: what nobody reads is cancelled.
+// How requests become completions, and completions OpenAI's objects.
 #include "app/gateway/answers.hpp"
 
-#include <atomic>
-#include <random>
+#include <algorithm>
 
+#include "app/gateway/outlined.hpp"
+#include "app/gateway/reply.hpp"
 #include "app/prompt.hpp"
 #include "io/timer.hpp"
 
@@ -13,24 +14,6 @@ namespace {
 
 using nlohmann::ordered_json;
 using std::chrono::milliseconds;
-
-constexpr milliseconds kLook{100};        // how often a waiting thread looks for its client
-constexpr std::chrono::seconds kPing{5};  // silence after which a stream says that it lives
-
-std::string dump(const ordered_json& j) {
-  return j.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
-
-std::string new_id(const char* prefix) {
-  static std::atomic<std::uint64_t> count{0};
-  static const std::uint64_t start = std::random_device{}();
-  return prefix + std::to_string(start) + "-" + std::to_string(++count);
-}
-
-std::uint64_t random_seed() {
-  thread_local std::mt19937_64 random(std::random_device{}());
-  return random();
-}
 
 // A kind of completion: how its objects look.
 struct Kind {
@@ -90,7 +73,7 @@ struct Choice {
 };
 
 // All answers to one request.
-class Completion {
+class Completion : public Reply {
  public:
   Completion(const GatewayContext& context, const Kind& kind, AnswerRequest request,
              std::vector<std::vector<TokenId>> prompts, std::vector<std::string> echoes)
@@ -98,17 +81,14 @@ class Completion {
         kind_(kind),
         request_(std::move(request)),
         echoes_(std::move(echoes)),
-        id_(new_id(kind.id_prefix)),
-        created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-                     .count()) {
+        head_(kind.id_prefix) {
     for (std::size_t p = 0; p < prompts.size(); ++p) {
       prompt_tokens_ += std::ssize(prompts[p]);
       for (std::int64_t n = 0; n < request_.choices; ++n) start(prompts[p], p, static_cast<std::uint64_t>(n));
     }
   }
 
-  // Waits for all answers. ApiError where they take too long, or cannot be computed. false: the client is gone.
-  bool wait_for_all() {
+  bool wait_for_all() override {
     for (;;) {
       bool open = false;
       for (Choice& c : choices_) {
@@ -122,7 +102,7 @@ class Completion {
     }
   }
 
-  ordered_json object() const {
+  ordered_json object() const override {
     ordered_json j = head(kind_.object);
     j["choices"] = ordered_json::array();
     for (std::size_t i = 0; i < choices_.size(); ++i) j["choices"].push_back(whole(i));
@@ -131,8 +111,7 @@ class Completion {
     return j;
   }
 
-  // Events since the last call, waiting for some at most so long; empty: none came. Nothing follows "[DONE]".
-  std::string events(milliseconds limit) {
+  std::string events(milliseconds limit) override {
     std::string text;
     try {
       for (std::size_t i = 0; i < choices_.size(); ++i) {
@@ -145,7 +124,7 @@ class Completion {
       check_time();
     } catch (const ApiError& e) {
       done_ = true;
-      return text + "data: " + error_object(e).dump() + "\n\ndata: [DONE]\n\n";
+      return text + event_text(error_object(e)) + kLastEvent;
     }
     if (std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.told_end; })) {
       if (request_.include_usage) {
@@ -153,14 +132,14 @@ class Completion {
         j["choices"] = ordered_json::array();
         j["usage"] = usage();
         j["timings"] = timings();
-        text += "data: " + dump(j) + "\n\n";
+        text += event_text(j);
       }
-      text += "data: [DONE]\n\n";
+      text += kLastEvent;
       done_ = true;
     }
     return text;
   }
-  bool done() const { return done_; }
+  bool done() const override { return done_; }
 
  private:
   void start(const std::vector<TokenId>& prompt, std::size_t which, std::uint64_t n) {
@@ -191,19 +170,9 @@ class Completion {
     return piece;
   }
 
-  void check_time() const {
-    if (Clock::now() - start_ < context_.timeout) return;
-    throw ApiError(504, "timeout_error",
-                   "expected an answer within " + std::to_string(context_.timeout.count()) + " s, found none");
-  }
+  void check_time() const { jupiter::check_time(context_, start_); }
 
-  ordered_json head(const char* object) const {
-    return {{"id", id_},
-            {"object", object},
-            {"created", created_},
-            {"model", context_.model_name},
-            {"system_fingerprint", context_.fingerprint}};
-  }
+  ordered_json head(const char* object) const { return head_.object(context_, object); }
 
   ordered_json whole(std::size_t i) const {
     const Choice& c = choices_[i];
@@ -243,9 +212,9 @@ class Completion {
     std::string text;
     if (!std::exchange(c.begun, true)) {
       if (kind_.chat) {
-        text += "data: " + dump(event(i, {{"role", "assistant"}, {"content", ""}}, nullptr)) + "\n\n";
+        text += event_text(event(i, {{"role", "assistant"}, {"content", ""}}, nullptr));
       } else if (!echoes_[c.prompt].empty()) {
-        text += "data: " + dump(event(i, {{"content", echoes_[c.prompt]}}, nullptr)) + "\n\n";
+        text += event_text(event(i, {{"content", echoes_[c.prompt]}}, nullptr));
       }
     }
     if (!piece.text.empty() || (!piece.tokens.empty() && request_.sampling.top_logprobs >= 0)) {
@@ -254,11 +223,11 @@ class Completion {
         j["choices"][0]["logprobs"] = kind_.chat ? chat_logprobs(*context_.tokenizer, piece.tokens)
                                                  : text_logprobs(*context_.tokenizer, piece.tokens, c.offset);
       }
-      text += "data: " + dump(j) + "\n\n";
+      text += event_text(j);
     }
     if (c.reader.finished()) {
       c.told_end = true;
-      text += "data: " + dump(event(i, ordered_json::object(), c.reader.finish_reason())) + "\n\n";
+      text += event_text(event(i, ordered_json::object(), c.reader.finish_reason()));
     }
     return text;
   }
@@ -296,8 +265,7 @@ class Completion {
   const Kind& kind_;
   AnswerRequest request_;
   std::vector<std::string> echoes_;  // by prompt
-  std::string id_;
-  std::int64_t created_;
+  ReplyHead head_;
   std::int64_t prompt_tokens_ = 0;
   Clock::time_point start_ = Clock::now();
   std::vector<Choice> choices_;
@@ -319,28 +287,6 @@ void check_length(const GatewayContext& context, const std::vector<TokenId>& pro
   throw e;
 }
 
-void respond(const std::shared_ptr<Completion>& completion, bool stream, httplib::Response& response) {
-  if (!stream) {
-    if (!completion->wait_for_all()) throw ApiError(499, "client_closed_request", "the client is gone");
-    response.set_content(dump(completion->object()), "application/json");
-    return;
-  }
-  response.set_header("Cache-Control", "no-cache");
-  response.set_header("X-Accel-Buffering", "no");
-  auto last = std::make_shared<Clock::time_point>(Clock::now());
-  response.set_chunked_content_provider("text/event-stream", [completion, last](std::size_t, httplib::DataSink& sink) {
-    std::string text = completion->events(kLook);
-    if (HttpServer::client_gone()) return false;
-    if (text.empty() && Clock::now() - *last > kPing) text = ": ping\n\n";
-    if (!text.empty()) {
-      *last = Clock::now();
-      if (!sink.write(text.data(), text.size())) return false;
-    }
-    if (completion->done()) sink.done();
-    return true;
-  });
-}
-
 }  // namespace
 
 std::vector<TokenId> chat_tokens(const GatewayContext& context, const std::vector<ChatMessage>& messages) {
@@ -356,6 +302,7 @@ void answer_chat(const GatewayContext& context, const httplib::Request& request,
   std::vector<TokenId> prompt = chat_tokens(context, r.messages);
   check_length(context, prompt);
   const bool stream = r.stream;
+  if (r.outline) return respond(outlined_reply(context, std::move(r), std::move(prompt)), stream, response);
   respond(
       std::make_shared<Completion>(context, kChat, std::move(r), std::vector<std::vector<TokenId>>{std::move(prompt)},
                                    std::vector<std::string>{""}),

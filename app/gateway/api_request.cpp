@@ -47,13 +47,15 @@ std::vector<std::string> read_stop(const JsonObject& body) {
   return stops;
 }
 
+// Whether a field's value asks for something.
+bool matters(const nlohmann::json& v) {
+  const bool nothing = v.is_null() || v == false || ((v.is_object() || v.is_array()) && v.empty());
+  const bool plain_text = v.is_object() && v.value("type", "") == "text";
+  return !nothing && !plain_text && v != "none";
+}
+
 // Fields that would change the answer and are not built yet: an error, since an answer without them is another one.
 void refuse_unknown_effects(const JsonObject& body) {
-  const auto matters = [](const nlohmann::json& v) {
-    const bool nothing = v.is_null() || v == false || ((v.is_object() || v.is_array()) && v.empty());
-    const bool plain_text = v.is_object() && v.value("type", "") == "text";
-    return !nothing && !plain_text && v != "none";
-  };
   for (const char* key : {"response_format", "grammar", "json_schema", "tools", "functions", "audio"}) {
     const nlohmann::json* value = body.find(key);
     if (value != nullptr && matters(*value))
@@ -111,6 +113,16 @@ void read_shared(const JsonObject& body, const SamplingOptions& defaults, Answer
   r.seed_given = body.has("seed");
 }
 
+// An outline is several answers that each end by rules of their own: some fields have no meaning for it.
+void check_outline(const JsonObject& body, const ChatRequest& r) {
+  if (r.choices > 1) throw bad_request("outline: expected n: 1 with it", "n");
+  for (const char* key : {"logprobs", "stop", "tools", "functions", "response_format", "grammar", "json_schema"}) {
+    const nlohmann::json* value = body.find(key);
+    if (value != nullptr && matters(*value))
+      throw bad_request("outline: expected no " + std::string(key) + " with it", key);
+  }
+}
+
 }  // namespace
 
 std::vector<ChatMessage> read_chat_messages(const JsonObject& body) {
@@ -137,6 +149,8 @@ ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& def
   ChatRequest r;
   read_shared(body, defaults, r);
   r.messages = read_chat_messages(body);
+  r.outline = body.find_bool("outline").value_or(false);
+  if (r.outline) check_outline(body, r);
   if (body.find_bool("logprobs").value_or(false)) {
     r.sampling.top_logprobs = static_cast<std::int32_t>(body.find_int("top_logprobs", 0, kMostTopLogprobs).value_or(0));
   } else if (body.has("top_logprobs")) {

@@ -34,6 +34,7 @@ struct AnswerRequest {
 };
 
 struct ChatRequest : AnswerRequest {
+  bool outline = false;  // an outline first, then its points at once
   std::vector<ChatMessage> messages;
 };
 

@@ -208,19 +208,16 @@ class Tiny(ProgramTest):
         self.assertGreaterEqual(self.server.metric("requests_total"), 0)
 
     def test_ranks_tell_what_they_hold_and_how_busy_they_are(self):
-        connection, response = self.server.open_stream("/v1/completions", {"prompt": "abc", "ignore_eos": True, "n": 2})
-        busy = []
-        while len(busy) < 2 and response.readline():
-            now = json.loads(self.server.get("/slots")[1])["now"]
-            if now["running"] > 0 and now["ranks"][0]["busy"] > 0:
-                busy.append(now)
-        connection.sock.shutdown(socket.SHUT_RDWR)
-        connection.close()
-        self.assertEqual([r["rank"] for r in busy[0]["ranks"]], [0, 1])
-        self.assertEqual(busy[0]["ranks"][0]["last_layer"], busy[0]["ranks"][1]["first_layer"])
-        for r in busy[1]["ranks"]:
-            self.assertTrue(0 < r["busy"] <= 1, busy)
-            self.assertTrue(r["host"], busy)
+        end = time.monotonic() + 60
+        ranks = []
+        while not ranks or not all(r["busy"] for r in ranks):  # a status lasts for a second
+            self.assertLess(time.monotonic(), end)
+            self.server.post("/v1/completions", {"prompt": "abc", "ignore_eos": True, "max_tokens": 200})
+            ranks = json.loads(self.server.get("/slots")[1])["now"]["ranks"]
+        self.assertEqual([r["rank"] for r in ranks], [0, 1])
+        self.assertEqual((ranks[0]["first_layer"], ranks[0]["last_layer"]), (0, ranks[1]["first_layer"]))
+        for r in ranks:
+            self.assertTrue(0 < r["busy"] <= 1 and r["host"], ranks)
         end = time.monotonic() + 20
         while any(r["busy"] for r in json.loads(self.server.get("/slots")[1])["now"]["ranks"]):
             self.assertLess(time.monotonic(), end, "idle ranks are not busy")
@@ -363,12 +360,86 @@ class Failures(unittest.TestCase):
 
 
 @unittest.skipUnless(REAL_MODEL.exists(), "models/smollm2-135m is not there (bash jobs/quickstart.sh makes it)")
+class Outline(ProgramTest):
+    """Points that are answers of their own, of the same texts as those of the command line."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.server = Server(REAL_MODEL, "-c", 2048, ranks=2).__enter__()
+        cls.addClassCleanup(cls.server.__exit__)
+        cls.body = {"messages": [{"role": "user", "content": "How can a town save water?"}], "outline": True}
+
+    def test_the_text_is_that_of_the_command_line(self):
+        alone = self.run_json(REAL_MODEL, "-c", "2048", "-p", "How can a town save water?", "--outline", "always")
+        self.assertTrue(alone["outline"]["used"])
+        status, j = self.server.post("/v1/chat/completions", self.body)
+        self.assertEqual(status, 200, j)
+        self.assertEqual(j["choices"][0]["message"]["content"], alone["text"])
+        self.assertEqual(j["choices"][0]["finish_reason"], "stop")
+        points = sum(len(p["generated_token_ids"]) for p in alone["outline"]["points"])
+        self.assertGreater(j["usage"]["completion_tokens"], points / 2)
+
+    def test_points_grow_at_the_same_time_and_outlive_a_rank(self):
+        whole = self.server.post("/v1/chat/completions", self.body)[1]["choices"][0]["message"]["content"]
+        killed = []
+
+        def kill(number):
+            if number == 30:
+                killed.append(self.server.rank_processes()[1])
+                os.kill(killed[0], signal.SIGKILL)
+
+        body = {**self.body, "stream_options": {"include_usage": True}}
+        events = self.server.stream("/v1/chat/completions", body, kill)
+        self.assertTrue(killed)
+        deltas = [e["choices"][0]["delta"] for e in events if e["choices"]]
+        self.assertEqual(deltas[0]["role"], "assistant")
+        told = [(d["outline"]["point"], d["outline"]["title"], d["content"]) for d in deltas if "outline" in d]
+        texts, titles = {}, {}
+        for number, title, text in told:
+            texts[number] = texts.get(number, "") + text
+            self.assertEqual(titles.setdefault(number, title), title)
+        self.assertEqual("".join(texts[n] for n in sorted(texts)), whole)
+        self.assertTrue(all(texts[n].startswith(f"{n}. {titles[n]}:") for n in titles))
+        order = [number for number, _, _ in told]
+        self.assertNotEqual(order, sorted(order), "points come side by side")
+        self.assertGreater(events[-1]["usage"]["completion_tokens"], 0)
+        self.assertEqual(self.server.metric("requests_open"), 0)
+
+    def test_where_no_outline_comes_the_answer_is_plain(self):
+        long = {"messages": [{"role": "user", "content": "Name a fruit. " + "Please. " * 900}], "max_tokens": 8}
+        plain = self.server.post("/v1/chat/completions", long)[1]["choices"][0]
+        outlined = self.server.post("/v1/chat/completions", {**long, "outline": True})[1]["choices"][0]
+        self.assertEqual(outlined["message"]["content"], plain["message"]["content"])
+        self.assertEqual(outlined["finish_reason"], "length")
+        events = self.server.stream("/v1/chat/completions", {**long, "outline": True})
+        self.assertEqual(text_of(events), plain["message"]["content"])
+
+    def test_earlier_turns_count(self):
+        turns = [{"role": "system", "content": "You like fish."}, *self.body["messages"],
+                 {"role": "assistant", "content": "By saving rain."}, {"role": "user", "content": "What else helps it?"}]
+        with_turns, without = (self.server.post("/v1/chat/completions", {"messages": m, "outline": True})[1]
+                               for m in (turns, turns[-1:]))
+        self.assertNotEqual(with_turns["choices"], without["choices"])
+        self.assertGreater(with_turns["usage"]["prompt_tokens"], without["usage"]["prompt_tokens"])
+
+    def test_what_does_not_go_with_it(self):
+        for fields, name in (({"n": 2}, "n"), ({"logprobs": True}, "logprobs"), ({"stop": "x"}, "stop"),
+                             ({"tools": [{}]}, "tools"), ({"outline": "yes"}, "outline"),
+                             ({"response_format": {"type": "json_object"}}, "response_format")):
+            status, j = self.server.post("/v1/chat/completions", {**self.body, **fields})
+            self.assertEqual(status, 400, j)
+            self.assertIn(name, j["error"]["message"])
+
+
+@unittest.skipUnless(REAL_MODEL.exists(), "models/smollm2-135m is not there (bash jobs/quickstart.sh makes it)")
 class Example(unittest.TestCase):
-    def test_the_manual_s_example(self):
-        """As it stands there; and with 1 and 3 ranks instead of 4."""
+    def test_the_manual_s_examples(self):
+        """As they stand there; and with 1 and 3 ranks instead of 4."""
         lines = [re.split(r"\s+# ", line)[0] for line in (ROOT / "app" / "README.md").read_text().splitlines()]
         start = next(line for line in lines if line.startswith("jobs/jupiter-serve "))
-        ask = next(line for line in lines if line.startswith("curl http://127.0.0.1:8080"))
+        asked = [line for line in lines if line.startswith("curl http://127.0.0.1:8080")]
+        self.assertEqual(len(asked), 2)
         with tempfile.TemporaryDirectory() as folder:
             home = pathlib.Path(folder)
             for name, target in (("jobs", ROOT / "jobs"), ("models/NAME", REAL_MODEL), ("build/jupiter", JUPITER)):
@@ -380,8 +451,11 @@ class Example(unittest.TestCase):
                                            env={**os.environ, "JUPITER": str(home / "build" / "jupiter")})
                 try:
                     self.assertEqual(process.stdout.readline(), "http://127.0.0.1:8080\n")
-                    answer = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=60)
-                    texts.add(json.loads(answer.stdout)["choices"][0]["message"]["content"])
+                    told = []
+                    for ask in asked:
+                        answer = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=60)
+                        told.append(json.loads(answer.stdout)["choices"][0]["message"]["content"])
+                    texts.add(tuple(told))
                 finally:
                     process.send_signal(signal.SIGINT)
                     self.assertEqual(process.wait(timeout=60), 130)
