@@ -1,11 +1,14 @@
-"""The server on a cluster: boards that die, fall silent and come back while answers are streamed."""
+"""The server on a cluster: boards that die, fall silent and come back while answers are streamed; emulated boards whose
+links are cut."""
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
 import unittest
 
+import test_emulate
 from local_boards import HOSTS, NEEDED, LocalBoards, can_rename, name_boards, profile
 from program import JUPITER, REAL_MODEL, ROOT, ProgramTest
 from test_serve import QUESTION, Server, text_of
@@ -105,6 +108,41 @@ class Boards(ProgramTest):
                                         env=dict(os.environ, JUPITER=JUPITER))
                 self.assertEqual(result.returncode, code, result.stderr)
                 self.assertIn(words, result.stderr)
+
+
+@unittest.skipUnless(REAL_MODEL.exists(), "models/smollm2-135m is not there (bash jobs/quickstart.sh makes it)")
+class EmulatedBoards(ProgramTest):
+    def setUp(self):
+        if reason := test_emulate.why_not():
+            self.skipTest(reason)
+        self.addCleanup(test_emulate.emulate, "down")
+
+    def test_links_are_cut_and_boards_freeze(self):
+        boards = self.folder / "three.boards"
+        boards.write_text("b0 40\nb1 40\nb2 40\n")
+        os.environ["EMULATE_NAME"] = test_emulate.NAME
+        self.addCleanup(os.environ.pop, "EMULATE_NAME")
+        with Server(REAL_MODEL, "-c", 512, "--emulate", boards, "--plan-options", "--objective throughput") as server:
+            undisturbed = text_of(server.stream("/v1/chat/completions", BODY))
+            used = json.loads(server.get("/slots")[1])["boards"]
+            self.assertEqual({b["state"] for b in used}, {"used"})
+            link = f"{test_emulate.NAME}2"
+            cut = lambda: subprocess.run(["ip", "link", "set", link, "down"], check=True)
+            events = server.stream("/v1/chat/completions", BODY, lambda n: cut() if n == 15 else None)
+            self.assertEqual(text_of(events), undisturbed)
+            states = {b["host"]: b["state"] for b in json.loads(server.get("/slots")[1])["boards"]}
+            self.assertEqual(states, {"b0": "used", "b1": "lost", "b2": "used"})
+            freeze = lambda: self.stop_processes("b2")
+            events = server.stream("/v1/chat/completions", BODY, lambda n: freeze() if n == 15 else None)
+            self.assertEqual(text_of(events), undisturbed)
+        self.assertEqual(server.code, 143)
+        self.assertEqual(test_emulate.leftovers(), [])
+
+    def stop_processes(self, board):
+        state = json.loads((pathlib.Path("/var/lib/jupiter-emulate") / test_emulate.NAME / "cluster.json").read_text())
+        group = next(b["groups"][0] for b in state["boards"] if b["name"] == board)
+        for pid in (pathlib.Path(group) / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGSTOP)
 
 
 if __name__ == "__main__":
