@@ -20,6 +20,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kMostLength = 20'000;  // of a string, in characters, where the schema says it; and of an array
+constexpr int kMostVisits = 20'000;           // of schemas, where references are written out once for each use
 constexpr int kMostDepth = 200;               // of schemas inside schemas, references included
 
 std::string joined(const std::vector<std::string>& parts, std::string_view with) {
@@ -66,8 +67,12 @@ class Converter {
       return "value";
     }
     if (!schema.is_object()) fail(pointer, "a schema (an object)", json_text(schema));
-    if (++depth_ > kMostDepth)
+    if (++depth_ > kMostDepth) {
       fail(pointer, "schemas nested at most " + std::to_string(kMostDepth) + " deep", "deeper ones");
+    }
+    if (++visits_ > kMostVisits) {
+      fail(pointer, "at most " + std::to_string(kMostVisits) + " schemas, references written out", "more");
+    }
     const std::string body = visit_object(schema, pointer);
     --depth_;
     return body;
@@ -312,6 +317,7 @@ class Converter {
   std::map<std::string, std::string> references_;  // to names of rules
   int names_ = 0;
   int depth_ = 0;
+  int visits_ = 0;
 };
 
 // The characters of keys that a schema does not list: without escapes, so that none can spell a listed one in disguise.

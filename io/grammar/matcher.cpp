@@ -21,6 +21,10 @@ void check(const GrammarSpec& spec, std::string_view source) {
                      " bytes, found " + std::to_string(spec.trigger.size()));
   }
   Grammar::parse(spec.text, source);
+  Matcher matcher(spec, nullptr);
+  if (matcher.next(matcher.start(), spec.trigger) == Matcher::kRefused) {
+    throw UsageError(std::string(source) + ": expected a grammar whose texts begin with its trigger, found another");
+  }
 }
 
 // Places that are reached without a byte.
@@ -51,22 +55,21 @@ struct Matcher::Closure {
 };
 
 Matcher::Matcher(const GrammarSpec& spec, std::shared_ptr<const TokenTrie> vocabulary)
-    : grammar_(Grammar::parse(spec.text)),
-      vocabulary_(std::move(vocabulary)),
-      trigger_(spec.trigger),
-      at_start_(spec.at_start) {
+    : spec_(spec), grammar_(Grammar::parse(spec.text)), vocabulary_(std::move(vocabulary)) {
+  const std::string& trigger = spec_.trigger;
   Closure closure;
   enter(grammar_.start(), kNoStack, closure);
   start_ = bound_start_ = intern(closure);
-  if (!trigger_.empty()) {
+  if (!trigger.empty()) {
+    bound_start_ = next(bound_start_, trigger);
     free_ = add({.kind = Kind::free, .places = {}, .next = {}, .mask = {}});
-    failure_.assign(trigger_.size(), 0);
-    for (std::size_t i = 1; i < trigger_.size(); ++i) {
+    failure_.assign(trigger.size(), 0);
+    for (std::size_t i = 1; i < trigger.size(); ++i) {
       std::int32_t k = failure_[i - 1];
-      while (k > 0 && trigger_[i] != trigger_[k]) k = failure_[k - 1];
-      failure_[i] = k + (trigger_[i] == trigger_[k] ? 1 : 0);
+      while (k > 0 && trigger[i] != trigger[k]) k = failure_[k - 1];
+      failure_[i] = k + (trigger[i] == trigger[k] ? 1 : 0);
     }
-    for (std::size_t i = 0; i < trigger_.size(); ++i) {
+    for (std::size_t i = 0; i < trigger.size(); ++i) {
       triggered_.push_back(add(
           {.kind = Kind::trigger, .triggered = static_cast<std::int32_t>(i), .places = {}, .next = {}, .mask = {}}));
     }
@@ -135,14 +138,15 @@ Matcher::State Matcher::intern(Closure& closure) {
 }
 
 Matcher::State Matcher::triggered_next(std::int32_t triggered, std::uint8_t byte) {
+  const std::string& trigger = spec_.trigger;
   const char c = static_cast<char>(byte);
-  if (at_start_) {
-    if (trigger_[triggered] != c) return free_;
-    return triggered + 1 == std::ssize(trigger_) ? bound_start_ : triggered_[triggered + 1];
+  if (spec_.at_start) {
+    if (trigger[triggered] != c) return free_;
+    return triggered + 1 == std::ssize(trigger) ? bound_start_ : triggered_[triggered + 1];
   }
-  while (triggered > 0 && trigger_[triggered] != c) triggered = failure_[triggered - 1];
-  if (trigger_[triggered] == c) ++triggered;
-  return triggered == std::ssize(trigger_) ? bound_start_ : triggered_[triggered];
+  while (triggered > 0 && trigger[triggered] != c) triggered = failure_[triggered - 1];
+  if (trigger[triggered] == c) ++triggered;
+  return triggered == std::ssize(trigger) ? bound_start_ : triggered_[triggered];
 }
 
 Matcher::State Matcher::compute_next(State state, std::uint8_t byte) {

@@ -21,7 +21,7 @@ namespace jupiter {
 // A grammar as it travels: its text, and where it begins to hold.
 struct GrammarSpec {
   std::string text = {};     // GBNF; empty: none
-  std::string trigger = {};  // not empty: the answer is free up to this text, behind which the grammar begins
+  std::string trigger = {};  // not empty: the answer is free before this text, with which the grammar begins
   bool at_start = false;     // only a trigger at the very beginning counts
   bool empty() const { return text.empty(); }
   bool operator==(const GrammarSpec&) const = default;
@@ -69,7 +69,9 @@ class Matcher {
   // The number of another matcher's state in this one; both have the same grammar.
   State adopt(const Matcher& other, State state);
 
+  const GrammarSpec& grammar() const { return spec_; }
   const TokenTrie& vocabulary() const { return *vocabulary_; }
+  const std::shared_ptr<const TokenTrie>& shared_vocabulary() const { return vocabulary_; }
 
  private:
   static constexpr State kUnknown = -2;
@@ -106,11 +108,10 @@ class Matcher {
   State compute_next(State state, std::uint8_t byte);
   State triggered_next(std::int32_t triggered, std::uint8_t byte);
 
+  GrammarSpec spec_;
   Grammar grammar_;
   std::shared_ptr<const TokenTrie> vocabulary_;
-  std::string trigger_;
   std::vector<std::int32_t> failure_;  // of the trigger: longest beginning that is an end of its first i bytes
-  bool at_start_ = false;
   std::vector<StateData> states_;
   std::unordered_multimap<std::uint64_t, State> numbers_;  // by digest of the places
   std::vector<Frame> stacks_;

@@ -186,7 +186,7 @@ TEST(Grammar, ASpaceThatIsNotShownDoesNotCount) {
 }
 
 TEST(Grammar, ATriggerBeginsIt) {
-  Matcher m({"root ::= \"b\"", "aab"}, vocabulary());
+  Matcher m({"root ::= \"aabb\"", "aab"}, vocabulary());
   const Matcher::State s = m.start();
   EXPECT_TRUE(m.is_free(s) && m.may_end(s));
   EXPECT_EQ(std::ssize(allowed(m, s)), m.vocabulary().vocab_size());
@@ -199,9 +199,15 @@ TEST(Grammar, ATriggerBeginsIt) {
   EXPECT_EQ(m.next(s, "aabc"), Matcher::kRefused);
   const Matcher::State aa = m.next_token(s, 12);
   EXPECT_FALSE(m.mask(aa).has(3)) << "abc would go on behind the trigger with another letter";
-  Matcher first({"root ::= \"b\"", "a", true}, vocabulary());
+  Matcher first({"root ::= \"ab\"", "a", true}, vocabulary());
   EXPECT_FALSE(first.is_free(first.next(first.start(), "a")));
   EXPECT_TRUE(first.is_free(first.next(first.start(), "xa")));
+}
+
+TEST(Grammar, AGrammarBeginsWithItsTrigger) {
+  EXPECT_NO_THROW(check({"root ::= \"<x>\" [a-z]", "<x>"}, "g"));
+  EXPECT_THROW(check({"root ::= \"<y>\" [a-z]", "<x>"}, "g"), UsageError);
+  EXPECT_THROW(check({"root ::= [a-z]*", std::string(kMostTriggerBytes + 1, 'a')}, "g"), UsageError);
 }
 
 TEST(Grammar, WhatIsForcedIsKnown) {

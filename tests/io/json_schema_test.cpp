@@ -228,6 +228,13 @@ TEST(JsonSchema, WhatCannotBeKeptIsAnError) {
       EXPECT_NE(std::string(e.what()).find(message), std::string::npos) << schema << "\n" << e.what();
     }
   }
+  // References that double at every step.
+  std::string doubling = R"({"$ref": "#/$defs/d0", "$defs": {)";
+  for (int i = 0; i < 40; ++i) {
+    const std::string next = R"({"$ref": "#/$defs/d)" + std::to_string(i + 1) + "\"}";
+    doubling += "\"d" + std::to_string(i) + R"(": {"type": "object", "anyOf": [)" + next + ", " + next + "]},";
+  }
+  EXPECT_THROW(grammar_of(doubling + R"("d40": {"type": "object"}}})"), FormatError);
   // What only the grammar can find out.
   for (const char* schema : {R"({"$ref": "#"})", R"({"properties": {"a": {"$ref": "#"}}, "required": ["a"]})"}) {
     EXPECT_THROW(check({grammar_of(schema)}, "schema"), UsageError) << schema;
