@@ -35,7 +35,7 @@ struct BatchOptions {
 void BatchOptions::declare(OptionSet& options) {
   // clang-format off
   options.group("Requests");
-  options.text("i,input", input, "FILE", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop");
+  options.text("i,input", input, "FILE", "JSONL: id, prompt or messages; max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, seed, stop, grammar, json_schema, response_format");
   options.text("o,output", output, "FILE", "JSONL, a line as each request ends: id, text, generated_token_ids, finish_reason, ttft_s, total_s, steps, logits_hash, model_hash; or error");
   options.flag("resume", resume, "Go on with an output file: what it answers is not done again. Requests that ended with an error are tried again; the last line of an id counts");
   options.flag("skip-failed", skip_failed, "With --resume: requests that ended with an error are not tried again");
@@ -162,6 +162,7 @@ class Batch {
     Request request;
     request.prompt = std::move(tokens);
     request.sampling = r.sampling;
+    request.grammar = r.grammar;
     request.decode = options_.engine.decoding.decode;
     request.max_new_tokens = r.max_tokens;
     // Where the common beginning had to go from the cache, the next request that ends leaves it there again.

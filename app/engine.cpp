@@ -194,6 +194,15 @@ void Engine::load(const EngineOptions& options) {
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part_, options.verify),
                                    stage_options_, *pool_, mpi_.stages());
   load_drafters(options);
+  if (mpi_.rank() == mpi_.stages() - 1) {
+    const auto file = std::filesystem::path(options.model) / tokenizer_file_name();
+    if (!std::filesystem::exists(file)) {
+      throw FormatError(file.string(), "file", "the texts of tokens on the last stage's board, too", "no such file");
+    }
+    stage_->set_vocabulary([this, folder = options.model, verify = options.verify] {
+      return std::make_shared<TokenTrie>(Tokenizer(load_tokenizer(folder, manifest_, verify)));
+    });
+  }
   load_s_ = seconds_since(start);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "app/engine.hpp"
+#include "app/output_format.hpp"
 #include "app/prompt.hpp"
 #include "parallel/outline/outline.hpp"
 
@@ -20,6 +21,8 @@ struct RunOptions {
   std::optional<std::string> prompt_file;
   std::optional<std::string> system;
   std::vector<std::string> stops;
+  std::string grammar_file, schema_file;
+  GrammarSpec grammar;  // of one of these files, on rank 0
   std::string json_file;
   std::string trace_file;
   OutlineUse outline = OutlineUse::never;

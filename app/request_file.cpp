@@ -73,6 +73,7 @@ BatchRequest read_line(const std::string& text, const std::string& where, BatchR
     }
     r.id = id->dump();
     read_request(o, r);
+    r.grammar = read_output_format(o, parse_json<nlohmann::ordered_json>(text, where));
   } catch (const Error& e) {
     r.fault = e.what();
   }

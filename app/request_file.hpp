@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "app/output_format.hpp"
 #include "app/prompt.hpp"
 #include "io/json_fields.hpp"
 
@@ -22,6 +23,7 @@ struct BatchRequest {
   std::int64_t max_tokens = 0;
   SamplingOptions sampling;
   std::vector<std::string> stops;
+  GrammarSpec grammar;
 };
 
 // Every line of a file's text, empty ones left out; a line that cannot be used has a fault, and an id if one can be

@@ -26,6 +26,8 @@ void RunOptions::declare(OptionSet& options) {
   options.group("Answer");
   text.declare_answer(options, "New tokens at most (default: to the end of the turn)");
   options.texts("stop", stops, "TEXT", "Ends the answer before this text; may be given several times");
+  options.text("grammar-file", grammar_file, "FILE", "The answer follows this grammar (GBNF)");
+  options.text("json-schema-file", schema_file, "FILE", "The answer is a JSON value of this JSON Schema");
   options.choice("outline", outline, {{"never", OutlineUse::never}, {"auto", OutlineUse::when_it_suits}, {"always", OutlineUse::always}}, "never; always: an outline first, then its points at once (another text than the plain answer); auto: where the question suits");
   options.text("outline-prompt", outline_file, "FILE", "JSON file with outline_request, point_request and examples, in place of the built-in prompts");
   options.number("points-max", outline_options.points_max, {2, 50}, "N", "Points of an outline at most");
@@ -50,6 +52,10 @@ void RunOptions::check(const OptionSet& options) {
     engine.sequences = outline_options.points_max + 1;
     engine.point_tokens = outline_cache_tokens(outline_options);
   }
+  const bool formed = !grammar_file.empty() || !schema_file.empty();
+  refuse(!grammar_file.empty() && !schema_file.empty(), "--grammar-file and --json-schema-file: expected one of them");
+  refuse(formed && text.ignore_eos, "--grammar-file, --json-schema-file: expected no --ignore-eos beside them");
+  refuse(formed && outlines, "--grammar-file, --json-schema-file: expected no --outline beside them");
   refuse(prompt && prompt_file, "-p and -f: expected one of them");
   refuse(chat && text.raw, "--chat needs a template: it does not go with --raw");
   refuse(chat && prompt_file.has_value(), "--chat reads its turns from standard input: use -p for the first one");
@@ -73,6 +79,7 @@ Request request_of(const RunOptions& o, const Frontend& front) {
   r.prompt = front.tokens();
   r.sampling = o.sampling;
   r.decode = o.engine.decoding.decode;
+  r.grammar = o.grammar;
   r.max_new_tokens = o.text.most_new_tokens();
   if (!o.text.ignore_eos) r.end_tokens = front.tokenizer().data().end_of_turn;
   return r;
@@ -118,6 +125,16 @@ Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler) 
   if (!stops.found()) show(stops.finish());
   a.stop_string = stops.found();
   return a;
+}
+
+void read_grammar(RunOptions& o) {
+  if (!o.grammar_file.empty()) {
+    o.grammar = {read_file(o.grammar_file, kMostGrammarBytes)};
+    check(o.grammar, o.grammar_file);
+  } else if (!o.schema_file.empty()) {
+    const std::string text = read_file(o.schema_file, kMaxJsonBytes);
+    o.grammar = grammar_of_schema(parse_json<nlohmann::ordered_json>(text, o.schema_file), o.schema_file);
+  }
 }
 
 nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>& prompt, const Answer& a) {
@@ -281,6 +298,7 @@ ExitCode run_command(const MpiSession& mpi, const Arguments& arguments) {
                                    ranks.host()));
     }
     if (!options.outline_file.empty()) options.outline_options.prompts = OutlinePrompts::read(options.outline_file);
+    read_grammar(options);
     front.emplace(options, manifest);
   });
   Answer a;

@@ -162,6 +162,7 @@ class Service {
       request.given = std::move(spec.given);
       request.sampling = spec.sampling;
       request.logit_bias = std::move(spec.logit_bias);
+      request.grammar = std::move(spec.grammar);
       request.on_logprobs = [this, id](std::span<const TokenLogprob> all) {
         const auto it = answers_.find(id);
         if (it != answers_.end()) it->second.next = {all[0].token, all[0].logprob, {all.begin() + 1, all.end()}};

@@ -11,7 +11,8 @@ build_headers=(libcxxopts-dev nlohmann-json3-dev)  # for every processor the sam
 build_packages=(g++ cmake ninja-build pkg-config openmpi-bin hdf5-tools python3 python3-pip unzip
   "${build_libraries[@]}" "${build_headers[@]}")
 deb_packages=(dpkg-dev file)  # for cpack
-test_packages=(curl libgtest-dev libbenchmark-dev slurm-wlm munge iproute2 chromium chromium-driver)
+test_packages=(curl libgtest-dev libbenchmark-dev python3-jsonschema slurm-wlm munge iproute2 chromium
+  chromium-driver)
 
 # Installs the Debian packages among the arguments that are missing; asks for root only then.
 need_packages() {

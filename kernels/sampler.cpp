@@ -160,11 +160,13 @@ std::int32_t sample(const KernelTable& kernels, std::span<const float> logits, c
   const std::vector<Candidate> candidates = distribution(kernels, logits, options, history);
   const double u = uniform(options.seed, position, 0);
   double sum = 0;
+  std::int32_t last = candidates.front().token;
   for (const Candidate& c : candidates) {
     sum += c.probability;
     if (u < sum) return c.token;
+    if (c.probability > 0) last = c.token;
   }
-  return candidates.back().token;
+  return last;  // rounding left the sum below u; what is ruled out has no probability
 }
 
 std::vector<float> biased(std::span<const float> logits, std::span<const LogitBias> biases) {

@@ -22,6 +22,7 @@ struct SamplingOptions {
   float presence_penalty = 0;      // taken from the logit of a token that the penalties look back at
   float frequency_penalty = 0;     // the same for every time that it stands there
   std::int32_t top_logprobs = -1;  // how many log probabilities each token comes with beside its own; -1: none at all
+  std::int32_t reserved = 0;       // no gap at the end: it travels as it lies in memory
 };
 
 struct LogitBias {

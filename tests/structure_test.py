@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ORDER = ["io", "kernels", "parallel", "app"]
 # What each room may include beside itself. The folder's own files ("") are for everybody in it.
 ROOMS = {
-    "io": {"": [], "tokenizer": [""], "model": ["", "tokenizer"], "formats": ["", "tokenizer", "model"],
+    "io": {"": [], "tokenizer": [""], "grammar": ["", "tokenizer"], "model": ["", "tokenizer"],
+           "formats": ["", "tokenizer", "model"],
            "convert": ["", "tokenizer", "model", "formats"]},
     "app": {"": ["gateway"], "gateway": [""]},
     "parallel": {"comm": [], "plan": [], "draft": [], "pipeline": ["comm", "plan", "draft"],

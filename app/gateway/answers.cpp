@@ -1,6 +1,8 @@
 // How requests become completions, and completions OpenAI's objects.
 #include "app/gateway/answers.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "app/gateway/outlined.hpp"
@@ -70,6 +72,8 @@ struct Choice {
   std::size_t offset = 0;  // of text_logprobs
   bool begun = false;      // an event was sent
   bool told_end = false;
+  std::optional<ToolCallReader> tools = {};           // where it may call tools
+  std::vector<ToolCallReader::Delta> new_calls = {};  // that no event told yet
 };
 
 // All answers to one request.
@@ -148,6 +152,7 @@ class Completion : public Reply {
     spec.max_new_tokens = request_.max_tokens;
     spec.sampling = request_.sampling;
     spec.logit_bias = request_.logit_bias;
+    spec.grammar = request_.grammar;
     // Drawn here, not on the ranks: what a board computes again has the same numbers.
     if (!request_.seed_given && request_.sampling.temperature > 0) spec.sampling.seed = random_seed();
     spec.sampling.seed += n;
@@ -158,10 +163,12 @@ class Completion : public Reply {
     }
     choices_.push_back(
         {AnswerReader(*context_.backend, std::move(generation), *context_.tokenizer, request_.stops), which, "", {}});
+    if (request_.calls_tools) choices_.back().tools.emplace(*request_.calls_tools);
   }
 
   AnswerPiece take(Choice& c, milliseconds limit) {
     AnswerPiece piece = c.reader.next(limit);
+    if (c.tools) take_calls(c, piece);
     c.text += piece.text;
     c.tokens.insert(c.tokens.end(), piece.tokens.begin(), piece.tokens.end());
     if (c.reader.finished() && !c.reader.end().error.empty()) {
@@ -170,15 +177,58 @@ class Completion : public Reply {
     return piece;
   }
 
+  // What belongs to a call is no content.
+  static void take_calls(Choice& c, AnswerPiece& piece) {
+    ToolCallReader::Piece read = c.tools->push(piece.text);
+    if (c.reader.finished()) read.content += c.tools->finish().content;
+    piece.text = std::move(read.content);
+    c.new_calls.insert(c.new_calls.end(), read.calls.begin(), read.calls.end());
+  }
+
+  // An id that the same request gets again: of the prompt's length, the seed and the place in the answer.
+  std::string call_id(std::size_t i, std::size_t call) const {
+    return fmt::format("call_{:x}_{}_{}_{}", request_.sampling.seed, prompt_tokens_, i, call);
+  }
+
+  ordered_json call_json(std::size_t i, std::size_t call, const std::string& name, const std::string& arguments) const {
+    return {{"id", call_id(i, call)}, {"type", "function"}, {"function", {{"name", name}, {"arguments", arguments}}}};
+  }
+
+  const char* finish_reason(const Choice& c) const {
+    const std::string_view reason = c.reader.finish_reason();
+    const bool calls = c.tools && !c.tools->calls().empty() && reason == "stop";
+    return calls ? "tool_calls" : c.reader.finish_reason();
+  }
+
+  ordered_json call_delta(std::size_t i, const ToolCallReader::Delta& d) const {
+    ordered_json call = {{"index", d.index}};
+    if (!d.name.empty()) {
+      call.update(call_json(i, d.index, d.name, ""));
+    } else {
+      call["function"] = {{"arguments", d.arguments}};
+    }
+    return {{"tool_calls", ordered_json::array({call})}};
+  }
+
   void check_time() const { jupiter::check_time(context_, start_); }
 
   ordered_json head(const char* object) const { return head_.object(context_, object); }
+
+  void add_calls(std::size_t i, ordered_json& message) const {
+    const std::vector<ToolCall>& calls = choices_[i].tools->calls();
+    if (choices_[i].text.empty()) message["content"] = nullptr;
+    message["tool_calls"] = ordered_json::array();
+    for (std::size_t k = 0; k < calls.size(); ++k) {
+      message["tool_calls"].push_back(call_json(i, k, calls[k].name, calls[k].arguments));
+    }
+  }
 
   ordered_json whole(std::size_t i) const {
     const Choice& c = choices_[i];
     ordered_json j = {{"index", i}};
     if (kind_.chat) {
       j["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+      if (c.tools && !c.tools->calls().empty()) add_calls(i, j["message"]);
     } else {
       j["text"] = echoes_[c.prompt] + c.text;
     }
@@ -188,7 +238,7 @@ class Completion : public Reply {
       j["logprobs"] = kind_.chat ? chat_logprobs(*context_.tokenizer, c.tokens)
                                  : text_logprobs(*context_.tokenizer, c.tokens, offset);
     }
-    j["finish_reason"] = c.reader.finish_reason();
+    j["finish_reason"] = finish_reason(c);
     return j;
   }
 
@@ -225,9 +275,12 @@ class Completion : public Reply {
       }
       text += event_text(j);
     }
+    for (const ToolCallReader::Delta& d : std::exchange(c.new_calls, {})) {
+      text += event_text(event(i, call_delta(i, d), nullptr));
+    }
     if (c.reader.finished()) {
       c.told_end = true;
-      text += event_text(event(i, ordered_json::object(), c.reader.finish_reason()));
+      text += event_text(event(i, ordered_json::object(), finish_reason(c)));
     }
     return text;
   }
@@ -296,9 +349,21 @@ std::vector<TokenId> chat_tokens(const GatewayContext& context, const std::vecto
   return encode_segments(*context.tokenizer, context.chat_template->render(messages, true));
 }
 
+void put_tools_into_prompt(const GatewayContext& context, ChatRequest& r) {
+  const auto is_result = [](const ChatMessage& m) { return m.role == "tool"; };
+  const bool any =
+      !r.tools.tools.empty() || !r.calls.empty() || std::any_of(r.messages.begin(), r.messages.end(), is_result);
+  if (!any || context.chat_template == nullptr) return;  // chat_tokens() says that there is no template
+  r.messages = with_tools(r.messages, r.calls, r.tools, *context.chat_template);
+  if (r.tools.choice == ToolChoice::none) return;
+  r.calls_tools = tool_form(*context.chat_template);
+  r.grammar = tool_grammar(r.tools, *r.calls_tools);
+}
+
 void answer_chat(const GatewayContext& context, const httplib::Request& request, httplib::Response& response) {
   ChatRequest r = read_chat_request(read_body(request), context.sampling);
   check_model(context, r);
+  put_tools_into_prompt(context, r);
   std::vector<TokenId> prompt = chat_tokens(context, r.messages);
   check_length(context, prompt);
   const bool stream = r.stream;

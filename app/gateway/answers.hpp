@@ -27,6 +27,9 @@ struct GatewayContext {
 // The tokens of a conversation with the template; ApiError where there is none or a role does not suit it.
 std::vector<TokenId> chat_tokens(const GatewayContext& context, const std::vector<ChatMessage>& messages);
 
+// Tools, calls and their results become text, and the grammar of calls the answer's. ApiError as above.
+void put_tools_into_prompt(const GatewayContext& context, ChatRequest& request);
+
 void answer_chat(const GatewayContext& context, const httplib::Request& request, httplib::Response& response);
 void answer_text(const GatewayContext& context, const httplib::Request& request, httplib::Response& response);
 

@@ -55,8 +55,8 @@ bool matters(const nlohmann::json& v) {
 }
 
 // Fields that would change the answer and are not built yet: an error, since an answer without them is another one.
-void refuse_unknown_effects(const JsonObject& body) {
-  for (const char* key : {"response_format", "grammar", "json_schema", "tools", "functions", "audio"}) {
+void refuse_unknown_effects(const JsonObject& body, std::initializer_list<const char*> keys) {
+  for (const char* key : keys) {
     const nlohmann::json* value = body.find(key);
     if (value != nullptr && matters(*value))
       throw bad_request(std::string(key) + ": not supported by this server", key);
@@ -92,8 +92,8 @@ std::vector<LogitBias> read_biases(const JsonObject& body) {
   return biases;
 }
 
-void read_shared(const JsonObject& body, const SamplingOptions& defaults, AnswerRequest& r) {
-  refuse_unknown_effects(body);
+void read_shared(const RequestBody& request, const SamplingOptions& defaults, AnswerRequest& r) {
+  const JsonObject& body = request.fields;
   r.model = body.find_string("model").value_or("");
   r.stream = body.find_bool("stream").value_or(false);
   if (const auto options = body.find_object("stream_options")) {
@@ -111,6 +111,10 @@ void read_shared(const JsonObject& body, const SamplingOptions& defaults, Answer
   read_sampling(body, r.sampling);
   r.logit_bias = read_biases(body);
   r.seed_given = body.has("seed");
+  r.grammar = read_output_format(body, request.in_order);
+  if (!r.grammar.empty() && r.ignore_eos) {
+    throw bad_request("ignore_eos: expected none where the answer has a form, which says where it ends", "ignore_eos");
+  }
 }
 
 // An outline is several answers that each end by rules of their own: some fields have no meaning for it.
@@ -125,32 +129,41 @@ void check_outline(const JsonObject& body, const ChatRequest& r) {
 
 }  // namespace
 
-std::vector<ChatMessage> read_chat_messages(const JsonObject& body) {
-  std::vector<ChatMessage> messages;
+void read_chat_messages(const JsonObject& body, ChatRequest& request) {
+  std::vector<ChatMessage>& messages = request.messages;
   for (const nlohmann::json& m : body.array_or_empty("messages")) {
     const JsonObject message(m, body.where() + ": messages");
     std::string role = message.string("role");
     if (role == "developer") role = "system";  // OpenAI's newer name
-    if (role != "system" && role != "user" && role != "assistant") {
-      message.fail("role", "system, developer, user or assistant", role);
+    if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
+      message.fail("role", "system, developer, user, assistant or tool", role);
     }
-    messages.push_back({std::move(role), content_of(message)});
+    std::vector<ToolCall> calls;
+    if (role == "assistant") calls = read_tool_calls(message);
+    const bool silent = !calls.empty() && !message.has("content");
+    messages.push_back({std::move(role), silent ? "" : content_of(message)});
+    if (!calls.empty()) request.calls[messages.size() - 1] = std::move(calls);
   }
   if (messages.empty()) throw bad_request("messages: expected at least one message, found none", "messages");
-  if (messages.back().role != "user") {
-    throw bad_request(
-        "messages: expected the last message to be the user's, found one of the role " + messages.back().role,
-        "messages");
+  if (messages.back().role != "user" && messages.back().role != "tool") {
+    throw bad_request("messages: expected the last message to be the user's or a tool's, found one of the role " +
+                          messages.back().role,
+                      "messages");
   }
-  return messages;
 }
 
-ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& defaults) {
+ChatRequest read_chat_request(const RequestBody& request, const SamplingOptions& defaults) {
+  const JsonObject& body = request.fields;
   ChatRequest r;
-  read_shared(body, defaults, r);
-  r.messages = read_chat_messages(body);
+  read_shared(request, defaults, r);
+  refuse_unknown_effects(body, {"functions", "audio"});
+  read_chat_messages(body, r);
   r.outline = body.find_bool("outline").value_or(false);
   if (r.outline) check_outline(body, r);
+  r.tools = read_tools(body, request.in_order);
+  if (r.tools.choice != ToolChoice::none && (!r.grammar.empty() || r.ignore_eos)) {
+    throw bad_request("tools: expected no response_format, grammar, json_schema or ignore_eos beside them", "tools");
+  }
   if (body.find_bool("logprobs").value_or(false)) {
     r.sampling.top_logprobs = static_cast<std::int32_t>(body.find_int("top_logprobs", 0, kMostTopLogprobs).value_or(0));
   } else if (body.has("top_logprobs")) {
@@ -159,9 +172,11 @@ ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& def
   return r;
 }
 
-TextRequest read_text_request(const JsonObject& body, const SamplingOptions& defaults) {
+TextRequest read_text_request(const RequestBody& request, const SamplingOptions& defaults) {
+  const JsonObject& body = request.fields;
   TextRequest r;
-  read_shared(body, defaults, r);
+  refuse_unknown_effects(body, {"tools", "functions", "audio"});
+  read_shared(request, defaults, r);
   r.sampling.top_logprobs = static_cast<std::int32_t>(body.find_int("logprobs", 0, kMostTopLogprobs).value_or(-1));
   r.echo = body.find_bool("echo").value_or(false);
   const nlohmann::json* prompt = body.find("prompt");
@@ -197,13 +212,17 @@ TextRequest read_text_request(const JsonObject& body, const SamplingOptions& def
   return r;
 }
 
-JsonObject read_body(const httplib::Request& request) {
+RequestBody parse_body(const std::string& text) {
+  return {parse_json_object(text, "body"), parse_json<nlohmann::ordered_json>(text, "body")};
+}
+
+RequestBody read_body(const httplib::Request& request) {
   const std::string type = request.get_header_value("Content-Type");
   if (!type.empty() && type.find("json") == std::string::npos) {
     throw ApiError(415, "invalid_request_error", "Content-Type: expected application/json, found " + type);
   }
   check_utf8(request.body, "body", ExitCode::usage);
-  return parse_json_object(request.body, "body");
+  return parse_body(request.body);
 }
 
 }  // namespace jupiter

@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "app/gateway/http_server.hpp"
+#include "app/gateway/tools.hpp"
+#include "app/output_format.hpp"
 #include "io/json_fields.hpp"
 #include "io/tokenizer/chat_template.hpp"
 #include "kernels/sampler.hpp"
@@ -31,11 +35,15 @@ struct AnswerRequest {
   SamplingOptions sampling;
   std::vector<LogitBias> logit_bias;
   bool seed_given = false;
+  GrammarSpec grammar;
+  std::optional<ToolForm> calls_tools;  // an answer in this form calls tools
 };
 
 struct ChatRequest : AnswerRequest {
-  bool outline = false;  // an outline first, then its points at once
-  std::vector<ChatMessage> messages;
+  bool outline = false;                                // an outline first, then its points at once
+  std::vector<ChatMessage> messages;                   // of the role tool, too
+  std::map<std::size_t, std::vector<ToolCall>> calls;  // of earlier answers, by the number of their message
+  ToolUse tools;
 };
 
 struct TextRequest : AnswerRequest {
@@ -46,14 +54,20 @@ struct TextRequest : AnswerRequest {
   std::size_t prompts() const { return texts.size() + tokens.size(); }
 };
 
-// defaults: of sampling. ApiError or FormatError where a field is wrong.
-ChatRequest read_chat_request(const JsonObject& body, const SamplingOptions& defaults);
-TextRequest read_text_request(const JsonObject& body, const SamplingOptions& defaults);
+// A request's body, whose fields are looked up by name, and once more in their order, which matters in schemas.
+struct RequestBody {
+  JsonObject fields;
+  nlohmann::ordered_json in_order;
+};
+// The body must be a JSON object in UTF-8. ApiError (400) otherwise, 415 for another content type.
+RequestBody read_body(const httplib::Request& request);
+RequestBody parse_body(const std::string& text);
 
-// A list of messages, whose contents are texts or lists of text parts.
-std::vector<ChatMessage> read_chat_messages(const JsonObject& body);
+// defaults: of sampling. ApiError, FormatError or UsageError where a field is wrong.
+ChatRequest read_chat_request(const RequestBody& request, const SamplingOptions& defaults);
+TextRequest read_text_request(const RequestBody& request, const SamplingOptions& defaults);
 
-// The body of a request: a JSON object in UTF-8. ApiError (400) otherwise, 415 for another content type.
-JsonObject read_body(const httplib::Request& request);
+// A list of messages, whose contents are texts or lists of text parts, with the calls of tools in them.
+void read_chat_messages(const JsonObject& body, ChatRequest& request);
 
 }  // namespace jupiter

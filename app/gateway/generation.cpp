@@ -31,11 +31,14 @@ nlohmann::json to_line(const GenerationSpec& spec) {
       s, [&](const char*, const char* key, auto& value, auto, const char*, const char*) { sampling[key] = value; });
   nlohmann::json biases = nlohmann::json::array();
   for (const LogitBias& b : spec.logit_bias) biases.push_back({b.token, b.bias});
-  return {{"type", kLineRequest},          {"id", spec.id},
-          {"prompt", spec.prompt},         {"given", spec.given},
-          {"end_tokens", spec.end_tokens}, {"max_new_tokens", spec.max_new_tokens},
-          {"sampling", sampling},          {"top_logprobs", spec.sampling.top_logprobs},
-          {"logit_bias", biases}};
+  nlohmann::json line = {{"type", kLineRequest},          {"id", spec.id},
+                         {"prompt", spec.prompt},         {"given", spec.given},
+                         {"end_tokens", spec.end_tokens}, {"max_new_tokens", spec.max_new_tokens},
+                         {"sampling", sampling},          {"top_logprobs", spec.sampling.top_logprobs},
+                         {"logit_bias", biases}};
+  const GrammarSpec& g = spec.grammar;
+  if (!g.empty()) line["grammar"] = {{"text", g.text}, {"trigger", g.trigger}, {"at_start", g.at_start}};
+  return line;
 }
 
 nlohmann::json to_line(std::uint64_t id, const GivenToken& t) {
@@ -92,6 +95,9 @@ GenerationSpec spec_of(const nlohmann::json& line) {
   spec.end_tokens = tokens_of(o, "end_tokens");
   spec.max_new_tokens = o.integer("max_new_tokens");
   read_sampling(o.object("sampling"), spec.sampling);
+  if (const auto g = o.find_object("grammar")) {
+    spec.grammar = {g->string("text"), g->string("trigger"), g->find_bool("at_start").value_or(false)};
+  }
   return spec;
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/grammar/matcher.hpp"
 #include "io/tokenizer/tokenizer_data.hpp"
 #include "kernels/sampler.hpp"
 
@@ -28,6 +29,7 @@ struct GenerationSpec {
   std::int64_t max_new_tokens = 0;  // `given` included; 0: to the end of the turn or of the context
   SamplingOptions sampling;
   std::vector<LogitBias> logit_bias;
+  GrammarSpec grammar;
 };
 
 struct GenerationTimes {

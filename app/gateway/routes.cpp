@@ -106,7 +106,7 @@ ordered_json slots(const GatewayContext& c) {
 }
 
 void tokenize(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {
-  const JsonObject body = read_body(request);
+  const JsonObject body = read_body(request).fields;
   const std::string text = body.string("content");
   const bool special = body.find_bool("parse_special").value_or(true);
   const bool pieces = body.find_bool("with_pieces").value_or(false);
@@ -124,7 +124,7 @@ void tokenize(const GatewayContext& c, const httplib::Request& request, httplib:
 }
 
 void detokenize(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {
-  const JsonObject body = read_body(request);
+  const JsonObject body = read_body(request).fields;
   if (!body.has("tokens")) body.fail("tokens", "a list of token ids", "nothing");
   std::string text;
   for (const std::int64_t t : body.ints("tokens")) {
@@ -137,10 +137,14 @@ void detokenize(const GatewayContext& c, const httplib::Request& request, httpli
 }
 
 void apply_template(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {
-  const auto messages = read_chat_messages(read_body(request));
+  const RequestBody body = read_body(request);
+  ChatRequest r;
+  read_chat_messages(body.fields, r);
+  r.tools = read_tools(body.fields, body.in_order);
   if (c.chat_template == nullptr) throw bad_request("messages: the model has no known chat template");
+  put_tools_into_prompt(c, r);
   std::string prompt;
-  for (const PromptSegment& s : c.chat_template->render(messages, true)) prompt += s.text;
+  for (const PromptSegment& s : c.chat_template->render(r.messages, true)) prompt += s.text;
   send(response, {{"prompt", prompt}});
 }
 

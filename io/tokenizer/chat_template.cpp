@@ -126,6 +126,7 @@ struct ChatTemplateTable {
     t.name_ = "llama3";
     t.system_ = {header("system"), "<|eot_id|>"};
     t.user_ = {header("user"), "<|eot_id|>"};
+    t.tool_ = {header("ipython"), "<|eot_id|>"};
     t.assistant_before_ = t.generation_prompt_ = header("assistant");
     t.assistant_end_ = "<|eot_id|>";
     t.system_preamble_ = preamble;
@@ -258,6 +259,10 @@ void ChatTemplate::add_message(const ChatMessage& message, bool first_user, std:
     out.push_back({assistant_before_, true});
     out.push_back({content_of(message), false});
     out.push_back({assistant_end_ + assistant_after_, true});
+  } else if (message.role == "tool" && !tool_.before.empty()) {
+    out.push_back({tool_.before, true});
+    out.push_back({content_of(message), false});
+    out.push_back({tool_.after, true});
   } else {
     throw UsageError(
         "chat message role: expected " +

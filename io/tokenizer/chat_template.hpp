@@ -12,7 +12,7 @@
 namespace jupiter {
 
 struct ChatMessage {
-  std::string role;  // system (first only), user or assistant
+  std::string role;  // system (first only), user, assistant, or tool where the template knows it (llama3)
   std::string content;
 };
 
@@ -51,6 +51,7 @@ class ChatTemplate {
 
   std::string name_;
   Turn system_, user_;
+  Turn tool_;                     // results of tools; empty: the template has no such role
   std::string assistant_before_;  // of a reply in the history
   std::string assistant_end_;     // the reply's end, up to and with its end-of-turn token
   std::string assistant_after_;   // what follows that token

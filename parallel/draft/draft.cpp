@@ -12,7 +12,8 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::array<std::string_view, kDraftSources> kSourceNames = {"lookup", "table", "heads", "model", "oracle"};
+constexpr std::array<std::string_view, kDraftSources> kSourceNames = {"lookup", "table",  "heads",
+                                                                      "model",  "oracle", "grammar"};
 
 std::uint64_t key_of(DraftContext context, std::size_t order) {
   const DraftContext last = context.last(order);

@@ -13,8 +13,8 @@
 
 namespace jupiter {
 
-enum class DraftSource : std::uint8_t { lookup = 0, table = 1, heads = 2, model = 3, oracle = 4 };
-constexpr std::size_t kDraftSources = 5;
+enum class DraftSource : std::uint8_t { lookup = 0, table = 1, heads = 2, model = 3, oracle = 4, grammar = 5 };
+constexpr std::size_t kDraftSources = 6;
 std::string_view name(DraftSource source);
 
 struct Proposal {

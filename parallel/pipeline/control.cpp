@@ -41,6 +41,10 @@ Message encode_open(std::uint64_t id, const Opened& opened) {
   w.value(o.shared_tokens);
   w.array(std::span<const TokenId>(o.end_tokens));
   w.array(std::span<const LogitBias>(o.logit_bias));
+  w.text(o.grammar.text);
+  w.text(o.grammar.trigger);
+  w.value(std::uint8_t{o.grammar.at_start});
+  w.value(o.answer_position);
   return m;
 }
 
@@ -59,6 +63,10 @@ Opened decode_open(const Message& message) {
   o.shared_tokens = r.value<std::int64_t>();
   o.end_tokens = r.array<TokenId>(kMaxEndTokens);
   o.logit_bias = r.array<LogitBias>(kMaxBiases);
+  o.grammar.text = r.text(kMostGrammarBytes);
+  o.grammar.trigger = r.text(kMostTriggerBytes);
+  o.grammar.at_start = r.value<std::uint8_t>() != 0;
+  o.answer_position = r.value<std::int64_t>();
   r.end();
   if (o.decode.mode > DecodeMode::continuous) {
     throw PeerError("options of a sequence: expected a way of decoding up to 2, found " +
@@ -67,6 +75,10 @@ Opened decode_open(const Message& message) {
   if (o.decode.draft_max < 0 || o.decode.draft_max >= kMaxDraftNodes) {
     throw PeerError("options of a sequence: expected at most " + std::to_string(kMaxDraftNodes - 1) +
                     " drafted tokens, found " + std::to_string(o.decode.draft_max));
+  }
+  if (o.answer_position < 0) {
+    throw PeerError("options of a sequence: expected the position of the answer, found " +
+                    std::to_string(o.answer_position));
   }
   if (o.shared_tokens < 0) {
     throw PeerError("options of a sequence: expected a number of shared tokens, found " +

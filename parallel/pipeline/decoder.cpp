@@ -28,6 +28,15 @@ Decoder::State& Decoder::state(SequenceId sequence) {
   return it->second;
 }
 
+std::unique_ptr<Constraint> Decoder::constraint_of(const SequenceOptions& options) {
+  if (!matchers_) {
+    if (!load_vocabulary_)
+      throw PeerError("sequence with a grammar: expected a rank that has the vocabulary, found none");
+    matchers_.emplace(load_vocabulary_());
+  }
+  return std::make_unique<Constraint>(matchers_->get(options.grammar), options.answer_position, options.end_tokens);
+}
+
 void Decoder::open(SequenceId sequence, const SequenceOptions& options) {
   std::vector<TokenId> shared;
   if (options.parent != 0) {
@@ -37,8 +46,9 @@ void Decoder::open(SequenceId sequence, const SequenceOptions& options) {
   }
   State& s = states_[sequence];
   s.options = options;
+  if (!options.grammar.empty()) s.constraint = constraint_of(options);
   if (options.decode.mode != DecodeMode::plain) {
-    s.speculation.emplace(options.decode, drafters_ ? drafters_() : DraftMixer{});
+    s.speculation.emplace(options.decode, drafters_ ? drafters_() : DraftMixer{}, s.constraint.get());
     s.speculation->read(shared);
   } else {
     s.history = std::move(shared);
@@ -119,6 +129,16 @@ void Decoder::digest(State& s, std::int64_t position, std::span<const float> log
   s.digests.push_back(s.logits.digest());
 }
 
+// The token after `history`, drawn from these logits.
+TokenId Decoder::choose(State& s, const std::vector<TokenId>& history, std::span<const float> logits) const {
+  const SamplingOptions& o = s.options.sampling;
+  std::vector<float> changed;
+  if (!s.options.logit_bias.empty()) changed = biased(logits, s.options.logit_bias);
+  const std::span<const float> used = changed.empty() ? logits : changed;
+  return s.constraint ? s.constraint->draw(kernels_, used, o, history)
+                      : sample(kernels_, used, o, history, std::ssize(history));
+}
+
 // The token that follows the newest one, from the logits of the row that was computed from `row_token`.
 TokenId Decoder::draw(State& s, TokenId row_token, std::span<const float> logits) {
   const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
@@ -127,18 +147,13 @@ TokenId Decoder::draw(State& s, TokenId row_token, std::span<const float> logits
   std::optional<TokenId> plausible;
   if (s.speculation && s.options.decode.typical) {
     const TypicalAcceptance typical(kernels_, logits);
-    plausible = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t); });
+    const Constraint::State at = s.constraint ? s.constraint->follow(history) : 0;
+    const auto allows = [&](TokenId t) { return !s.constraint || s.constraint->after(at, t) != Constraint::kRefused; };
+    plausible = s.speculation->plausible_child([&](TokenId t) { return typical.accepts(t) && allows(t); });
   }
   s.invariants.token_drawn(row_token, history.back(), plausible.has_value(), s.options.decode.typical);
   const SamplingOptions& o = s.options.sampling;
-  TokenId token = 0;
-  if (plausible) {
-    token = *plausible;
-  } else if (s.options.logit_bias.empty()) {
-    token = sample(kernels_, logits, o, history, position);
-  } else {
-    token = sample(kernels_, biased(logits, s.options.logit_bias), o, history, position);
-  }
+  const TokenId token = plausible ? *plausible : choose(s, history, logits);
   if (o.top_logprobs >= 0) {
     const auto chosen = top_logprobs(kernels_, logits, token, o.top_logprobs);
     s.logprobs.insert(s.logprobs.end(), chosen.begin(), chosen.end());

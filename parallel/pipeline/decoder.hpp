@@ -21,6 +21,8 @@ struct SequenceOptions {
   std::int64_t shared_tokens = 0;   // how many positions it shares
   std::vector<TokenId> end_tokens;  // the answer ends with any of them, and nothing is drafted after it
   std::vector<LogitBias> logit_bias = {};
+  GrammarSpec grammar = {};          // that the answer follows; then it must have end tokens
+  std::int64_t answer_position = 0;  // of its first token
 };
 
 // How a sequence ends.
@@ -51,6 +53,8 @@ using OutputHeadPass = std::function<OutputHeadRows(std::span<const std::int64_t
 using HiddenSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> hidden)>;
 // Makes the drafters of a new sequence.
 using DrafterFactory = std::function<DraftMixer()>;
+// Loads the texts of all tokens, for grammars.
+using VocabularyLoader = std::function<std::shared_ptr<const TokenTrie>()>;
 
 class Decoder {
  public:
@@ -75,11 +79,14 @@ class Decoder {
   // before the first frames come.
   void set_shape(std::span<const double> seconds) { cost_.set_shape(seconds); }
   void set_drafters(DrafterFactory factory) { drafters_ = std::move(factory); }
+  // Called when the first sequence with a grammar opens.
+  void set_vocabulary(VocabularyLoader loader) { load_vocabulary_ = std::move(loader); }
 
  private:
   struct State {
     SequenceOptions options;
-    std::vector<TokenId> history;  // tokens by position; empty where `speculation` keeps them
+    std::vector<TokenId> history;            // tokens by position; empty where `speculation` keeps them
+    std::unique_ptr<Constraint> constraint;  // where it has a grammar
     std::optional<Speculation> speculation;
     Hasher logits;
     std::vector<TokenLogprob> logprobs;               // of the tokens drawn in this frame
@@ -100,6 +107,7 @@ class Decoder {
     bool done = false;
   };
   State& state(SequenceId sequence);
+  std::unique_ptr<Constraint> constraint_of(const SequenceOptions& options);
   void time_lap(const Walk& walk, const Frame& frame, double spent_s);
   void take_rows(const Frame& frame, std::vector<Walk>& walks);
   std::vector<std::int64_t> rows_of(const Walk& walk, std::size_t limit) const;
@@ -110,6 +118,7 @@ class Decoder {
   static void digest(State& state, std::int64_t position, std::span<const float> logits);
   void show_rows(const Walk& walk, const OutputHeadPass& pass) const;
   void show_hidden(const Walk& walk, const OutputHeadPass& pass) const;
+  TokenId choose(State& state, const std::vector<TokenId>& history, std::span<const float> logits) const;
   TokenId draw(State& state, TokenId row_token, std::span<const float> logits);
   int active_sequences() const;
   PipelineLoad load_of(const Frame& frame) const;
@@ -123,6 +132,8 @@ class Decoder {
   LogitsSink sink_;
   HiddenSink hidden_sink_;
   DrafterFactory drafters_;
+  VocabularyLoader load_vocabulary_;
+  std::optional<MatcherCache> matchers_;  // once there was a grammar
 };
 
 }  // namespace jupiter

@@ -27,6 +27,10 @@ std::int64_t Scheduler::add(Request&& request) {
                      (longest < options_.context_tokens ? " tokens (the KV cache)" : " tokens (the context, -c)") +
                      ", found " + std::to_string(prompt + given));
   }
+  if (!request.grammar.empty()) {
+    check(request.grammar, "grammar");
+    if (request.end_tokens.empty()) throw UsageError("grammar: expected tokens that end the answer, found none");
+  }
   auto job = std::make_shared<Job>();
   job->number = next_number_++;
   // The last token is drawn, but not computed.

@@ -52,6 +52,7 @@ struct Request {
   std::int64_t max_new_tokens = 0;  // 0: to the end of the turn or of the context
   std::int64_t keep_tokens = 0;     // first tokens of prompt and answer that later prompts may begin with
   std::vector<LogitBias> logit_bias;
+  GrammarSpec grammar;  // that the answer follows; then it needs end tokens
   // Called before on_token where sampling.top_logprobs asks for it: the token's own, then the most likely ones.
   std::function<void(std::span<const TokenLogprob>)> on_logprobs;
   std::function<bool(TokenId)> on_token;     // each token that is not an end token; false ends the answer

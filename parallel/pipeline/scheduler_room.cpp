@@ -84,7 +84,8 @@ void Scheduler::admit() {
 
 void Scheduler::start(const JobPtr& job, const PrefixCache::Match& match) {
   const Request& r = job->request;
-  SequenceOptions o{r.sampling, r.decode, match.sequence, match.tokens, r.end_tokens, r.logit_bias};
+  SequenceOptions o{r.sampling,   r.decode,     match.sequence, match.tokens,
+                    r.end_tokens, r.logit_bias, r.grammar,      std::ssize(r.prompt)};
   o.decode.end_position = job->end_position;
   Active a;
   a.job = job;

@@ -179,7 +179,8 @@ void Speculation::expand(Growth& g, std::int32_t index) {
   g.context.insert(g.context.end(), path.rbegin(), path.rend());
   const auto add = [&](const Node& node, bool sent) {
     const double joint = from.joint * node.probability;
-    if (joint >= kLeastJoint) g.push({node, joint, sent, index, from.depth + 1});
+    const Constraint::State state = constraint_ != nullptr ? constraint_->after(from.state, node.token) : 0;
+    if (joint >= kLeastJoint) g.push({node, joint, sent, index, from.depth + 1, state});
   };
   std::vector<TokenId> known;
   if (from.sent) {
@@ -189,7 +190,9 @@ void Speculation::expand(Growth& g, std::int32_t index) {
       add(n, true);
     }
   }
-  for (const Proposal& p : drafters_.propose(g.context, kChildren, {from.joint, token_s_})) {
+  std::vector<Proposal> proposals = drafters_.propose(g.context, kChildren, {from.joint, token_s_});
+  if (constraint_ != nullptr) constraint_->filter(from.state, kChildren, proposals);
+  for (const Proposal& p : proposals) {
     if (std::find(known.begin(), known.end(), p.token) != known.end()) continue;
     add({{0, from.node.link.node}, p.token, p.probability, p.source}, false);
   }
@@ -203,6 +206,7 @@ std::vector<Speculation::Candidate> Speculation::grow(std::size_t count) {
   Candidate root;
   root.node.link = {verdict_.node, verdict_.parent};
   root.sent = true;
+  if (constraint_ != nullptr) root.state = constraint_->follow(history_);
   g.expanded.push_back(root);
   std::vector<Candidate> chosen;
   std::vector<std::int32_t> place = {-1};  // index of each expanded node among the chosen ones
@@ -329,8 +333,9 @@ void Speculation::extend(SequenceResult& r, const StepCost& cost, const Pipeline
   token_s_ = is_full(cost, load) ? cost.slot_s(rows) / (tokens * static_cast<double>(1 + load.others_in_frame))
                                  : cost.lap_s(width) / tokens;
   const bool crowded = load.sequences > 1 && load.sequences >= kCrowd * cost.stages();
-  const std::vector<Candidate> nodes =
-      drafters_.empty() || crowded ? std::vector<Candidate>{} : grow(is_full(cost, load) ? kMostBusy : kMaxTree);
+  const std::vector<Candidate> nodes = (drafters_.empty() && constraint_ == nullptr) || crowded
+                                           ? std::vector<Candidate>{}
+                                           : grow(is_full(cost, load) ? kMostBusy : kMaxTree);
   // A root that was sent alone says nothing about the best width of what is known now.
   if (!root_sent_ || late) width_ = best_width(nodes, cost, load, in_flight);
   std::vector<NodeId> ids;

@@ -12,6 +12,7 @@
 
 #include "kernels/sampler.hpp"
 #include "parallel/draft/draft.hpp"
+#include "parallel/pipeline/constraint.hpp"
 #include "parallel/pipeline/decode_options.hpp"
 #include "parallel/pipeline/invariants.hpp"
 #include "parallel/pipeline/step_cost.hpp"
@@ -41,8 +42,9 @@ struct PipelineLoad {
 
 class Speculation {
  public:
-  Speculation(const DecodeOptions& options, DraftMixer drafters)
-      : options_(options), drafters_(std::move(drafters)), invariants_(options) {}
+  // constraint: of the answer, or none; it must outlive this. Drafts that it refuses are not sent.
+  Speculation(const DecodeOptions& options, DraftMixer drafters, Constraint* constraint = nullptr)
+      : options_(options), drafters_(std::move(drafters)), constraint_(constraint), invariants_(options) {}
 
   // Takes tokens of the prompt; drafters see them, too.
   void read(std::span<const TokenId> prompt);
@@ -90,6 +92,7 @@ class Speculation {
     bool sent = false;
     std::int32_t up = -1;  // index of its parent among the expanded nodes
     std::int32_t depth = 0;
+    Constraint::State state = 0;  // of the answer with it, where it is constrained
   };
   struct Growth;
   std::vector<Candidate> grow(std::size_t count);
@@ -105,6 +108,7 @@ class Speculation {
 
   DecodeOptions options_;
   DraftMixer drafters_;
+  Constraint* constraint_ = nullptr;
   std::vector<TokenId> history_;  // decided tokens; the last one is the root
   std::vector<Node> nodes_;       // nodes that were sent, descend from the root and can still be right
   std::vector<TreeLink> arrived_;

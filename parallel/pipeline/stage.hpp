@@ -45,6 +45,7 @@ class Stage {
   void set_logits_sink(LogitsSink sink) { decoder_.set_logits_sink(std::move(sink)); }
   void set_hidden_sink(HiddenSink sink) { decoder_.set_hidden_sink(std::move(sink)); }
   void set_drafters(DrafterFactory factory) { decoder_.set_drafters(std::move(factory)); }
+  void set_vocabulary(VocabularyLoader loader) { decoder_.set_vocabulary(std::move(loader)); }
   FrameLimits limits() const;
   const StageOptions& options() const { return options_; }
   const ModelPart& part() const { return files_.part(); }

@@ -18,8 +18,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-JsonObject body(const std::string& text) {
-  return parse_json_object(text, "body");
+RequestBody body(const std::string& text) {
+  return parse_body(text);
 }
 
 TEST(ApiRequest, FieldsThatAreNotGivenHaveTheServersDefaults) {
@@ -59,8 +59,7 @@ TEST(ApiRequest, PromptsAreTextsOrTokens) {
 
 TEST(ApiRequest, WhatWouldChangeTheAnswerIsNotIgnored) {
   const std::string chat = R"({"messages": [{"role": "user", "content": "x"}], )";
-  for (const char* field : {R"("response_format": {"type": "json_object"}})", R"("tools": [{}]})",
-                            R"("grammar": "root ::= x"})", R"("functions": [1]})"}) {
+  for (const char* field : {R"("functions": [1]})", R"("audio": {"voice": "x"}})"}) {
     EXPECT_THROW(read_chat_request(body(chat + field), {}), ApiError) << field;
   }
   for (const char* field :
@@ -92,6 +91,49 @@ TEST(ApiRequest, LogProbabilitiesAndBiases) {
   }
 }
 
+TEST(ApiRequest, FormsOfAnAnswerBecomeGrammars) {
+  const std::string chat = R"({"messages": [{"role": "user", "content": "x"}], )";
+  const auto grammar = [&](const std::string& fields) {
+    return read_chat_request(body(chat + fields), {}).grammar.text;
+  };
+  EXPECT_EQ(grammar(R"("response_format": {"type": "text"}})"), "");
+  EXPECT_EQ(grammar(R"("response_format": null, "grammar": ""})"), "");
+  EXPECT_EQ(grammar(R"("grammar": "root ::= \"a\""})"), "root ::= \"a\"");
+  EXPECT_NE(grammar(R"("response_format": {"type": "json_object"}})"), "");
+  const std::string schema =
+      R"({"properties": {"b": {"type": "integer"}, "a": {"type": "string"}}, "required": ["b", "a"]})";
+  const std::string by_field = grammar(R"("json_schema": )" + schema + "}");
+  EXPECT_EQ(
+      grammar(R"("response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": )" +
+              schema + "}}}"),
+      by_field);
+  EXPECT_EQ(grammar(R"("response_format": {"type": "json_object", "schema": )" + schema + "}}"), by_field);
+  Matcher m({by_field}, nullptr);
+  EXPECT_NE(m.next(m.start(), "{\"b\": 1, \"a\""), Matcher::kRefused) << "properties keep their order";
+  const std::vector<std::pair<const char*, const char*>> wrong = {
+      {R"("grammar": 5})", "grammar"},
+      {R"("grammar": "root ::= x"})", "line 1, column 10"},
+      {R"("grammar": "root ::= \"a\"", "ignore_eos": true})", "ignore_eos"},
+      {R"("grammar": "root ::= \"a\"", "json_schema": {}})", "one field"},
+      {R"("response_format": {"type": "json_object"}, "grammar": "root ::= \"a\""})", "one field"},
+      {R"("response_format": "json"})", "response_format"},
+      {R"("response_format": {"type": "yaml"}})", "type"},
+      {R"("response_format": {}})", "type"},
+      {R"("response_format": {"type": "json_schema"}})", "json_schema"},
+      {R"("response_format": {"type": "json_schema", "json_schema": {}}})", "schema"},
+      {R"("response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}})", "strict"},
+      {R"("json_schema": {"type": "string", "pattern": "a"}})", "/pattern"},
+      {R"("json_schema": {"$ref": "#"}})", "left recursion"}};
+  for (const auto& [fields, message] : wrong) {
+    try {
+      (void)grammar(fields);
+      ADD_FAILURE() << fields;
+    } catch (const std::runtime_error& e) {
+      EXPECT_NE(std::string(e.what()).find(message), std::string::npos) << fields << "\n" << e.what();
+    }
+  }
+}
+
 TEST(Generation, LinesGoThereAndBack) {
   GenerationSpec spec;
   spec.id = UINT64_MAX / 2;
@@ -101,6 +143,7 @@ TEST(Generation, LinesGoThereAndBack) {
   spec.max_new_tokens = 7;
   spec.sampling = {.temperature = 0.7f, .top_k = 3, .min_p = 0.1f, .seed = UINT64_MAX, .top_logprobs = 4};
   spec.logit_bias = {{8, -1.5f}};
+  spec.grammar = {"root ::= \"a\"", "<x>", true};
   const GenerationSpec back = spec_of(parse_json(to_line(spec).dump(), "line"));
   EXPECT_EQ(back.id, spec.id);
   EXPECT_EQ(back.prompt, spec.prompt);
@@ -112,6 +155,7 @@ TEST(Generation, LinesGoThereAndBack) {
   EXPECT_EQ(back.sampling.seed, UINT64_MAX);
   EXPECT_EQ(back.sampling.top_logprobs, 4);
   EXPECT_EQ(back.logit_bias.at(0).bias, -1.5f);
+  EXPECT_EQ(back.grammar, spec.grammar);
   const auto [id, token] = token_of(parse_json(to_line(9, {5, -0.25f, {{6, -1.5f}}}).dump(), "line"));
   EXPECT_EQ(id, 9u);
   EXPECT_EQ(token.token, 5);

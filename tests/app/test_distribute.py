@@ -64,7 +64,8 @@ class Distribute(ProgramTest):
         self.distribute()
         self.assertEqual(self.files("board1"), {"layer_0000.h5", "embed.h5", "tokenizer.h5", "manifest.json"})
         self.assertEqual(self.files("board2"), {"layer_0001.h5", "layer_0002.h5", "manifest.json"})
-        self.assertEqual(self.files("board3"), {"layer_0003.h5", "embed.h5", "output.h5", "manifest.json"})
+        self.assertEqual(self.files("board3"), {"layer_0003.h5", "embed.h5", "output.h5", "tokenizer.h5",
+                                                "manifest.json"})
         for host in HOSTS:
             for name in self.files(host):
                 sent = (self.root / host / "the model" / name).read_bytes()
@@ -115,7 +116,8 @@ class Distribute(ProgramTest):
         hosts = self.root / "hosts"
         hosts.write_text("# as without a plan\nboard1 slots=1\nboard2 slots=1\n")
         self.distribute("--prune", source=["--hosts", hosts])  # the head weighs more than all four layers
-        self.assertEqual(self.files("board2"), {"layer_0003.h5", "embed.h5", "output.h5", "manifest.json"})
+        self.assertEqual(self.files("board2"), {"layer_0003.h5", "embed.h5", "output.h5", "tokenizer.h5",
+                                                "manifest.json"})
 
     def test_boards_can_run_what_they_got(self):
         """Three ranks, each with its own board's folder, give the bits of one rank with all of the model."""

@@ -245,7 +245,6 @@ class Tiny(ProgramTest):
                  (completions, {"prompt": "a", "logprobs": 21}, 400, "logprobs"),
                  (completions, {"prompt": "a", "logit_bias": {"x": 1}}, 400, "logit_bias"),
                  (completions, {"prompt": "a", "presence_penalty": 3}, 400, "presence_penalty"),
-                 (completions, {"prompt": "a", "response_format": {"type": "json_object"}}, 400, "response_format"),
                  (chat, {"messages": []}, 400, "messages"), (chat, {"messages": "hi"}, 400, "messages"),
                  (chat, {"messages": [{"role": "user"}]}, 400, "content"),
                  (chat, {"messages": [{"role": "wizard", "content": "x"}]}, 400, "role"),

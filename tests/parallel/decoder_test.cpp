@@ -22,8 +22,13 @@ class Fixed : public Drafter {
   void observe(DraftContext, TokenId) override {}
 };
 
+SequenceOptions without_end(SequenceOptions options) {
+  options.end_tokens.clear();
+  return options;
+}
+
 // How often each token came, from a head that says the same of every row.
-std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
+std::vector<std::int64_t> draws(bool typical, DraftStats& stats, const GrammarSpec& grammar = {}) {
   Decoder decoder(kernels(), 1);
   decoder.set_drafters([] {
     DraftMixer mixer;
@@ -33,7 +38,13 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
   SequenceOptions options;
   options.sampling = {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .seed = 5};
   options.decode = {DecodeMode::lap, typical, 6, 5, 2 * kDraws};
-  decoder.open(1, options);
+  options.grammar = grammar;
+  options.answer_position = 1;
+  options.end_tokens = {7};
+  decoder.set_vocabulary([] {
+    return std::make_shared<TokenTrie>(std::vector<std::string>{"a", "b", "c", "d", "e", "f", "g", ""}, false);
+  });
+  decoder.open(1, grammar.empty() ? without_end(options) : options);
   std::vector<float> rows;
   const std::vector<float> hidden(16 * 4);
   const OutputHeadPass head = [&](std::span<const std::int64_t> wanted, bool) {
@@ -60,6 +71,18 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats) {
   return counts;
 }
 
+// Drafts that the grammar refuses do not come, however plausible they are; the others come as often as they should.
+void check_constrained(bool typical) {
+  DraftStats stats;
+  const std::vector<std::int64_t> counts = draws(typical, stats, {"root ::= [a-d] [abdf]* \"!\""});
+  EXPECT_EQ(counts[2] + counts[4] + counts[6] + counts[7], counts[2]);
+  EXPECT_LE(counts[2], 1);
+  EXPECT_GT(stats.accepted, kDraws / 8);
+  if (typical) return;
+  const double odds = static_cast<double>(counts[1]) / static_cast<double>(counts[0]);
+  EXPECT_NEAR(odds, std::exp(kLogits[1] - kLogits[0]), 0.15);
+}
+
 double chi_square(const std::vector<std::int64_t>& counts) {
   double sum = 0, total = 0, chi = 0;
   for (const float l : kLogits) sum += std::exp(static_cast<double>(l));
@@ -83,6 +106,11 @@ TEST(Decoder, SampledTokensKeepTheirDistribution) {
 TEST(Decoder, TypicalAcceptanceDoesNot) {
   DraftStats stats;
   EXPECT_GT(chi_square(draws(true, stats)), 10 * kCritical);
+}
+
+TEST(Decoder, AGrammarHoldsWhateverIsDrafted) {
+  check_constrained(false);
+  check_constrained(true);
 }
 
 }  // namespace

@@ -28,6 +28,25 @@ void expect(bool ok, const std::string& what) {
   ++failures;
 }
 
+// Tokens of one to three letters.
+std::shared_ptr<const TokenTrie> vocabulary() {
+  std::vector<std::string> texts;
+  for (int t = 0; t < 256; ++t) {
+    const auto letter = [&](int n) { return static_cast<char>('a' + n % 26); };
+    texts.push_back(std::string(1, letter(t)) + (t < 26 ? "" : std::string(1, letter(t / 26))) +
+                    (t < 200 ? "" : std::string(1, letter(t / 7))));
+  }
+  return std::make_shared<TokenTrie>(texts, false);
+}
+
+// Words of a few letters; brackets of them; and, behind free text, what can be said in one way only.
+GrammarSpec some_grammar(std::size_t i) {
+  const std::vector<GrammarSpec> all = {{"root ::= ([a-m]{2,4} [n-z])*"},
+                                        {"root ::= \"a\" root \"b\" | [c-z]{3,}"},
+                                        {"root ::= \"e\" \"hello\" ([a-e] \"world\")+", "e"}};
+  return all[i % all.size()];
+}
+
 // One set of stages; the ranks but 0 serve until `drive` is done.
 class Cluster {
  public:
@@ -44,6 +63,7 @@ class Cluster {
       m.add(std::make_shared<LookupDrafter>());
       return m;
     });
+    stage.set_vocabulary(vocabulary);
     Trace trace(false);
     if (mpi_.rank() == 0) {
       Pipeline pipeline(mpi_, stage, pool, trace, {.deadline = std::chrono::seconds(60)});
@@ -95,6 +115,10 @@ std::vector<Request> random_requests(std::uint64_t seed, std::size_t count) {
     if (below(3) == 0) r.sampling = {.temperature = 0.9f, .repeat_penalty = 1.2f, .seed = random()};
     const std::int64_t keep = below(4);
     r.keep_tokens = keep == 0 ? kKeepAll : keep == 1 ? 20 : 0;
+    if (i % 2 == 1) {
+      r.grammar = some_grammar(i / 2);
+      r.end_tokens = {7};
+    }
     requests.push_back(std::move(r));
   }
   return requests;

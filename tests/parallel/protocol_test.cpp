@@ -31,6 +31,8 @@ std::vector<Message> one_of_each() {
   options.sampling.frequency_penalty = 0.375f;
   options.sampling.top_logprobs = 1;
   options.logit_bias = {{64, 2.5f}, {65, -2.5f}};
+  options.grammar = {"root ::= a", "66", true};
+  options.answer_position = 67;
   SequenceEnd end;
   end.logits_digest = 40;
   end.draft.steps = 41;
@@ -67,8 +69,8 @@ std::string fingerprint() {
 
 TEST(Protocol, ItsNumberChangesWithTheLayoutOfMessages) {
   ASSERT_EQ(fingerprint(), fingerprint());
-  EXPECT_EQ(kProtocol, 5);
-  EXPECT_EQ(fingerprint(), "35481b6d8623cf95")
+  EXPECT_EQ(kProtocol, 6);
+  EXPECT_EQ(fingerprint(), "477840abba6d0c3d")
       << "The layout of a message changed: raise kProtocol (parallel/comm/message.hpp) and write both here.";
 }
 
@@ -80,6 +82,8 @@ TEST(Protocol, MessagesOfSequencesComeBackAsTheyWere) {
   EXPECT_EQ(opened.options.decode.mode, DecodeMode::lap);
   EXPECT_EQ(opened.options.end_tokens, (std::vector<TokenId>{38, 39}));
   EXPECT_EQ(opened.options.logit_bias.at(1).bias, -2.5f);
+  EXPECT_EQ(opened.options.grammar, (GrammarSpec{"root ::= a", "66", true}));
+  EXPECT_EQ(opened.options.answer_position, 67);
   const CloseRequest request = decode_close(m[4]);
   EXPECT_EQ(request.how.new_tokens, 55);
   EXPECT_EQ(request.how.kept_tokens, 56);
