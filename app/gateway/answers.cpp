@@ -334,10 +334,9 @@ void check_model(const GatewayContext& context, const AnswerRequest& r) {
 void check_length(const GatewayContext& context, const std::vector<TokenId>& prompt) {
   if (prompt.empty()) throw bad_request("prompt: expected at least one token, found none");
   if (std::ssize(prompt) < context.context_tokens) return;
-  ApiError e = bad_request("prompt: expected fewer than " + std::to_string(context.context_tokens) +
-                           " tokens (the context), found " + std::to_string(prompt.size()));
-  e.type = "exceed_context_size_error";
-  throw e;
+  throw ApiError(400, "exceed_context_size_error",
+                 "prompt: expected fewer than " + std::to_string(context.context_tokens) +
+                     " tokens (the context), found " + std::to_string(prompt.size()));
 }
 
 }  // namespace

@@ -75,7 +75,8 @@ std::vector<LogitBias> read_biases(const JsonObject& body) {
   };
   if (value->is_object()) {
     for (const auto& [token, bias] : value->items()) {
-      const bool digits = !token.empty() && token.size() < 11 && token.find_first_not_of("0123456789") == token.npos;
+      const bool digits =
+          !token.empty() && token.size() < 11 && token.find_first_not_of("0123456789") == std::string::npos;
       add(digits ? std::stoll(token) : -1, bias);
     }
   } else if (value->is_array()) {
