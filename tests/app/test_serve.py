@@ -438,7 +438,7 @@ class Example(unittest.TestCase):
         lines = [re.split(r"\s+# ", line)[0] for line in (ROOT / "app" / "README.md").read_text().splitlines()]
         start = next(line for line in lines if line.startswith("jobs/jupiter-serve "))
         asked = [line for line in lines if line.startswith("curl http://127.0.0.1:8080")]
-        self.assertEqual(len(asked), 2)
+        self.assertEqual(len(asked), 3)
         with tempfile.TemporaryDirectory() as folder:
             home = pathlib.Path(folder)
             for name, target in (("jobs", ROOT / "jobs"), ("models/NAME", REAL_MODEL), ("build/jupiter", JUPITER)):
