@@ -32,14 +32,14 @@ std::vector<bool> fixpoint(const std::vector<GrammarRule>& rules, const Holds& h
   return known;
 }
 
-// Whether the element matches the empty text.
-bool is_nullable(const GrammarElement& e, const std::vector<bool>& rules) {
-  const auto part = [&](const GrammarElement& p) { return is_nullable(p, rules); };
+// Whether the element matches what is asked for, if rules do as given: the empty text, or with `bytes` any text.
+bool matches(const GrammarElement& e, const std::vector<bool>& rules, bool bytes) {
+  const auto part = [&](const GrammarElement& p) { return matches(p, rules, bytes); };
   switch (e.kind) {
     case Kind::literal:
-      return e.literal.empty();
+      return bytes || e.literal.empty();
     case Kind::character:
-      return false;
+      return bytes;
     case Kind::rule:
       return rules[e.rule];
     case Kind::sequence:
@@ -52,23 +52,14 @@ bool is_nullable(const GrammarElement& e, const std::vector<bool>& rules) {
   return false;
 }
 
+// Whether the element matches the empty text.
+bool is_nullable(const GrammarElement& e, const std::vector<bool>& rules) {
+  return matches(e, rules, false);
+}
+
 // Whether the element matches any text at all.
 bool can_end(const GrammarElement& e, const std::vector<bool>& rules) {
-  const auto part = [&](const GrammarElement& p) { return can_end(p, rules); };
-  switch (e.kind) {
-    case Kind::literal:
-    case Kind::character:
-      return true;
-    case Kind::rule:
-      return rules[e.rule];
-    case Kind::sequence:
-      return std::all_of(e.parts.begin(), e.parts.end(), part);
-    case Kind::choice:
-      return std::any_of(e.parts.begin(), e.parts.end(), part);
-    case Kind::repetition:
-      return e.least == 0 || part(e.parts.front());
-  }
-  return false;
+  return matches(e, rules, true);
 }
 
 // The rules that the element may call before it takes a byte.
