@@ -125,11 +125,24 @@ void Engine::choose(EngineOptions& options) {
   stage_options_ = jupiter::stage_options(workload_, mpi_.stages());
   wire_row_bytes(workload_.wire, config());  // the model's width must suit it
   if (!mpi_.holds_layers()) return;
-  part_ =
-      plan_ ? plan_->part(static_cast<std::size_t>(mpi_.rank())) : default_part(manifest_, mpi_.rank(), mpi_.stages());
+  part_ = plan_ ? planned_part() : default_part(manifest_, mpi_.rank(), mpi_.stages());
   threads_ = options.threads > 0 ? options.threads : default_threads(mpi_);
   const auto folder = model_folder(options.decoding);
   if (folder && draft_rank() == mpi_.rank()) draft_ = read_manifest(*folder);
+}
+
+// Of this rank's board.
+ModelPart Engine::planned_part() {
+  const std::vector<ModelPart> parts = plan_->parts(static_cast<std::size_t>(mpi_.stage()), config());
+  if (parts.size() > 1) {
+    for (const ModelPart& p : parts) slices_.push_back(*p.slice);
+  }
+  return parts[board()];
+}
+
+std::size_t Engine::board() const {
+  const std::vector<int> ranks = mpi_.group(mpi_.stage());
+  return static_cast<std::size_t>(std::find(ranks.begin(), ranks.end(), mpi_.rank()) - ranks.begin());
 }
 
 // All ranks of a host together must fit into its memory; a cache that nobody asked for by size is what fits.
@@ -137,7 +150,9 @@ void Engine::claim(const EngineOptions& options) {
   MemoryClaim mine;
   if (mpi_.holds_layers()) {
     const std::uint64_t draft = draft_ ? draft_model_bytes(*draft_, workload_.context_tokens, threads_) : 0;
-    StageMemory m = stage_memory(manifest_, part_, workload_, {mpi_.stages(), threads_}, draft);
+    const StageSetting at{mpi_.stages(), threads_, std::max(1, static_cast<int>(slices_.size())),
+                          static_cast<int>(board())};
+    StageMemory m = stage_memory(manifest_, part_, workload_, at, draft);
     m.process -= std::min(m.process, resident_memory());
     mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi_.stages())),
             "", 0};
@@ -175,8 +190,10 @@ DriveEnd Engine::drive(const std::function<ExitCode(Pipeline&, Scheduler&)>& wor
     end.code = work(pipeline, scheduler);
     pipeline.stop(end.code);
     report = local_report(mpi_, stage(), pipeline.wait_s(), pipeline.sent_bytes());
-  } else if (mpi_.holds_layers()) {
+  } else if (mpi_.leads_stage()) {
     serve(mpi_, stage(), pool(), trace_, report, draft_server_.get());
+  } else if (mpi_.holds_layers()) {
+    follow(mpi_, stage(), pool(), trace_, report);
   }
   report.compute_s -= computed_before_s;
   end.reports = gather(mpi_, report);
@@ -191,8 +208,13 @@ void Engine::load(const EngineOptions& options) {
   pool_ = std::make_unique<ThreadPool>(ThreadPool::Options{.threads = threads_,
                                                            .pin = alone && threads_ > 1 && threads_ == allowed_cores(),
                                                            .share_cores = !alone || threads_ > allowed_cores()});
+  std::optional<Stage::Group> group;
+  if (!slices_.empty()) {
+    group_ = std::make_unique<GroupChannels>(mpi_, most_piece_bytes(config(), stage_options_), timeout_);
+    group = {slices_, group_.get()};
+  }
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part_, options.verify),
-                                   stage_options_, *pool_, mpi_.stages());
+                                   stage_options_, *pool_, mpi_.stages(), group);
   load_drafters(options);
   if (mpi_.rank() == mpi_.stages() - 1) {
     const auto file = std::filesystem::path(options.model) / tokenizer_file_name();
@@ -224,6 +246,7 @@ void Engine::load_drafters(const EngineOptions& options) {
     }
     model = std::make_unique<DraftModel>(*folder, *draft_, manifest_, *pool_, stage_options_.context_tokens);
   }
+  if (mpi_.stage() == last && !mpi_.leads_stage()) stage_->learn_widths();  // with the leader
   if (mpi_.rank() != last) {
     if (model)
       draft_server_ =

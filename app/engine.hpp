@@ -86,6 +86,8 @@ class Engine {
   void claim(const EngineOptions& options);
   void load(const EngineOptions& options);
   void load_drafters(const EngineOptions& options);
+  ModelPart planned_part();
+  std::size_t board() const;  // of those that compute this stage
   int draft_rank() const;
   MpiSession mpi_;
   Manifest manifest_;
@@ -95,10 +97,12 @@ class Engine {
   std::int64_t chunk_tokens_ = 0;
   Workload workload_;
   StageOptions stage_options_;
-  ModelPart part_;                 // of a rank that holds layers
-  int threads_ = 1;                // of this rank
-  std::optional<Manifest> draft_;  // of the draft model, where it works on this rank
+  ModelPart part_;                   // of a rank that holds layers
+  int threads_ = 1;                  // of this rank
+  std::optional<Manifest> draft_;    // of the draft model, where it works on this rank
+  std::vector<TensorSlice> slices_;  // of this stage's boards, where there are several
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<GroupChannels> group_;  // of a board that computes with others
   std::unique_ptr<Stage> stage_;
   std::unique_ptr<DraftServer> draft_server_;
   Trace trace_;

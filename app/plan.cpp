@@ -53,6 +53,7 @@ void PlanOptions::declare(OptionSet& options) {
   options.number("n,n-gen", request.new_tokens, {0, kMostTokens}, "N", "New tokens of the workload (default: 128, or a fifth of a smaller context)");
   options.number("max-chunk", max_chunk, {1, kMaxTokens}, "N", "Longest chunk, tokens (default: 512)");
   options.choice("objective", request.objective, named({Objective::latency, Objective::prefill, Objective::throughput}), "latency, prefill or throughput");
+  options.choice("kind", request.kind, named({PlanKind::any, PlanKind::pipeline, PlanKind::tensor, PlanKind::groups}), "any: the best of pipeline (every board some layers), tensor (all boards a part of every layer) and groups (a pipeline of tensor groups)");
   options.choice("wire", wire, kWires, "Residual between ranks that the runs will use: exact or q8");
   options.text("draft-model", draft_model, "DIR", "Also finds a board for this draft model (run --draft model=DIR), and counts its memory");
   options.flag("all-rows", all_rows, "Every prompt row passes the head (evaluation)");
@@ -131,17 +132,29 @@ void apply_budgets(const std::vector<std::int64_t>& mib, Profile& profile) {
   }
 }
 
-void print_plan(const Plan& p, const PlanRequest& r, const std::vector<StageMemory>& memory, double interval_s) {
+void print_plan(const Plan& p, const PlanRequest& r, const Planner& planner) {
   const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
   std::cout << fmt::format("{:<20}{:>10}{:>14}{:>11}{:>10}{:>11}{:>11}{:>16}\n", "board", "layers", "weights MiB",
                            "cache MiB", "work MiB", "other MiB", "all MiB", "share of time");
+  const auto line = [&](const std::string& board, const StagePlan& s, const StageMemory& m, double share) {
+    std::cout << fmt::format("{:<20}{:>4} - {:>3}{:>14.1f}{:>11.1f}{:>10.1f}{:>11.1f}{:>11.1f}{:>14.0f} %\n", board,
+                             s.first_layer, s.last_layer - 1, mib(m.weights), mib(m.cache), mib(m.work),
+                             mib(m.own() - m.cache - m.work), mib(m.total()), share * 100);
+  };
   for (std::size_t i = 0; i < p.stages.size(); ++i) {
     const StagePlan& s = p.stages[i];
-    const StageMemory& m = memory[i];
-    std::cout << fmt::format("{:<20}{:>4} - {:>3}{:>14.1f}{:>11.1f}{:>10.1f}{:>11.1f}{:>11.1f}{:>14.0f} %\n",
-                             fmt::format("{}:{}", s.host, s.slot), s.first_layer, s.last_layer - 1, mib(m.weights),
-                             mib(m.cache), mib(m.work), mib(m.own() - m.cache - m.work), mib(m.total()),
-                             s.time_share * 100);
+    const std::vector<StageMemory> memory = planner.memory_of(p, i);
+    line(fmt::format("{}:{}", s.host, s.slot), s, memory[0], s.time_share);
+    for (std::size_t b = 0; b < s.others.size(); ++b) {
+      line(fmt::format("  with {}:{}", s.others[b].host, s.others[b].slot), s, memory[b + 1], s.time_share);
+    }
+    if (s.boards() > 1) {
+      std::cout << "  tensor group, shares";
+      for (const double share : s.split().shares) std::cout << fmt::format(" {:.2f}", share);
+      if (s.repeat_attention_out) std::cout << ", wo on every board";
+      if (s.repeat_feed_forward_out) std::cout << ", w_down on every board";
+      std::cout << "\n";
+    }
   }
   for (const std::string& b : p.left_out) std::cout << fmt::format("{:<20}{:>10}\n", b, "left out");
   if (p.draft) {
@@ -161,7 +174,8 @@ void print_plan(const Plan& p, const PlanRequest& r, const std::vector<StageMemo
                            p.predicted_ttft_s, p.predicted_decode_tokens_per_s);
   if (r.objective == Objective::throughput) {
     std::cout << fmt::format("many such requests at once: {:.2f} a second, {:.1f} tokens/s of prompts and answers\n",
-                             1 / interval_s, static_cast<double>(r.prompt_tokens + r.new_tokens) / interval_s);
+                             1 / planner.interval_s(p),
+                             static_cast<double>(r.prompt_tokens + r.new_tokens) / planner.interval_s(p));
   }
 }
 
@@ -244,7 +258,7 @@ ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments) {
   if (!o.draft_model.empty()) draft = draft_needs(o.draft_model, manifest, profile, request.workload);
   const Plan plan = plan_that_fits(o, profile, manifest, draft, request);
   const Planner planner(profile, manifest, request);
-  print_plan(plan, request, planner.memory_of(plan), planner.interval_s(plan));
+  print_plan(plan, request, planner);
   if (o.explain) print_alternatives(planner, plan);
   if (o.simulate)
     std::cout << "\n" << draw(simulate(planner.costs_of(plan), chunks_for(plan, request.prompt_tokens)), 100);

@@ -157,7 +157,7 @@ void check_hosts(const MpiSession& mpi, const ProfileOptions& o, RankStatus& sta
 }
 
 std::string pack_board(const BoardProfile& b, const std::string& hash) {
-  return to_json(Profile{JUPITER_VERSION, hash, {b}, {}});
+  return to_json(Profile{JUPITER_VERSION, hash, {b}, {}, {}});
 }
 
 }  // namespace
@@ -188,13 +188,14 @@ ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments) {
     if (interrupted_by() != ExitCode::ok) throw Error(interrupted_by(), "interrupted");
     if (mpi.rank() == 0) bar.update(static_cast<std::uint64_t>((from + (to - from) * fraction) * 1000), 1000);
   };
-  const auto links = measure_links(mpi, [&](double f) { show(0, 0.2, f); });
+  const auto links = measure_links(mpi, [&](double f) { show(0, 0.15, f); });
   if (o.check_only) {
     const auto examined = gather(mpi, examine(mpi, threads).dump());
     const int count = mpi.rank() == 0 ? print_check(examined, links) : 0;
     return broadcast(mpi, count) == 0 ? ExitCode::ok : ExitCode::failed;
   }
 
+  const auto gathers = measure_gathers(mpi, [&](double f) { show(0.15, 0.2, f); });
   ThreadPool pool({.threads = threads, .share_cores = mpi.ranks_on_host() > 1});
   MeasureOptions measure;
   measure.context_tokens = std::min(o.context_tokens, std::max<std::int64_t>(manifest.config.max_seq_len - 512, 0));
@@ -213,7 +214,7 @@ ExitCode profile_command(const MpiSession& mpi, const Arguments& arguments) {
 
   const auto packed = gather(mpi, pack_board(board, hex(manifest.hash)));
   if (mpi.rank() == 0) {
-    Profile p{JUPITER_VERSION, hex(manifest.hash), {}, links};
+    Profile p{JUPITER_VERSION, hex(manifest.hash), {}, links, gathers};
     for (const std::string& text : packed) p.boards.push_back(parse_profile(text, "profile").boards[0]);
     write_file_atomically(o.output, with_result_info(to_json(p), manifest, nullptr));
     for (const BoardProfile& b : p.boards) {

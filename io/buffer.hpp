@@ -73,6 +73,7 @@ struct MatrixView {
 
   T* row(std::int64_t r) const { return data + r * stride; }
   MatrixView slice(std::int64_t first, std::int64_t count) const { return {row(first), count, cols, stride}; }
+  MatrixView columns(std::int64_t first, std::int64_t count) const { return {data + first, rows, count, stride}; }
 };
 
 }  // namespace jupiter

@@ -30,8 +30,8 @@ std::uint64_t Hasher::digest() const {
   return XXH3_64bits_digest(state_->xxh);
 }
 
-std::uint64_t hash_bytes(const void* data, std::size_t bytes) {
-  return XXH3_64bits(data, bytes);
+std::uint64_t hash_bytes(const void* data, std::size_t bytes, std::uint64_t seed) {
+  return XXH3_64bits_withSeed(data, bytes, seed);
 }
 std::string hex(std::uint64_t hash) {
   return fmt::format("{:016x}", hash);

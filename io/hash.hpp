@@ -23,7 +23,7 @@ class Hasher {
   std::unique_ptr<State> state_;
 };
 
-std::uint64_t hash_bytes(const void* data, std::size_t bytes);
+std::uint64_t hash_bytes(const void* data, std::size_t bytes, std::uint64_t seed = 0);
 inline std::uint64_t hash_bytes(std::string_view text) {
   return hash_bytes(text.data(), text.size());
 }

@@ -19,7 +19,8 @@ struct Tile {
   std::int64_t first;      // row of the run
   std::int64_t batch_row;  // the same row of the batch
   std::int64_t positions;
-  std::int64_t kv_head;
+  std::int64_t kv_head;  // of this board, from 0 on
+  IndexRange heads;      // the query heads that read it, from this board's first one on
 
   std::int64_t position(std::int64_t i) const { return run->position(first + i); }
   const TreeRow* tree_row(std::int64_t i) const { return run->tree.empty() ? nullptr : &run->tree[first + i]; }
@@ -58,8 +59,9 @@ std::vector<Tile> make_tiles(const std::vector<RowRun>& runs, const AttentionSha
   for (const RowRun& run : runs) {
     for (std::int64_t at = 0; at < run.rows; at += AttentionScratch::kTilePositions) {
       const std::int64_t n = std::min(AttentionScratch::kTilePositions, run.rows - at);
-      for (std::int64_t h = 0; h < shape.n_kv_heads; ++h) {
-        tiles.push_back({&run, at, batch_row + at, n, h});
+      for (std::int64_t h = 0; h < shape.kv_heads.size(); ++h) {
+        const IndexRange heads = shape.heads_of(h);
+        if (heads.size() > 0) tiles.push_back({&run, at, batch_row + at, n, h, heads});
       }
     }
     batch_row += run.rows;
@@ -74,9 +76,9 @@ float inverse_sqrt(std::int64_t head_dim) {
 // Copies the tile's queries, scaled, to [position][head of the group][head_dim].
 void gather_queries(const Tile& tile, const AttentionShape& shape, MatrixView<const float> q, PerThread& s) {
   const float scale = inverse_sqrt(shape.head_dim);
-  const std::int64_t width = shape.group() * shape.head_dim;
+  const std::int64_t width = tile.heads.size() * shape.head_dim;
   for (std::int64_t i = 0; i < tile.positions; ++i) {
-    const float* from = q.row(tile.batch_row + i) + tile.kv_head * width;
+    const float* from = q.row(tile.batch_row + i) + tile.heads.first * shape.head_dim;
     float* to = s.queries.data() + i * width;
     for (std::int64_t d = 0; d < width; ++d) to[d] = from[d] * scale;
   }
@@ -84,7 +86,7 @@ void gather_queries(const Tile& tile, const AttentionShape& shape, MatrixView<co
 
 // Rows whose path leaves the home slots see nothing of the shared block; they get their own.
 bool set_visible_lanes(const Tile& tile, const AttentionShape& shape, std::int64_t block, PerThread& s) {
-  const std::int64_t group = shape.group();
+  const std::int64_t group = tile.heads.size();
   bool detours = false;
   for (std::int64_t i = 0; i < tile.positions; ++i) {
     const bool apart = has_detour(tile.tree_row(i), block);
@@ -123,7 +125,7 @@ void attend_rows(const Walk& w, const float* keys, const float* values, std::int
 
 // Rows of a tree that see a block of their own: the shared one with the lanes of their path replaced.
 void attend_detours(const Walk& w, std::int64_t block, const float* keys, const float* values) {
-  const std::int64_t group = w.shape.group();
+  const std::int64_t group = w.tile.heads.size();
   const auto bytes = static_cast<std::size_t>(w.shape.head_dim * kKvBlock) * sizeof(float);
   for (std::int64_t i = 0; i < w.tile.positions; ++i) {
     const TreeRow* row = w.tile.tree_row(i);
@@ -144,7 +146,7 @@ void attend_detours(const Walk& w, std::int64_t block, const float* keys, const 
 
 void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, const Tile& tile,
                  const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, PerThread& s) {
-  const std::int64_t rows = tile.positions * shape.group();
+  const std::int64_t rows = tile.positions * tile.heads.size();
   gather_queries(tile, shape, q, s);
   std::fill_n(s.max.data(), rows, -std::numeric_limits<float>::infinity());
   std::fill_n(s.sums.data(), rows * kSumLanes, 0.0f);
@@ -162,17 +164,21 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
     if (detours) attend_detours(walk, b, keys, values);
   }
   rt.kernels.attend_finish(rows, shape.head_dim, s.sums.data(), s.outputs.data());
-  const std::int64_t width = shape.group() * shape.head_dim;
+  const std::int64_t width = tile.heads.size() * shape.head_dim;
   for (std::int64_t i = 0; i < tile.positions; ++i) {
-    std::memcpy(out.row(tile.batch_row + i) + tile.kv_head * width, s.outputs.data() + i * width,
+    std::memcpy(out.row(tile.batch_row + i) + tile.heads.first * shape.head_dim, s.outputs.data() + i * width,
                 static_cast<std::size_t>(width) * sizeof(float));
   }
 }
 
 }  // namespace
 
+AttentionShape attention_shape(const ModelConfig& c, const TensorSlice& slice) {
+  return {slice.heads, slice.kv_heads, c.n_heads / c.n_kv_heads, c.head_dim, c.sliding_window};
+}
+
 AttentionScratch::AttentionScratch(const AttentionShape& shape, int threads) {
-  const auto rows = static_cast<std::size_t>(kTilePositions * shape.group());
+  const auto rows = static_cast<std::size_t>(kTilePositions * shape.group);
   const auto block = static_cast<std::size_t>(shape.head_dim * kKvBlock);
   for (int t = 0; t < threads; ++t) {
     threads_.push_back({Buffer<float>(block), Buffer<float>(block), Buffer<float>(block), Buffer<float>(block),
@@ -200,7 +206,7 @@ void attend(const Runtime& rt, const KvCache& cache, std::int64_t layer, const s
       rt.pool.poll(thread);
     }
   };
-  if (tiles.size() == 1 || rt.pool.size() == 1) return work(0, 1);
+  if (tiles.size() <= 1 || rt.pool.size() == 1) return work(0, 1);
   rt.pool.run([&](int thread) { work(thread, rt.pool.size()); });
 }
 

@@ -1,8 +1,10 @@
 // Grouped-query attention of a batch of rows over the KV cache.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
+#include "io/model/tensor_slice.hpp"
 #include "kernels/runtime.hpp"
 #include "kernels/token_tree.hpp"
 
@@ -20,14 +22,22 @@ struct RowRun {
   Slot slot(std::int64_t i) const { return tree.empty() ? sequence->home(first_position + i) : tree[i].slot; }
 };
 
+// The heads of one board. Of a whole layer first_head is 0, and every key-value head has a whole group of query heads.
 struct AttentionShape {
-  std::int64_t n_heads = 0;
-  std::int64_t n_kv_heads = 0;
+  IndexRange heads;        // query heads, numbered as in the model
+  IndexRange kv_heads;     // that the cache holds
+  std::int64_t group = 1;  // query heads of the model that share a key-value head
   std::int64_t head_dim = 0;
   std::int64_t window = 0;  // positions that a row attends to, its own included; 0: all up to its own
 
-  std::int64_t group() const { return n_heads / n_kv_heads; }
+  // The query heads of key-value head h of this board (from 0 on), counted from this board's first one.
+  IndexRange heads_of(std::int64_t h) const {
+    const std::int64_t of_model = (kv_heads.first + h) * group;
+    const std::int64_t first = std::clamp(of_model, heads.first, heads.last);
+    return {first - heads.first, std::clamp(of_model + group, first, heads.last) - heads.first};
+  }
 };
+AttentionShape attention_shape(const ModelConfig& config, const TensorSlice& slice);
 
 // Per-thread work space, made once for the longest tile.
 class AttentionScratch {
@@ -50,9 +60,9 @@ class AttentionScratch {
   std::vector<PerThread> threads_;
 };
 
-// q, out: [rows of all runs][n_heads * head_dim]. A row at position p attends to positions max(0, p - window + 1) .. p;
-// of positions that are not committed it takes those of its own path through the tree. The bits of the result depend
-// neither on how rows are batched nor on threads (kernels/README.md).
+// q, out: [rows of all runs][heads.size() * head_dim]. A row at position p attends to positions max(0, p - window + 1)
+// .. p; of positions that are not committed it takes those of its own path through the tree. The bits of the result
+// depend neither on how rows are batched nor on threads (kernels/README.md).
 void attend(const Runtime& rt, const KvCache& cache, std::int64_t layer, const std::vector<RowRun>& runs,
             const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, AttentionScratch& scratch);
 

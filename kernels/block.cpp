@@ -66,13 +66,14 @@ std::vector<std::pair<const RowRun*, std::int64_t>> rows_of(const std::vector<Ro
 void rotate_and_store(const BlockContext& c, const LayerWeights& w, std::int64_t layer, const std::vector<RowRun>& runs,
                       MatrixView<float> q, MatrixView<float> k, MatrixView<float> v) {
   const auto rows = rows_of(runs);
+  const TensorSlice& mine = c.group.mine();
   std::atomic<bool> fits = true;
   for_rows(c.rt, q.rows, 8, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
       const auto [run, of_run] = rows[i];
       const std::int64_t position = run->position(of_run);
-      prepare_heads(c, w.q_norm, position, c.config.n_heads, q.row(i));
-      prepare_heads(c, w.k_norm, position, c.config.n_kv_heads, k.row(i));
+      prepare_heads(c, w.q_norm, position, mine.heads.size(), q.row(i));
+      prepare_heads(c, w.k_norm, position, mine.kv_heads.size(), k.row(i));
       if (!c.cache.write(layer, run->slot(of_run), k.row(i), v.row(i))) fits = false;
     }
   });
@@ -82,19 +83,24 @@ void rotate_and_store(const BlockContext& c, const LayerWeights& w, std::int64_t
   }
 }
 
+// The columns of a wide matrix that a slice computes.
+MatrixView<float> part_of(MatrixView<float> x, const IndexRange& columns) {
+  return x.columns(columns.first, columns.size());
+}
+
 }  // namespace
 
-BlockScratch::BlockScratch(const ModelConfig& c, std::int64_t max_rows, int threads)
+BlockScratch::BlockScratch(const ModelConfig& c, const TensorSlice& slice, std::int64_t max_rows, int threads)
     : normed(product(max_rows, c.dim)),
-      q(product(max_rows, c.q_dim())),
-      k(product(max_rows, c.kv_dim())),
-      v(product(max_rows, c.kv_dim())),
+      q(product(max_rows, slice.heads.size() * c.head_dim)),
+      k(product(max_rows, slice.kv_heads.size() * c.head_dim)),
+      v(product(max_rows, slice.kv_heads.size() * c.head_dim)),
       attended(product(max_rows, c.q_dim())),
       projected(product(max_rows, c.dim)),
       gate(product(max_rows, c.hidden_dim)),
-      up(product(max_rows, c.hidden_dim)),
+      up(product(max_rows, slice.hidden.size())),
       input(max_rows, std::max({c.dim, c.q_dim(), c.hidden_dim})),
-      attention({c.n_heads, c.n_kv_heads, c.head_dim, c.sliding_window}, threads),
+      attention(attention_shape(c, slice), threads),
       max_rows_(max_rows) {}
 
 std::size_t BlockScratch::bytes() const {
@@ -106,29 +112,36 @@ void forward_block(const BlockContext& c, const LayerWeights& w, std::int64_t la
                    MatrixView<float> x) {
   BlockScratch& s = c.scratch;
   const ModelConfig& m = c.config;
+  const TensorGroup& g = c.group;
+  const TensorSlice& mine = g.mine();
   const std::int64_t n = x.rows;
   const auto normed = s.view(s.normed, n, m.dim), projected = s.view(s.projected, n, m.dim);
-  const auto q = s.view(s.q, n, m.q_dim()), attended = s.view(s.attended, n, m.q_dim());
-  const auto k = s.view(s.k, n, m.kv_dim()), v = s.view(s.v, n, m.kv_dim());
-  const auto gate = s.view(s.gate, n, m.hidden_dim), up = s.view(s.up, n, m.hidden_dim);
+  const auto q = s.view(s.q, n, mine.heads.size() * m.head_dim);
+  const auto k = s.view(s.k, n, mine.kv_heads.size() * m.head_dim), v = s.view(s.v, n, k.cols);
+  const auto attended = s.view(s.attended, n, m.q_dim()), hidden = s.view(s.gate, n, m.hidden_dim);
+  const auto my_heads = attended.columns(mine.heads.first * m.head_dim, q.cols);
+  const auto gate = part_of(hidden, mine.hidden), up = s.view(s.up, n, mine.hidden.size());
 
   norm_rows(c.rt, x, w.attn_norm, m.norm_eps, normed);
   multiply(c.rt, s.input, normed, std::array{Product{w.wq, q, w.bq}, Product{w.wk, k, w.bk}, Product{w.wv, v, w.bv}});
   rotate_and_store(c, w, layer, runs, q, k, v);
-  attend(c.rt, c.cache, layer, runs, {m.n_heads, m.n_kv_heads, m.head_dim, m.sliding_window}, q, attended, s.attention);
-  multiply(c.rt, s.input, attended, std::array{Product{w.wo, projected}});
-  add_rows(c.rt, x, projected);
+  attend(c.rt, c.cache, layer, runs, attention_shape(m, mine), q, my_heads, s.attention);
+  multiply(c.rt, s.input, g, g.attended, attended, std::array{Product{w.wo, part_of(projected, mine.attention_out)}});
+  add_rows(c.rt, part_of(x, mine.attention_out), part_of(projected, mine.attention_out));
+  gather(g, g.attention_out, x);
 
   norm_rows(c.rt, x, w.ffn_norm, m.norm_eps, normed);
   multiply(c.rt, s.input, normed, std::array{Product{w.w_gate, gate}, Product{w.w_up, up}});
   for_rows(c.rt, n, 2, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) {
-      c.rt.kernels.swiglu(gate.row(i), up.row(i), m.hidden_dim, gate.row(i));
+      c.rt.kernels.swiglu(gate.row(i), up.row(i), gate.cols, gate.row(i));
     }
   });
-  multiply(c.rt, s.input, gate, std::array{Product{w.w_down, projected}});
-  add_rows(c.rt, x, projected);
-  round_residual(c.rt, m.residual, x, "a layer");
+  multiply(c.rt, s.input, g, g.hidden, hidden,
+           std::array{Product{w.w_down, part_of(projected, mine.feed_forward_out)}});
+  add_rows(c.rt, part_of(x, mine.feed_forward_out), part_of(projected, mine.feed_forward_out));
+  round_residual(c.rt, m.residual, part_of(x, mine.feed_forward_out), "a layer");
+  gather(c.rt.kernels, g, g.feed_forward_out, m.residual, x);
 }
 
 void embed(const BlockContext& c, const PackedMatrix& embedding, std::span<const std::int32_t> tokens,

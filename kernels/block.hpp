@@ -11,9 +11,10 @@
 namespace jupiter {
 
 // Work space of a forward pass, made once for the largest batch. It has about rows * (3 dim + 2 hidden + ...) floats.
+// What the boards of a group gather is as wide as in the model, the rest as wide as the slice.
 class BlockScratch {
  public:
-  BlockScratch(const ModelConfig& config, std::int64_t max_rows, int threads);
+  BlockScratch(const ModelConfig& config, const TensorSlice& slice, std::int64_t max_rows, int threads);
   std::int64_t max_rows() const { return max_rows_; }
   std::size_t bytes() const;
 
@@ -34,10 +35,12 @@ struct BlockContext {
   KvCache& cache;
   RopeTable& rope;  // extended to all positions of the batch
   BlockScratch& scratch;
+  const TensorGroup& group;
 };
 
 // One layer over the residual x [rows of all runs][dim], in place, rounded to config.residual at the end. `layer` is
-// the layer's index in this stage's cache. RunError where a value leaves the range of the residual or of the cache.
+// the layer's index in this stage's cache. In a group every board has all of x, computes the rows of its slice, and
+// gathers what the others computed. RunError where a value leaves the range of the residual or of the cache.
 void forward_block(const BlockContext& context, const LayerWeights& weights, std::int64_t layer,
                    const std::vector<RowRun>& runs, MatrixView<float> x);
 
@@ -48,7 +51,7 @@ void embed(const BlockContext& context, const PackedMatrix& embedding, std::span
 // Returns x[rows[i]] after the final norm. It lies in the scratch until the next use of that.
 MatrixView<const float> final_norm(const BlockContext& context, const OutputHeadWeights& weights,
                                    MatrixView<const float> x, std::span<const std::int64_t> rows);
-// logits[i] = output head of final_norm(x[rows[i]]), [vocab_size]. Returns the rows after the final norm, as
+// logits[i] = output head of final_norm(x[rows[i]]), [rows of the weights]. Returns the rows after the final norm, as
 // final_norm() does.
 MatrixView<const float> forward_output_head(const BlockContext& context, const OutputHeadWeights& weights,
                                             MatrixView<const float> x, std::span<const std::int64_t> rows,

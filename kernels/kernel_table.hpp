@@ -48,10 +48,11 @@ struct QuantizedRows {
   std::int64_t index(const RowBlock& at, std::int64_t r, std::int64_t g) const {
     return at.first * groups() + g * at.rows + r;
   }
-  // That block alone; other slices of rows are no view, since blocks of another number of rows begin elsewhere.
-  QuantizedRows only(const RowBlock& at) const {
-    const std::int64_t i = at.first * groups();
-    return {at.rows, cols, values + i * kGroupCols, scales + i, offsets + i, half_offsets + 2 * i, scaled_sums + i};
+  // That block alone, of it n_cols columns in whole groups, which lie side by side. Other slices of rows are no view,
+  // since blocks of another number of rows begin elsewhere.
+  QuantizedRows only(const RowBlock& at, std::int64_t first_col, std::int64_t n_cols) const {
+    const std::int64_t i = index(at, 0, first_col / kGroupCols);
+    return {at.rows, n_cols, values + i * kGroupCols, scales + i, offsets + i, half_offsets + 2 * i, scaled_sums + i};
   }
 };
 

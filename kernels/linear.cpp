@@ -54,12 +54,31 @@ void LinearInput::set(const Runtime& rt, MatrixView<const float> x, bool quantis
   floats_ = x;
   if (!quantised) return;
   integers_ = buffer_.view(x.rows, x.cols);
+  quantize(rt, x, {0, x.cols});
+}
+
+// Columns [columns) of x.
+void LinearInput::quantize(const Runtime& rt, MatrixView<const float> x, const IndexRange& columns) {
+  const auto mine = x.columns(columns.first, columns.size());
   for_rows(rt, integers_.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t b = first; b < last; ++b) {
       const RowBlock at = integers_.block(b);
-      rt.kernels.quantize_rows(x.slice(at.first, at.rows), integers_.only(at));
+      rt.kernels.quantize_rows(mine.slice(at.first, at.rows), integers_.only(at, columns.first, columns.size()));
     }
   });
+}
+
+void LinearInput::gather(const Runtime& rt, const TensorGroup& group, std::span<const IndexRange> columns,
+                         MatrixView<float> x, bool quantised) {
+  if (columns.empty()) return set(rt, x, quantised);
+  if (quantised && in_groups(columns)) {
+    floats_ = {};
+    integers_ = buffer_.view(x.rows, x.cols);
+    quantize(rt, x, columns[group.board]);
+    return jupiter::gather(group, columns, integers_);
+  }
+  jupiter::gather(group, columns, x);
+  set(rt, x, quantised);
 }
 
 void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products) {
@@ -68,10 +87,20 @@ void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> 
   rt.pool.run([&](int thread) { multiply_share(rt, x, products, thread, total); });
 }
 
+namespace {
+bool is_quantised(std::span<const Product> products) {
+  return std::any_of(products.begin(), products.end(), [](const Product& p) { return !is_float(p.w.format); });
+}
+}  // namespace
+
 void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products) {
-  const bool quantised =
-      std::any_of(products.begin(), products.end(), [](const Product& p) { return !is_float(p.w.format); });
-  input.set(rt, x, quantised);
+  input.set(rt, x, is_quantised(products));
+  multiply(rt, input, products);
+}
+
+void multiply(const Runtime& rt, LinearInput& input, const TensorGroup& group, std::span<const IndexRange> columns,
+              MatrixView<float> x, std::span<const Product> products) {
+  input.gather(rt, group, columns, x, is_quantised(products));
   multiply(rt, input, products);
 }
 

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "kernels/runtime.hpp"
+#include "kernels/tensor_group.hpp"
 
 namespace jupiter {
 
@@ -14,12 +15,17 @@ class LinearInput {
 
   // Looks at x (which must stay alive); quantises it where one of the matrices needs that.
   void set(const Runtime& rt, MatrixView<const float> x, bool quantised);
+  // The same where each board of a group has its columns of x only. They are exchanged as the matrices read them; those
+  // of x itself only where that is as floats.
+  void gather(const Runtime& rt, const TensorGroup& group, std::span<const IndexRange> columns, MatrixView<float> x,
+              bool quantised);
 
   MatrixView<const float> floats() const { return floats_; }
   const QuantizedRows& integers() const { return integers_; }
   std::size_t bytes() const { return buffer_.bytes(); }
 
  private:
+  void quantize(const Runtime& rt, MatrixView<const float> x, const IndexRange& columns);
   MatrixView<const float> floats_;
   QuantizedRows integers_;
   QuantizedBuffer buffer_;
@@ -37,5 +43,8 @@ void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> 
 
 // Sets x and multiplies: quantises only if a matrix is quantised.
 void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products);
+// Gathers x and multiplies.
+void multiply(const Runtime& rt, LinearInput& input, const TensorGroup& group, std::span<const IndexRange> columns,
+              MatrixView<float> x, std::span<const Product> products);
 
 }  // namespace jupiter

@@ -27,10 +27,6 @@ void check_numbers(std::span<const float> logits) {
   }
 }
 
-bool has_penalties(const SamplingOptions& o) {
-  return o.repeat_penalty != 1.0f || o.presence_penalty != 0.0f || o.frequency_penalty != 0.0f;
-}
-
 // Of recent tokens: divides positive and multiplies negative logits (Keskar et al., CTRL, 2019), then takes away the
 // penalties of OpenAI's API. Each token once, so the order does not matter.
 std::vector<float> penalise(std::span<const float> logits, const SamplingOptions& options,

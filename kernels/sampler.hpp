@@ -25,6 +25,11 @@ struct SamplingOptions {
   std::int32_t reserved = 0;       // no gap at the end: it travels as it lies in memory
 };
 
+// Whether penalties change logits.
+constexpr bool has_penalties(const SamplingOptions& o) {
+  return o.repeat_penalty != 1.0f || o.presence_penalty != 0.0f || o.frequency_penalty != 0.0f;
+}
+
 struct LogitBias {
   std::int32_t token = 0;
   float bias = 0;  // added to the token's logit

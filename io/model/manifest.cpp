@@ -171,29 +171,65 @@ std::uint64_t FileInfo::bytes() const {
   return sum;
 }
 
+namespace {
+std::uint64_t aligned(std::uint64_t bytes) {
+  return (bytes + kDatasetAlignment - 1) / kDatasetAlignment * kDatasetAlignment;
+}
+}  // namespace
+
 std::uint64_t FileInfo::mapped_bytes() const {
   std::uint64_t sum = 0;
-  for (const DatasetInfo& d : datasets)
-    sum += (d.bytes + kDatasetAlignment - 1) / kDatasetAlignment * kDatasetAlignment;
+  for (const DatasetInfo& d : datasets) sum += aligned(d.bytes);
   return sum;
 }
 
 namespace {
-std::uint64_t sum_of(const Manifest& m, const ModelPart& part, std::uint64_t (FileInfo::*bytes)() const) {
+
+// Of so many rows of a dataset.
+std::uint64_t bytes_of_rows(const DatasetInfo& d, std::int64_t rows) {
+  if (rows == d.rows || d.rows == 0) return d.bytes;
+  const auto panels = [](std::int64_t n) { return static_cast<std::uint64_t>((n + kPanelRows - 1) / kPanelRows); };
+  return d.bytes / panels(d.rows) * panels(rows);
+}
+
+// Bytes of a part, each dataset's passed through `count`.
+template <typename Count>
+std::uint64_t sum_of(const Manifest& m, const ModelPart& part, const Count& count) {
+  const TensorSlice slice = part.rows(m.config);
   std::uint64_t sum = 0;
-  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) sum += (m.file(layer_file_name(i)).*bytes)();
-  if (part.embedding || (part.output_head && m.config.tied_embeddings)) sum += (m.file(embed_file_name()).*bytes)();
-  if (part.output_head) sum += (m.file(output_file_name()).*bytes)();
+  const auto add = [&](const std::string& file, bool whole) {
+    for (const DatasetInfo& d : m.file(file).datasets) {
+      const IndexRange rows = whole ? IndexRange{0, d.rows} : rows_of(m.config, slice, d.name, d.rows);
+      sum += count(bytes_of_rows(d, rows.size()));
+    }
+  };
+  for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) add(layer_file_name(i), false);
+  if (part.embedding || (part.output_head && m.config.tied_embeddings)) add(embed_file_name(), part.embedding);
+  if (part.output_head) add(output_file_name(), false);
   return sum;
 }
+
 }  // namespace
 
+IndexRange rows_of(const ModelConfig& c, const TensorSlice& s, std::string_view dataset, std::int64_t rows) {
+  const auto of_heads = [&](const IndexRange& heads) {
+    return IndexRange{heads.first * c.head_dim, heads.last * c.head_dim};
+  };
+  if (dataset == "wq") return of_heads(s.heads);
+  if (dataset == "wk" || dataset == "wv") return of_heads(s.kv_heads);
+  if (dataset == "wo") return s.attention_out;
+  if (dataset == "w_gate" || dataset == "w_up") return s.hidden;
+  if (dataset == "w_down") return s.feed_forward_out;
+  if (dataset == "output" || dataset == "embed") return s.vocabulary;  // as the output head
+  return {0, rows};
+}
+
 std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
-  return sum_of(m, part, &FileInfo::bytes);
+  return sum_of(m, part, [](std::uint64_t bytes) { return bytes; });
 }
 
 std::uint64_t mapped_bytes(const Manifest& m, const ModelPart& part) {
-  return sum_of(m, part, &FileInfo::mapped_bytes);
+  return sum_of(m, part, aligned);
 }
 
 const FileInfo& Manifest::file(std::string_view file_name) const {

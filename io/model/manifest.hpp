@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "io/model/model_config.hpp"
 #include "io/model/packed.hpp"
+#include "io/model/tensor_slice.hpp"
 
 namespace jupiter {
 
@@ -53,13 +55,18 @@ std::string output_file_name();
 std::string tokenizer_file_name();
 std::string layer_file_name(std::int64_t layer);
 
-// Which parts a stage holds: layers [first_layer, last_layer), embedding, output head.
+// Which parts a board holds: layers [first_layer, last_layer), embedding, output head.
 struct ModelPart {
   std::int64_t first_layer = 0;
   std::int64_t last_layer = 0;
   bool embedding = false;
   bool output_head = false;
+  std::optional<TensorSlice> slice = std::nullopt;  // of a board in a tensor group; none: all rows of every matrix
+
+  TensorSlice rows(const ModelConfig& config) const { return slice.value_or(whole_slice(config)); }
 };
+// The rows of a layer's matrix that a slice has; all of `rows` for other datasets. The embedding is not sliced.
+IndexRange rows_of(const ModelConfig& config, const TensorSlice& slice, std::string_view dataset, std::int64_t rows);
 // Bytes of the part's matrices and vectors. Tied embeddings count once.
 std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
 // Bytes that they take once they are mapped and read.

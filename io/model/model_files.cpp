@@ -30,6 +30,27 @@ LayerWeights view_layer(const ShardFile& f, const ModelConfig& c) {
 }
 }  // namespace
 
+LayerWeights slice_layer(const LayerWeights& whole, const ModelConfig& c, const TensorSlice& slice) {
+  LayerWeights w = whole;
+  const auto cut = [&](PackedMatrix& m, const char* name) {
+    const IndexRange r = rows_of(c, slice, name, m.rows);
+    m = m.slice(r.first, r.last);
+  };
+  if (c.qkv_bias) {
+    w.bq += rows_of(c, slice, "wq", 0).first;
+    w.bk += rows_of(c, slice, "wk", 0).first;
+    w.bv += rows_of(c, slice, "wv", 0).first;
+  }
+  cut(w.wq, "wq");
+  cut(w.wk, "wk");
+  cut(w.wv, "wv");
+  cut(w.wo, "wo");
+  cut(w.w_gate, "w_gate");
+  cut(w.w_up, "w_up");
+  cut(w.w_down, "w_down");
+  return w;
+}
+
 const ShardFile& ModelFiles::open(const std::filesystem::path& folder, const Manifest& manifest,
                                   const std::string& name, bool verify) {
   const FileInfo& info = manifest.file(name);
@@ -37,7 +58,6 @@ const ShardFile& ModelFiles::open(const std::filesystem::path& folder, const Man
     if (file->name() == (folder / name).string()) return *file;  // a tied head on the rank of the embedding
   }
   files_.push_back(std::make_unique<ShardFile>(folder, info, verify));
-  weight_bytes_ += info.bytes();
   return *files_.back();
 }
 
@@ -45,19 +65,23 @@ ModelFiles::ModelFiles(const std::filesystem::path& folder, const Manifest& mani
                        bool verify)
     : part_(part) {
   const ModelConfig& c = manifest.config;
+  const TensorSlice slice = part.rows(c);
   if (part.embedding) {
     embedding_ = open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim);
   }
   for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) {
-    layers_.push_back(view_layer(open(folder, manifest, layer_file_name(i), verify), c));
+    const LayerWeights layer = view_layer(open(folder, manifest, layer_file_name(i), verify), c);
+    layers_.push_back(part.slice ? slice_layer(layer, c, slice) : layer);
   }
   if (part.output_head) {
     const ShardFile& output = open(folder, manifest, output_file_name(), verify);
     output_head_.norm = output.vector("output_norm", c.dim).data();
-    output_head_.output = c.tied_embeddings
-                              ? open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim)
-                              : output.matrix("output", c.vocab_size, c.dim);
+    whole_output_ = c.tied_embeddings
+                        ? open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim)
+                        : output.matrix("output", c.vocab_size, c.dim);
+    output_head_.output = whole_output_.slice(slice.vocabulary.first, slice.vocabulary.last);
   }
+  weight_bytes_ = jupiter::weight_bytes(manifest, part);
 }
 
 TokenizerData load_tokenizer(const std::filesystem::path& folder, const Manifest& manifest, bool verify) {

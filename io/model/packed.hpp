@@ -93,6 +93,10 @@ struct PackedMatrix {
   std::size_t panel_bytes() const { return panel_layout(format, cols).bytes; }
   std::size_t bytes() const { return static_cast<std::size_t>(panels()) * panel_bytes(); }
   const std::byte* panel(std::int64_t p) const { return data + static_cast<std::size_t>(p) * panel_bytes(); }
+  // Rows [first, last) as a matrix of its own. first is a multiple of kPanelRows; last too, or the end.
+  PackedMatrix slice(std::int64_t first, std::int64_t last) const {
+    return {format, last - first, cols, first < last ? panel(first / kPanelRows) : data};
+  }
 };
 
 // Integers and scales of one row in plain order: what packing reads and unpacking gives back.

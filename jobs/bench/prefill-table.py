@@ -62,6 +62,7 @@ class Bench:
         j["stages"], j["left_out"] = [], []
         for i, place in enumerate(places):
             host, _, slot = place.rpartition(":")
+            old.pop("tensor_group", None)
             j["stages"].append({**old, "host": host, "slot": int(slot), "first_layer": layers * i // len(places),
                                 "last_layer": layers * (i + 1) // len(places)})
         path = plan.with_name("equal-" + plan.name)

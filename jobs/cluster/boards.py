@@ -151,8 +151,10 @@ def placed(plan):
     """The plan with each host's slots numbered in the order of the pipeline (they are alike), nothing idle started; and
     the host of each rank."""
     ranks = {}
-    for stage in plan["stages"]:
-        stage["slot"] = ranks[stage["host"]] = ranks.get(stage["host"], -1) + 1
+    boards = [*plan["stages"], *(board for stage in plan["stages"]
+                                 for board in stage.get("tensor_group", {}).get("others", []))]
+    for board in boards:
+        board["slot"] = ranks[board["host"]] = ranks.get(board["host"], -1) + 1
     plan["left_out"] = []
     return plan, [host for host, last in ranks.items() for _ in range(last + 1)]
 

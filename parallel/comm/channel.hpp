@@ -13,7 +13,17 @@
 
 namespace jupiter {
 
-enum class Tag : int { exchange = 1, forward = 2, ring = 3, measure = 4, verdict = 5, context = 6, guesses = 7 };
+enum class Tag : int {
+  exchange = 1,
+  forward = 2,
+  ring = 3,
+  measure = 4,
+  verdict = 5,
+  context = 6,
+  guesses = 7,
+  group = 8,
+  piece = 9
+};
 
 struct ChannelStats {
   std::uint64_t messages = 0;

@@ -17,17 +17,20 @@ namespace jupiter {
 constexpr std::int32_t kProtocol = 6;
 
 enum class MessageKind : std::uint16_t {
-  open = 1,       // a sequence begins: its options
-  frame = 2,      // rows to compute: tokens and residual
-  close = 3,      // a sequence ends: every stage frees it, the last rank answers with its digest
-  stop = 4,       // the run ends with an exit code
-  result = 5,     // last rank to rank 0: the tokens drawn from a frame, which is also a credit; or a late result
-  closed = 6,     // last rank to rank 0: what a sequence leaves behind
-  report = 7,     // measurements of links and clocks
-  verdict = 8,    // last rank to the stages between: which drafted token is right
-  context = 9,    // last rank to the one with a draft model: what the decided tokens are
-  guesses = 10,   // its answer, which says what is likely to follow one context
-  exchange = 11,  // a piece of a value that all ranks exchange; its number says how many bytes follow
+  open = 1,          // a sequence begins: its options
+  frame = 2,         // rows to compute: tokens and residual
+  close = 3,         // a sequence ends: every stage frees it, the last rank answers with its digest
+  stop = 4,          // the run ends with an exit code
+  result = 5,        // last rank to rank 0: the tokens drawn from a frame, which is also a credit; or a late result
+  closed = 6,        // last rank to rank 0: what a sequence leaves behind
+  report = 7,        // measurements of links and clocks
+  verdict = 8,       // last rank to the stages between: which drafted token is right
+  context = 9,       // last rank to the one with a draft model: what the decided tokens are
+  guesses = 10,      // its answer, which says what is likely to follow one context
+  exchange = 11,     // a piece of a value that all ranks exchange; its number says how many bytes follow
+  piece = 12,        // between the boards of a tensor group: the columns that one of them computed
+  head_rows = 13,    // leader of a group to its other boards: which rows pass the output head
+  head_logits = 14,  // their answer: logits of their part of the vocabulary
 };
 
 struct Message {

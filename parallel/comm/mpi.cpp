@@ -95,7 +95,7 @@ MpiSession::MpiSession() : host_(host_name()) {
     throw UsageError("srun started " + std::to_string(slurm_tasks()) +
                      " tasks, but MPI sees only this one: use srun --mpi=pmix (or pmi2), or mpirun");
   }
-  stages_ = size_;
+  boards_.assign(static_cast<std::size_t>(size_), 1);
   if (size_ > 1) find_neighbours();
 }
 
@@ -104,17 +104,35 @@ MpiSession MpiSession::alone() const {
   one.library_.reset();
   one.world_.clear();
   one.rank_ = one.rank_on_host_ = 0;
-  one.size_ = one.stages_ = one.ranks_on_host_ = 1;
+  one.size_ = one.ranks_on_host_ = 1;
+  one.boards_ = {1};
   return one;
 }
 
-MpiSession MpiSession::arranged(std::vector<int> world_of_rank, int stages) const {
+MpiSession MpiSession::arranged(std::vector<int> world_of_rank, std::vector<int> boards) const {
   MpiSession other = *this;
   const auto me = std::find(world_of_rank.begin(), world_of_rank.end(), world(rank_));
   other.rank_ = static_cast<int>(me - world_of_rank.begin());
   other.world_ = std::move(world_of_rank);
-  other.stages_ = stages;
+  other.boards_ = std::move(boards);
   return other;
+}
+
+int MpiSession::stage_of(int rank) const {
+  if (rank < stages()) return rank;
+  int first = stages(), stage = 0;  // the first rank of this stage's other boards
+  while (stage < stages() && rank >= first + boards_[static_cast<std::size_t>(stage)] - 1) {
+    first += boards_[static_cast<std::size_t>(stage++)] - 1;
+  }
+  return stage;
+}
+
+std::vector<int> MpiSession::group(int stage) const {
+  std::vector<int> ranks;
+  for (int r = 0; r < size_; ++r) {
+    if (stage_of(r) == stage) ranks.push_back(r);
+  }
+  return ranks;
 }
 
 void MpiSession::find_neighbours() {

@@ -21,15 +21,21 @@ class MpiSession {
   MpiSession();
   // One in which this process is rank 0 of 1: what it does alone while others wait.
   MpiSession alone() const;
-  // The same processes in another order: world[i] becomes rank i; the first `stages` ranks hold layers. The same on all
-  // ranks.
-  MpiSession arranged(std::vector<int> world, int stages) const;
+  // The same processes in another order: world[i] becomes rank i. boards: of each stage, how many compute it together.
+  // First come the leaders of the stages, then their other boards, stage by stage. The same on all ranks.
+  MpiSession arranged(std::vector<int> world, std::vector<int> boards) const;
 
-  // Ranks as this program numbers them: the stages of the pipeline first, in its order, then ranks that only wait.
+  // Ranks as this program numbers them: the leaders of the pipeline's stages first, in its order, then the boards that
+  // compute with them (tensor groups), then ranks that only wait.
   int rank() const { return rank_; }
   int size() const { return size_; }
-  int stages() const { return stages_; }  // ranks that hold layers
-  bool holds_layers() const { return rank_ < stages_; }
+  int stages() const { return static_cast<int>(boards_.size()); }
+  bool leads_stage() const { return rank_ < stages(); }  // and speaks with the other stages
+  bool holds_layers() const { return stage() < stages(); }
+  // This rank's stage; stages() where it holds no layers.
+  int stage() const { return stage_of(rank_); }
+  // The ranks that compute a stage together, its leader first.
+  std::vector<int> group(int stage) const;
   // mpirun's number of a rank. Its rank 0 is where the user is: standard input, files that are read and written.
   int world(int rank) const { return world_.empty() ? rank : world_[static_cast<std::size_t>(rank)]; }
   bool is_launcher() const { return world(rank_) == 0; }
@@ -43,11 +49,12 @@ class MpiSession {
 
  private:
   void find_neighbours();
+  int stage_of(int rank) const;
   std::shared_ptr<void> library_;  // MPI, initialised; none where no launcher started this process
   int rank_ = 0;
   int size_ = 1;
-  int stages_ = 1;
-  std::vector<int> world_;  // by rank; empty: the same
+  std::vector<int> boards_{1};  // by stage: ranks that compute it
+  std::vector<int> world_;      // by rank; empty: the same
   int ranks_on_host_ = 1;
   int rank_on_host_ = 0;
   std::string host_;

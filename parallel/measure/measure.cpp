@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include "io/timer.hpp"
 #include "kernels/softmax.hpp"
+#include "parallel/pipeline/output_head.hpp"
 
 namespace jupiter {
 
@@ -21,6 +23,28 @@ constexpr std::int64_t kOutputHeadRows[] = {1, 2, 4, 8,
 constexpr double kMostSecondsPerPass = 1.0;
 constexpr int kSweeps = 3;
 constexpr int kWakeRepeats = 40;
+constexpr std::int64_t kHalfRows[] = {1, 4, 16, 64, 256};  // at which a slice of half the rows is measured
+
+// Boards of whom no piece comes: what a slice computes can be timed without them.
+class NobodyElse : public GroupLink {
+ public:
+  void exchange(std::vector<std::byte>, const std::function<void(int, std::span<const std::byte>)>&) override {}
+};
+
+// The first of two equal slices of every layer, with a cache and work space of its own.
+struct HalfLayers {
+  HalfLayers(const ModelConfig& c, const ModelFiles& files, std::int64_t max_rows, std::int64_t slots, int threads)
+      : group(c, slices_of(c, {{0.5, 0.5}, false, false}), 0, link),
+        cache({std::ssize(files.layers()), group.mine().kv_heads.size(), c.head_dim}, slots / kKvBlock),
+        scratch(c, group.mine(), max_rows, threads) {
+    for (const LayerWeights& w : files.layers()) layers.push_back(slice_layer(w, c, group.mine()));
+  }
+  NobodyElse link;
+  TensorGroup group;
+  KvCache cache;
+  BlockScratch scratch;
+  std::vector<LayerWeights> layers;
+};
 
 }  // namespace
 
@@ -47,9 +71,13 @@ struct BoardMeasurement::Impl {
         n_layers_(static_cast<std::int64_t>(files.layers().size())),
         cache_({n_layers_, config.n_kv_heads, config.head_dim}, slots() / kKvBlock),
         rope_(config),
-        scratch_(config, options.max_rows, pool.size()),
+        group_(config),
+        scratch_(config, group_.mine(), options.max_rows, pool.size()),
         residual_(options.max_rows * config.dim),
         logits_(files.part().output_head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
+    if (config.hidden_dim >= 2 * kGroupCols && config.n_heads > 1) {
+      half_.emplace(config, files, options.max_rows, slots(), pool.size());
+    }
     cache_.reserve(sequence_, 0, slots());
     rope_.extend(slots());
     touch_cache();
@@ -92,7 +120,7 @@ struct BoardMeasurement::Impl {
       }
     }
   }
-  BlockContext context() { return {rt_, config_, cache_, rope_, scratch_}; }
+  BlockContext context() { return {rt_, config_, cache_, rope_, scratch_, group_}; }
 
   // Inputs as a model sees them: of unit size, different in every row.
   void fill_residual(std::int64_t n) {
@@ -138,23 +166,36 @@ struct BoardMeasurement::Impl {
     }
   }
 
-  void pass(std::int64_t n, std::int64_t c, std::int64_t layers) {
+  void pass(std::int64_t n, std::int64_t c, std::int64_t layers) { pass(context(), files_.layers(), n, c, layers); }
+
+  void pass(const BlockContext& block, const std::vector<LayerWeights>& weights, std::int64_t n, std::int64_t c,
+            std::int64_t layers) {
     const std::vector<RowRun> runs{{&sequence_, c, n, {}}};
     const MatrixView<float> x(residual_.data(), n, config_.dim);
     fill_residual(n);
     for (std::int64_t i = 0; i < layers; ++i) {
-      forward_block(context(), files_.layers()[i], i, runs, x);
+      forward_block(block, weights[i], i, runs, x);
     }
   }
 
-  // One layer for n rows after c tokens. Fewer layers are run where a pass would take too long.
-  double layer_seconds(std::int64_t n, std::int64_t c) {
-    std::int64_t layers = n_layers_;
+  // Fewer layers are run where a pass would take too long.
+  std::int64_t layers_to_run(std::int64_t n) const {
     const double whole = seconds_per_row_ * static_cast<double>(n * n_layers_);
-    if (whole > kMostSecondsPerPass) {
-      layers = std::max<std::int64_t>(
-          1, static_cast<std::int64_t>(kMostSecondsPerPass / whole * static_cast<double>(n_layers_)));
-    }
+    if (whole <= kMostSecondsPerPass) return n_layers_;
+    return std::max<std::int64_t>(
+        1, static_cast<std::int64_t>(kMostSecondsPerPass / whole * static_cast<double>(n_layers_)));
+  }
+
+  // Half the rows of one layer, as two boards would share it, without what they exchange.
+  double half_layer_seconds(std::int64_t n) {
+    const std::int64_t layers = layers_to_run(n);
+    const BlockContext block{rt_, config_, half_->cache, rope_, half_->scratch, half_->group};
+    return timed([&] { pass(block, half_->layers, n, 0, layers); }) / static_cast<double>(layers);
+  }
+
+  // One layer for n rows after c tokens.
+  double layer_seconds(std::int64_t n, std::int64_t c) {
+    const std::int64_t layers = layers_to_run(n);
     const double layer = timed([&] { pass(n, c, layers); }) / static_cast<double>(layers);
     if (n >= 8) seconds_per_row_ = layer / static_cast<double>(n);
     return layer;
@@ -164,6 +205,11 @@ struct BoardMeasurement::Impl {
     std::vector<Point> points;
     for (const std::int64_t n : kRows) {
       if (n <= options_.max_rows) add_point(points, b.layer.base, n, [this, n] { return layer_seconds(n, 0); });
+    }
+    for (const std::int64_t n : kHalfRows) {
+      if (half_ && n <= options_.max_rows) {
+        add_point(points, b.half_layer, n, [this, n] { return half_layer_seconds(n); });
+      }
     }
     const std::int64_t c = options_.context_tokens;
     for (const std::int64_t n : {1, 32, 128}) {
@@ -238,7 +284,7 @@ struct BoardMeasurement::Impl {
       forward_output_head(context(), files_.output_head(), x, rows, logits);
       const std::span<const float> row(logits.row(n - 1), static_cast<std::size_t>(config_.vocab_size));
       last_token_ = sample(rt_.kernels, row, {}, {}, 0);
-      digest_.update(row.data(), row.size_bytes());
+      digest_ += row_digest(row);
     });
   }
 
@@ -263,7 +309,9 @@ struct BoardMeasurement::Impl {
   KvCache cache_;
   Sequence sequence_;
   RopeTable rope_;
+  TensorGroup group_;
   BlockScratch scratch_;
+  std::optional<HalfLayers> half_;  // where the model can be halved
   Buffer<float> residual_;
   Buffer<float> logits_;
   CostCurve with_context_;  // layer at options_.context_tokens
@@ -272,7 +320,7 @@ struct BoardMeasurement::Impl {
   std::int32_t last_token_ = 0;  // keeps the sampler's work from being left out
   double score_ = 0;
   std::vector<float> scores_;
-  Hasher digest_;
+  std::uint64_t digest_ = 0;
 };
 
 BoardMeasurement::BoardMeasurement(const ModelConfig& config, const ModelFiles& files, ThreadPool& pool,

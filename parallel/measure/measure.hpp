@@ -36,6 +36,10 @@ class BoardMeasurement {
 // Measures both directions of every pair of ranks, one pair at a time. Collective. The links are complete on rank 0.
 std::vector<LinkProfile> measure_links(const MpiSession& mpi, const MeasureProgress& progress);
 
+// Measures gathers among the first 2, 3, ... ranks, all of which compute before each (tensor groups). Collective;
+// complete on rank 0.
+std::vector<GatherCost> measure_gathers(const MpiSession& mpi, const MeasureProgress& progress);
+
 // What frames take from computing on this board: the call that sends one, and all that receiving one adds.
 struct TransferCosts {
   TransferCost send;

@@ -12,6 +12,8 @@ namespace jupiter {
 
 namespace {
 
+constexpr std::int64_t kMostCandidates = 1024;  // beyond, all logits are no more to send
+
 bool has(const FrameRun& run, FrameRun::Flags flag) {
   return (run.flags & flag) != 0;
 }
@@ -123,10 +125,21 @@ std::vector<std::int64_t> Decoder::rows_of(const Walk& w, std::size_t limit) con
 }
 
 // Counts the row before the token at `position`.
-void Decoder::digest(State& s, std::int64_t position, std::span<const float> logits) {
+void Decoder::digest(State& s, std::int64_t position, std::uint64_t row_digest) {
   s.invariants.row_digested(position);
-  s.logits.update(logits.data(), logits.size_bytes());
+  s.logits.update(&row_digest, sizeof row_digest);
   s.digests.push_back(s.logits.digest());
+}
+
+// How many of the best logits of a row decide its token; 0: all of them.
+std::int64_t Decoder::candidates_for(const State& s) {
+  const SamplingOptions& o = s.options.sampling;
+  if (has_penalties(o) || o.top_logprobs >= 0 || !s.options.logit_bias.empty() || s.constraint ||
+      s.options.decode.typical) {
+    return 0;
+  }
+  if (o.temperature <= 0) return 1;
+  return o.top_k <= kMostCandidates ? o.top_k : 0;
 }
 
 // The token after `history`, drawn from these logits.
@@ -140,10 +153,11 @@ TokenId Decoder::choose(State& s, const std::vector<TokenId>& history, std::span
 }
 
 // The token that follows the newest one, from the logits of the row that was computed from `row_token`.
-TokenId Decoder::draw(State& s, TokenId row_token, std::span<const float> logits) {
+TokenId Decoder::draw(State& s, TokenId row_token, const OutputHeadRows& passed, std::int64_t row) {
+  const std::span<const float> logits = row_of(passed.logits, row);
   const std::vector<TokenId>& history = s.speculation ? s.speculation->history() : s.history;
   const std::int64_t position = std::ssize(history);
-  digest(s, position, logits);
+  digest(s, position, passed.digest(row));
   std::optional<TokenId> plausible;
   if (s.speculation && s.options.decode.typical) {
     const TypicalAcceptance typical(kernels_, logits);
@@ -174,11 +188,11 @@ void Decoder::advance_linear(Walk& w, std::span<const TokenId> tokens, std::size
   w.done = w.digested == w.run->rows;
   const bool draws = w.done && has(*w.run, FrameRun::sample);
   for (std::int64_t row = first; row < last + (draws ? 0 : 1); ++row) {
-    digest(s, w.run->first_position + begin + (row - first) + 1, row_of(passed.logits, row));
+    digest(s, w.run->first_position + begin + (row - first) + 1, passed.digest(row));
   }
   if (!draws) return;
   const TokenId row_token = tokens[w.first_row + w.run->rows - 1];
-  const TokenId token = draw(s, row_token, row_of(passed.logits, last));
+  const TokenId token = draw(s, row_token, passed, last);
   if (s.speculation && has(*w.run, FrameRun::draft)) {
     s.speculation->set_hidden(row_of(passed.hidden, last));
     s.speculation->start(token, ends(s, token));
@@ -200,7 +214,7 @@ void Decoder::advance(Walk& w, std::span<const TokenId> tokens, std::span<const 
     const auto at = std::find(rows.begin(), rows.end(), frame_row);
     if (at == rows.end()) return;
     const std::int64_t row = first + (at - rows.begin());
-    const TokenId token = draw(s, tokens[frame_row], row_of(passed.logits, row));
+    const TokenId token = draw(s, tokens[frame_row], passed, row);
     s.speculation->set_hidden(row_of(passed.hidden, row));
     s.speculation->accept(token, ends(s, token));
   }
@@ -213,7 +227,7 @@ void Decoder::show_rows(const Walk& w, const OutputHeadPass& pass) const {
     for (std::int64_t i = at; i < std::min<std::int64_t>(w.run->rows, at + kMaxDrawnRows); ++i) {
       rows.push_back(w.first_row + i);
     }
-    const OutputHeadRows passed = pass(rows, true);
+    const OutputHeadRows passed = pass(rows, {});
     for (std::int64_t i = 0; i < passed.logits.rows; ++i) {
       sink_(w.run->sequence, w.run->first_position + at + i, row_of(passed.logits, i));
     }
@@ -223,7 +237,7 @@ void Decoder::show_rows(const Walk& w, const OutputHeadPass& pass) const {
 void Decoder::show_hidden(const Walk& w, const OutputHeadPass& pass) const {
   std::vector<std::int64_t> rows(w.run->rows);
   std::iota(rows.begin(), rows.end(), w.first_row);
-  const OutputHeadRows passed = pass(rows, false);
+  const OutputHeadRows passed = pass(rows, {.logits = false});
   for (std::int64_t i = 0; i < passed.hidden.rows; ++i) {
     hidden_sink_(w.run->sequence, w.run->first_position + i, row_of(passed.hidden, i));
   }
@@ -288,17 +302,20 @@ FrameResult Decoder::decode(const Frame& frame, double spent_s, const OutputHead
     more = false;
     std::vector<std::int64_t> rows;
     std::vector<std::pair<Walk*, std::vector<std::int64_t>>> asked;
+    OutputHeadNeed need{.candidates = 1};
     for (Walk& w : walks) {
       std::vector<std::int64_t> next = rows_of(w, static_cast<std::size_t>(kMaxDrawnRows) - rows.size());
       if (next.empty()) continue;
       more = true;
       if (rows.size() + next.size() > static_cast<std::size_t>(kMaxDrawnRows)) break;  // in the next round
       rows.insert(rows.end(), next.begin(), next.end());
+      const std::int64_t candidates = candidates_for(*w.state);
+      need.candidates = std::min(need.candidates, candidates) == 0 ? 0 : std::max(need.candidates, candidates);
       asked.emplace_back(&w, std::move(next));
     }
     if (rows.empty()) break;
     const auto start = std::chrono::steady_clock::now();
-    const OutputHeadRows passed = pass(rows, true);
+    const OutputHeadRows passed = pass(rows, need);
     output_head_cost_.observe(std::ssize(rows), seconds_since(start));
     std::int64_t first = 0;
     for (auto& [walk, rows_of_walk] : asked) {

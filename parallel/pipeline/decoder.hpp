@@ -8,6 +8,7 @@
 
 #include "io/hash.hpp"
 #include "kernels/kernel_table.hpp"
+#include "parallel/pipeline/output_head.hpp"
 #include "parallel/pipeline/speculation.hpp"
 #include "parallel/plan/stage_memory.hpp"
 
@@ -41,14 +42,6 @@ struct SequenceEnd {
 // Receives the logits, [vocab_size], of every row of runs with FrameRun::every_row, in the order of their positions.
 // The span is valid during the call only.
 using LogitsSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> logits)>;
-// What the end of the model made of some rows of the frame.
-struct OutputHeadRows {
-  MatrixView<const float> logits;  // [rows][vocab_size]
-  MatrixView<const float> hidden;  // [rows][dim], after the final norm
-};
-// Passes rows of the frame through the final norm and, if `logits`, at most kMaxDrawnRows of them through the output
-// head. What it returns is valid until the next call.
-using OutputHeadPass = std::function<OutputHeadRows(std::span<const std::int64_t> rows, bool logits)>;
 // Receives the hidden rows, [dim], of runs with FrameRun::hidden, as LogitsSink receives logits.
 using HiddenSink = std::function<void(SequenceId sequence, std::int64_t position, std::span<const float> hidden)>;
 // Makes the drafters of a new sequence.
@@ -115,11 +108,12 @@ class Decoder {
                const OutputHeadRows& passed, std::int64_t first);
   void advance_linear(Walk& walk, std::span<const TokenId> tokens, std::size_t rows, const OutputHeadRows& passed,
                       std::int64_t first);
-  static void digest(State& state, std::int64_t position, std::span<const float> logits);
+  static void digest(State& state, std::int64_t position, std::uint64_t row_digest);
+  static std::int64_t candidates_for(const State& state);
   void show_rows(const Walk& walk, const OutputHeadPass& pass) const;
   void show_hidden(const Walk& walk, const OutputHeadPass& pass) const;
   TokenId choose(State& state, const std::vector<TokenId>& history, std::span<const float> logits) const;
-  TokenId draw(State& state, TokenId row_token, std::span<const float> logits);
+  TokenId draw(State& state, TokenId row_token, const OutputHeadRows& passed, std::int64_t row);
   int active_sequences() const;
   PipelineLoad load_of(const Frame& frame) const;
   static bool ends(const State& state, TokenId token);

@@ -21,7 +21,7 @@ std::optional<SendChannel> output_of(const MpiSession& mpi) {
 }  // namespace
 
 StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
-    : stage_(stage), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
+    : stage_(stage), group_(stage.group()), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
   for (int r = 1; last_ && r < mpi.rank(); ++r) verdicts_.emplace_back(mpi, r, Tag::verdict);
 }
 
@@ -31,6 +31,11 @@ void StageRunner::pass_on(Message&& message) {
   } else {
     answers_.push_back(std::move(message));
   }
+}
+
+// The other boards of the group do the same, after what the stage told them itself.
+void StageRunner::tell_group(const Message& message) {
+  if (group_ != nullptr) group_->command(message);
 }
 
 // The stages between learn at once what is rejected, and nobody waits for them (parallel/DESIGN.md, decision 9).
@@ -65,6 +70,7 @@ void StageRunner::process(Message&& message, const std::function<void()>& on_lay
     case MessageKind::open: {
       const Opened opened = decode_open(message);
       stage_.open(opened.sequence, opened.options);
+      tell_group(message);
       if (!last_) pass_on(std::move(message));
       return;
     }
@@ -74,12 +80,14 @@ void StageRunner::process(Message&& message, const std::function<void()>& on_lay
     case MessageKind::close: {
       const CloseRequest request = decode_close(message);
       const SequenceEnd end = stage_.close(request.sequence, request.how);
+      tell_group(message);
       if (last_) message = encode_closed(message.id, {request.sequence, 0, end});
       pass_on(std::move(message));
       return;
     }
     case MessageKind::stop:
       stage_.close_all();
+      tell_group(message);
       if (!last_) pass_on(std::move(message));
       return;
     default:
@@ -253,9 +261,84 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
   return code;
 }
 
+namespace {
+
+// One command of the group's leader. Returns the run's exit code where it ends the run.
+std::optional<ExitCode> obey(Stage& stage, Trace& trace, const Message& message) {
+  switch (message.kind) {
+    case MessageKind::open: {
+      const Opened opened = decode_open(message);
+      stage.open(opened.sequence, opened.options);
+      return std::nullopt;
+    }
+    case MessageKind::verdict: {
+      const SequenceVerdict v = decode_verdict(message);
+      stage.queue_verdict(v.sequence, v.verdict);
+      return std::nullopt;
+    }
+    case MessageKind::frame: {
+      Frame frame = decode_frame(message, stage.limits());
+      const auto start = Clock::now();
+      stage.forward(frame);
+      const FrameRun run = frame.runs.empty() ? FrameRun{} : frame.runs.front();
+      trace.add(Trace::Kind::compute, start, Clock::now(), run.sequence, run.first_position,
+                static_cast<std::int32_t>(frame.rows()));
+      return std::nullopt;
+    }
+    case MessageKind::head_rows:
+      stage.group()->answer(stage.head_logits(message));
+      return std::nullopt;
+    case MessageKind::close: {
+      const CloseRequest request = decode_close(message);
+      stage.close(request.sequence, request.how);
+      return std::nullopt;
+    }
+    case MessageKind::stop:
+      stage.close_all();
+      return decode_stop(message);
+    default:
+      throw PeerError("command of the tensor group's leader: found a message of kind " +
+                      std::to_string(static_cast<int>(message.kind)));
+  }
+}
+
+}  // namespace
+
+ExitCode follow(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report) {
+  GroupChannels& group = *stage.group();
+  pool.set_poll([&] { group.poll(); });
+  double wait_s = 0;
+  std::optional<ExitCode> code;
+  while (!code) {
+    std::optional<Message> message;
+    const auto start = Clock::now();
+    // There is no deadline, because rank 0 may wait for its user.
+    wait_politely(
+        [&] {
+          group.poll();
+          message = group.next_command();
+          return message.has_value();
+        },
+        "rank " + std::to_string(mpi.stage()) + " (the leader of the tensor group)");
+    wait_s += seconds_since(start);
+    trace.add(Trace::Kind::wait, start, Clock::now(), 0, 0, 0);
+    code = obey(stage, trace, *message);
+  }
+  wait_politely(
+      [&] {
+        group.poll();
+        return group.idle();
+      },
+      "the other boards of the tensor group");
+  pool.set_poll(nullptr);
+  report = local_report(mpi, stage, wait_s, group.stats().sent_bytes);
+  return *code;
+}
+
 RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s, std::uint64_t sent_bytes) {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
+  const GroupStats gathers = stage.group() != nullptr ? stage.group()->stats() : GroupStats{};
   return {mpi.rank(),
           mpi.host(),
           stage.part().first_layer,
@@ -265,7 +348,9 @@ RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s
           usage.ru_maxrss * 1024,
           stage.compute_s(),
           wait_s,
-          sent_bytes};
+          sent_bytes,
+          gathers.gathers,
+          gathers.wait_s};
 }
 
 }  // namespace jupiter

@@ -24,10 +24,12 @@ struct RankReport {
   double compute_s = 0;
   double wait_s = 0;
   std::uint64_t sent_bytes = 0;
+  std::uint64_t gathers = 0;  // with the other boards of its tensor group
+  double gather_wait_s = 0;   // of compute_s: waiting for their pieces
   template <typename Self, typename Visit>
   static void fields(Self& s, Visit&& visit) {
     visit(s.rank, s.host, s.first_layer, s.last_layer, s.weight_bytes, s.kv_bytes, s.peak_rss_bytes, s.compute_s,
-          s.wait_s, s.sent_bytes);
+          s.wait_s, s.sent_bytes, s.gathers, s.gather_wait_s);
   }
 };
 
@@ -44,16 +46,21 @@ class StageRunner {
   void poll() {
     if (out_) out_->poll();
     for (SendChannel& c : verdicts_) c.poll();
+    if (group_ != nullptr) group_->poll();
   }
-  bool idle() const { return !out_ || out_->idle(); }
+  bool idle() const { return (!out_ || out_->idle()) && (group_ == nullptr || group_->idle()); }
   std::deque<Message>& answers() { return answers_; }
-  std::uint64_t sent_bytes() const { return out_ ? out_->stats().bytes : 0; }
+  std::uint64_t sent_bytes() const {
+    return (out_ ? out_->stats().bytes : 0) + (group_ != nullptr ? group_->stats().sent_bytes : 0);
+  }
 
  private:
   void pass_on(Message&& message);
+  void tell_group(const Message& message);
   void compute(Message&& message, const std::function<void()>& on_layer_done);
   void send_verdicts(const FrameResult& result, std::uint64_t id);
   Stage& stage_;
+  GroupChannels* group_;  // null: this board is a stage of its own
   Trace& trace_;
   bool last_;
   std::optional<SendChannel> out_;
@@ -128,8 +135,12 @@ class Pipeline {
   std::vector<double> compute_s_;
 };
 
-// What every other rank does: it computes what comes until the run is stopped. Returns the run's exit code.
+// What the leader of every other stage does: it computes what comes until the run is stopped. Returns the run's exit
+// code.
 ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report, IdleWork* idle);
+
+// What the other boards of a tensor group do: they compute what their leader does until the run is stopped.
+ExitCode follow(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, RankReport& report);
 
 // The report of this rank.
 RankReport local_report(const MpiSession& mpi, const Stage& stage, double wait_s, std::uint64_t sent_bytes);

@@ -16,14 +16,19 @@ namespace {
 
 constexpr std::uint64_t kMaxPlanBytes = 16 << 20;
 
-// World ranks in the order of the plan's stages, then of the boards left out; `boards` by world rank.
+// World ranks in the order of the plan's stages, then of their other boards, then of the boards left out; `boards` by
+// world rank.
 std::vector<int> order_of(const Plan& plan, const std::vector<std::string>& boards, const std::string& file) {
   std::vector<int> order;
-  for (const StagePlan& s : plan.stages) {
-    const std::string board = fmt::format("{}:{}", s.host, s.slot);
+  const auto add = [&](const std::string& host, int slot) {
+    const std::string board = fmt::format("{}:{}", host, slot);
     const auto it = std::find(boards.begin(), boards.end(), board);
     if (it == boards.end()) throw UsageError(fmt::format("{}: expected a rank on board {}, found none", file, board));
     order.push_back(static_cast<int>(it - boards.begin()));
+  };
+  for (const StagePlan& s : plan.stages) add(s.host, s.slot);
+  for (const StagePlan& s : plan.stages) {
+    for (const BoardPlan& b : s.others) add(b.host, b.slot);
   }
   for (std::size_t r = 0; r < boards.size(); ++r) {
     if (std::find(order.begin(), order.end(), static_cast<int>(r)) != order.end()) continue;
@@ -47,7 +52,7 @@ Plan share_plan(const MpiSession& mpi, const std::string& file, const Manifest& 
   Plan plan;
   together(mpi, [&] {
     plan = parse_plan(text, file);
-    check(plan, manifest.config.n_layers, file);
+    check(plan, manifest.config, file);
     if (plan.model_hash != hex(manifest.hash)) {
       throw FormatError(file, "model_hash", hex(manifest.hash) + " (this model)", plan.model_hash);
     }
@@ -61,7 +66,9 @@ MpiSession take_places(const MpiSession& mpi, const Plan& plan, const std::strin
   together(mpi, [&] {
     if (mpi.rank() == 0) order = order_of(plan, boards, file);
   });
-  return mpi.arranged(broadcast(mpi, order), static_cast<int>(plan.stages.size()));
+  std::vector<int> boards_of_stage;
+  for (const StagePlan& s : plan.stages) boards_of_stage.push_back(s.boards());
+  return mpi.arranged(broadcast(mpi, order), boards_of_stage);
 }
 
 }  // namespace jupiter

@@ -34,21 +34,33 @@ Sequence tail_of(const Sequence& s) {
 }
 
 KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions& o) {
-  return {part.last_layer - part.first_layer, c.n_kv_heads, c.head_dim, o.keys, o.values};
+  return {part.last_layer - part.first_layer, part.rows(c).kv_heads.size(), c.head_dim, o.keys, o.values};
+}
+
+// Columns of logits that a board keeps: the leader's are those of all tokens.
+std::int64_t logit_columns(const ModelConfig& c, const ModelPart& part, bool leads) {
+  return !part.output_head ? 0 : leads ? c.vocab_size : part.rows(c).vocabulary.size();
+}
+
+TensorGroup tensor_group(const ModelConfig& c, const std::optional<Stage::Group>& group) {
+  return group ? TensorGroup(c, group->slices, group->channels->board(), *group->channels) : TensorGroup(c);
 }
 
 }  // namespace
 
-Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages)
+Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages,
+             const std::optional<Group>& group)
     : config_(config),
       files_(std::move(files)),
       options_(options),
       rt_{kernels(), pool},
+      channels_(group ? group->channels : nullptr),
+      group_(tensor_group(config_, group)),
       cache_(kv_shape(config, files_.part(), options), options.cache_tokens / kKvBlock),
       rope_(config, options.context_tokens),
-      scratch_(config, options.max_rows, pool.size()),
+      scratch_(config, group_.mine(), options.max_rows, pool.size()),
       residual_(options.max_rows * config.dim),
-      logits_(files_.part().output_head ? static_cast<std::size_t>(kMaxDrawnRows * config.vocab_size) : 0),
+      logits_(static_cast<std::size_t>(kMaxDrawnRows * logit_columns(config, files_.part(), leads()))),
       decoder_(rt_.kernels, stages),
       invariants_(stages) {}
 
@@ -74,7 +86,7 @@ void Stage::open(SequenceId id, const SequenceOptions& options) {
   apply_verdicts();
   sequences_[id] = options.parent != 0 ? cache_.fork(sequence(options.parent), options.shared_tokens) : Sequence{};
   invariants_.opened(id, options.decode);
-  if (part().output_head) decoder_.open(id, options);
+  if (decides()) decoder_.open(id, options);
 }
 
 SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
@@ -93,7 +105,7 @@ SequenceEnd Stage::close(SequenceId id, const SequenceClose& close) {
     sequences_.erase(id);
     invariants_.closed(id);
   }
-  return part().output_head ? decoder_.close(id, close) : SequenceEnd{};
+  return decides() ? decoder_.close(id, close) : SequenceEnd{};
 }
 
 void Stage::close_all() {
@@ -134,8 +146,10 @@ std::vector<RowRun> Stage::place(Frame& frame) {
   return runs;
 }
 
+// The boards of a group apply the same verdicts at the same point of their order of commands.
 void Stage::apply_verdicts() {
   for (const auto& [id, verdict] : verdicts_) {
+    if (channels_ != nullptr && leads()) channels_->command(encode_verdict(0, {id, verdict}));
     const auto it = sequences_.find(id);
     if (it != sequences_.end()) apply(id, it->second, verdict);
   }
@@ -204,7 +218,8 @@ bool Stage::is_stale(const Frame& frame) {
   return true;
 }
 
-// The layers of this stage over the rows in residual_. false: the frame was given up.
+// The layers of this stage over the rows in residual_. false: the frame was given up, which a group never does, since
+// its boards would have to agree on where.
 bool Stage::compute_layers(const Frame& frame, const std::vector<RowRun>& runs, MatrixView<float> x,
                            const std::function<void()>& on_layer_done) {
   const auto computing = invariants_.layers_begin();
@@ -212,6 +227,7 @@ bool Stage::compute_layers(const Frame& frame, const std::vector<RowRun>& runs, 
     forward_block(context(), files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
     if (!on_layer_done) continue;
     on_layer_done();
+    if (channels_ != nullptr) continue;
     if (std::exchange(given_up_, false)) return false;
     if (is_stale(frame)) {
       invariants_.frame_given_up(frame);
@@ -220,6 +236,14 @@ bool Stage::compute_layers(const Frame& frame, const std::vector<RowRun>& runs, 
   }
   invariants_.frame_computed(frame);
   return true;
+}
+
+// What the leader computes now: rows that are left, whose verdicts the others have already.
+void Stage::tell_followers(const Frame& frame) {
+  Frame told = frame;
+  for (FrameRun& run : told.runs) run.verdict = {};
+  told.cost.stage_s.clear();
+  channels_->command(encode(told, 0));
 }
 
 FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_done) {
@@ -232,7 +256,9 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_d
   }
   apply_verdicts();
   prune(frame);
+  if (channels_ != nullptr && leads()) tell_followers(frame);
   const std::vector<RowRun> runs = place(frame);
+  residual_rows_ = frame.rows();
   const MatrixView<float> x(residual_.data(), frame.rows(), config_.dim);
   bool alive = !runs.empty();
   if (alive && part().embedding) {
@@ -247,21 +273,21 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_d
     drop_rows(frame);
   }
   FrameResult result;
-  if (part().output_head) {
-    result = decoder_.decode(frame, elapsed(), [&](std::span<const std::int64_t> rows, bool logits) {
-      return pass_output_head(x, rows, logits);
+  if (decides()) {
+    result = decoder_.decode(frame, elapsed(), [&](std::span<const std::int64_t> rows, const OutputHeadNeed& need) {
+      return pass_output_head(x, rows, need);
     });
     for (const SequenceResult& r : result.sequences) {
       if (r.verdict.node != 0) queue_verdict(r.sequence, r.verdict);
     }
-  } else if (alive) {
+  } else if (alive && leads()) {
     frame.residual.resize(x.rows * wire_row_bytes(options_.wire, config_));
     to_wire(rt_, options_.wire, config_.residual, x, frame.residual.data());
   }
   add_cost(frame, elapsed());
-  if (part().output_head) decoder_.observe(frame);
+  if (decides()) decoder_.observe(frame);
   result.cost = frame.cost;
-  invariants_.frame_done(frame, frame_runs, part().output_head ? std::optional(result.sequences.size()) : std::nullopt);
+  invariants_.frame_done(frame, frame_runs, decides() ? std::optional(result.sequences.size()) : std::nullopt);
   return result;
 }
 
@@ -297,10 +323,33 @@ void Stage::add_cost(Frame& frame, double seconds) {
 }
 
 OutputHeadRows Stage::pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows,
-                                       bool with_logits) {
-  if (!with_logits) return {{}, final_norm(context(), files_.output_head(), x, rows)};
+                                       const OutputHeadNeed& need) {
+  if (!need.logits) return {{}, final_norm(context(), files_.output_head(), x, rows)};
   const MatrixView<float> logits(logits_.data(), std::ssize(rows), config_.vocab_size);
-  return {logits, forward_output_head(context(), files_.output_head(), x, rows, logits)};
+  const IndexRange& mine = group_.mine().vocabulary;
+  const MatrixView<float> my_logits = logits.columns(mine.first, mine.size());
+  if (channels_ == nullptr) return {logits, forward_output_head(context(), files_.output_head(), x, rows, my_logits)};
+  channels_->command(encode_head_rows({{rows.begin(), rows.end()}, need.candidates}));
+  const auto hidden = forward_output_head(context(), files_.output_head(), x, rows, my_logits);
+  std::vector<std::uint64_t> digests;
+  for (std::int64_t i = 0; i < logits.rows; ++i) {
+    digests.push_back(row_digest({my_logits.row(i), static_cast<std::size_t>(mine.size())}, mine.first));
+  }
+  const std::vector<Message> answers = channels_->answers(MessageKind::head_logits);
+  for (std::size_t b = 0; b < answers.size(); ++b) {
+    const IndexRange& theirs = group_.slices[b + 1].vocabulary;
+    take_head_logits(answers[b], theirs.first, theirs.last, need.candidates, logits, digests);
+  }
+  return {logits, hidden, std::move(digests)};
+}
+
+Message Stage::head_logits(const Message& message) {
+  const HeadRows asked = decode_head_rows(message, residual_rows_);
+  const MatrixView<float> x(residual_.data(), residual_rows_, config_.dim);
+  const IndexRange& mine = group_.mine().vocabulary;
+  const MatrixView<float> logits(logits_.data(), std::ssize(asked.rows), mine.size());
+  forward_output_head(context(), files_.output_head(), x, asked.rows, logits);
+  return encode_head_logits(logits, mine.first, asked.candidates);
 }
 
 }  // namespace jupiter

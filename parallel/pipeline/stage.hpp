@@ -1,4 +1,5 @@
 // A pipeline stage: this rank's layers, its part of the KV cache, and on the last rank the output head and the decoder.
+// In a tensor group several boards are one stage: the leader does what a stage alone does, and the others follow it.
 #pragma once
 
 #include <chrono>
@@ -11,6 +12,7 @@
 #include "kernels/block.hpp"
 #include "kernels/wire.hpp"
 #include "parallel/pipeline/decoder.hpp"
+#include "parallel/pipeline/group_channels.hpp"
 #include "parallel/pipeline/invariants.hpp"
 #include "parallel/plan/stage_memory.hpp"
 
@@ -18,8 +20,14 @@ namespace jupiter {
 
 class Stage {
  public:
-  // stages: their number in the pipeline.
-  Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages);
+  // The boards of a tensor group: their slices of every layer, and how they reach each other.
+  struct Group {
+    std::vector<TensorSlice> slices;
+    GroupChannels* channels = nullptr;  // must outlive the stage
+  };
+  // stages: their number in the pipeline. group: of a board that computes with others.
+  Stage(const ModelConfig& config, ModelFiles files, const StageOptions& options, ThreadPool& pool, int stages,
+        const std::optional<Group>& group = std::nullopt);
 
   void open(SequenceId sequence, const SequenceOptions& options);
   // Frees the sequence, except for the positions that are kept. Returns what it leaves behind (last stage only).
@@ -30,8 +38,8 @@ class Stage {
   // taken out. The last stage drops the residual and returns the answer. on_layer_done runs after each layer and may
   // call queue_verdict(); a frame of which no row can be right any more is then given up.
   FrameResult forward(Frame& frame, const std::function<void()>& on_layer_done = {});
-  // Called from on_layer_done: gives the frame up whatever it holds. It then has no rows, and their positions must be
-  // computed again.
+  // Called from on_layer_done of a stage without a group: gives the frame up whatever it holds. It then has no rows,
+  // and their positions must be computed again.
   void give_up() { given_up_ = true; }
   // Last stage: segments that drafters found since the last answer (FrameResult::late).
   FrameResult late_drafts() { return decoder_.late_drafts(); }
@@ -39,8 +47,14 @@ class Stage {
   // by then.
   void queue_verdict(SequenceId sequence, const Verdict& verdict) { verdicts_.emplace_back(sequence, verdict); }
 
-  // Last stage, before any sequence is open: times its layers with frames of 1 to 16 rows, so that the first trees have
-  // the shape that suits this machine and model. It takes a few ms with a small model.
+  // A board that follows: passes rows of the newest frame through its part of the output head. The answer is for the
+  // leader.
+  Message head_logits(const Message& asked);
+  // Null where this board computes alone.
+  GroupChannels* group() const { return channels_; }
+
+  // All boards of the last stage, before any sequence is open: times its layers with frames of 1 to 16 rows, so that
+  // the first trees have the shape that suits this machine and model. It takes a few ms with a small model.
   void learn_widths();
   void set_logits_sink(LogitsSink sink) { decoder_.set_logits_sink(std::move(sink)); }
   void set_hidden_sink(HiddenSink sink) { decoder_.set_hidden_sink(std::move(sink)); }
@@ -49,7 +63,7 @@ class Stage {
   FrameLimits limits() const;
   const StageOptions& options() const { return options_; }
   const ModelPart& part() const { return files_.part(); }
-  const PackedMatrix& output_head() const { return files_.output_head().output; }  // [vocab_size][dim]; last stage only
+  const PackedMatrix& output_head() const { return files_.whole_output(); }  // [vocab_size][dim]; last stage only
   const Runtime& runtime() const { return rt_; }
   std::uint64_t weight_bytes() const { return files_.weight_bytes(); }
   std::int64_t kv_bytes() const { return cache_.used_bytes(); }
@@ -68,8 +82,12 @@ class Stage {
   bool is_stale(const Frame& frame);
   bool compute_layers(const Frame& frame, const std::vector<RowRun>& runs, MatrixView<float> x,
                       const std::function<void()>& on_layer_done);
-  OutputHeadRows pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows, bool with_logits);
-  BlockContext context() { return {rt_, config_, cache_, rope_, scratch_}; }
+  OutputHeadRows pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows,
+                                  const OutputHeadNeed& need);
+  BlockContext context() { return {rt_, config_, cache_, rope_, scratch_, group_}; }
+  bool leads() const { return channels_ == nullptr || channels_->leads(); }
+  bool decides() const { return part().output_head && leads(); }
+  void tell_followers(const Frame& frame);
   void add_cost(Frame& frame, double seconds);
   Sequence& sequence(SequenceId id);
 
@@ -77,11 +95,14 @@ class Stage {
   ModelFiles files_;
   StageOptions options_;
   Runtime rt_;
+  GroupChannels* channels_;
+  TensorGroup group_;
   KvCache cache_;
   RopeTable rope_;
   BlockScratch scratch_;
   Buffer<float> residual_;  // [max_rows][dim]
-  Buffer<float> logits_;    // [kMaxDrawnRows][vocab_size]; last stage only
+  Buffer<float> logits_;    // [kMaxDrawnRows][vocab_size], of a board that follows its tokens only; last stage only
+  std::int64_t residual_rows_ = 0;  // of the newest frame
   std::map<SequenceId, Sequence> sequences_;
   std::vector<std::pair<SequenceId, Verdict>> verdicts_;  // queued until the next frame boundary
   Decoder decoder_;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <set>
 
@@ -17,11 +18,33 @@ namespace {
 constexpr std::int64_t kMaxTokens = 1 << 28;
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 50;
 constexpr std::int64_t kMaxRequests = 1 << 20;
+constexpr int kMaxSlot = 4096;
+constexpr double kShareError = 1e-3;  // by which shares that somebody wrote may miss 1
+constexpr const char* kAttentionOut = "wo";
+constexpr const char* kFeedForwardOut = "w_down";
 }  // namespace
 
 ModelPart Plan::part(std::size_t stage) const {
   const StagePlan& s = stages[stage];
   return {s.first_layer, s.last_layer, stage == 0, stage + 1 == stages.size()};
+}
+
+std::vector<ModelPart> Plan::parts(std::size_t stage, const ModelConfig& config) const {
+  std::vector<ModelPart> parts;
+  for (const TensorSlice& slice : slices_of(config, stages[stage].split())) {
+    parts.push_back(part(stage));
+    if (stages[stage].boards() > 1) parts.back().slice = slice;
+  }
+  return parts;
+}
+
+TensorSplit StagePlan::split() const {
+  TensorSplit split{{1}, repeat_attention_out, repeat_feed_forward_out};
+  for (const BoardPlan& b : others) {
+    split.shares.front() -= b.share;
+    split.shares.push_back(b.share);
+  }
+  return split;
 }
 
 std::int64_t Plan::max_chunk() const {
@@ -51,6 +74,38 @@ ordered_json workload_json(const Workload& w) {
           {"wire", name(w.wire)},
           {"every_row", w.every_row},
           {"draft_file_bytes", w.draft_file_bytes}};
+}
+
+ordered_json group_json(const StagePlan& s) {
+  ordered_json boards = ordered_json::array(), repeat = ordered_json::array();
+  for (const BoardPlan& b : s.others) {
+    boards.push_back({{"host", b.host},
+                      {"slot", b.slot},
+                      {"share", b.share},
+                      {"weight_bytes", b.weight_bytes},
+                      {"private_bytes", b.private_bytes}});
+  }
+  if (s.repeat_attention_out) repeat.push_back(kAttentionOut);
+  if (s.repeat_feed_forward_out) repeat.push_back(kFeedForwardOut);
+  return {{"share", s.split().shares.front()}, {"others", boards}, {"repeat", repeat}};
+}
+
+// The shares of all boards must stand there and sum to 1, so that one that was edited alone is noticed.
+void read_group(const JsonObject& j, StagePlan& s) {
+  double sum = j.within<double>("share", 0, 1);
+  for (const JsonObject& b : j.objects("others")) {
+    s.others.push_back({b.string("host"), b.within<int>("slot", 0, kMaxSlot), b.within<double>("share", 0, 1),
+                        b.within<std::uint64_t>("weight_bytes", 0, kMaxBytes),
+                        b.within<std::uint64_t>("private_bytes", 0, kMaxBytes)});
+    sum += s.others.back().share;
+  }
+  if (std::abs(sum - 1) > kShareError) j.fail("share", "shares of all boards that sum to 1", fmt::format("{}", sum));
+  for (const std::string& name : j.values<std::string>("repeat")) {
+    if (name != kAttentionOut && name != kFeedForwardOut) {
+      j.fail("repeat", fmt::format("{} or {}", kAttentionOut, kFeedForwardOut), name);
+    }
+    (name == kAttentionOut ? s.repeat_attention_out : s.repeat_feed_forward_out) = true;
+  }
 }
 
 KvType read_kv_type(const JsonObject& j, const char* key) {
@@ -92,6 +147,7 @@ std::string to_json(const Plan& p) {
                       {"weight_bytes", s.weight_bytes},
                       {"private_bytes", s.private_bytes},
                       {"time_share", s.time_share}});
+    if (s.boards() > 1) stages.back()["tensor_group"] = group_json(s);
   }
   for (const ChunkPlan& c : p.chunks) chunks.push_back({{"prompt_tokens", c.prompt_tokens}, {"lengths", c.lengths}});
   ordered_json all = {{"creator", "jupiter"},
@@ -131,10 +187,11 @@ Plan parse_plan(const std::string& text, const std::string& file) {
   p.predicted_decode_tokens_per_s = j.within<double>("predicted_decode_tokens_per_s", 0, 1e9);
   p.left_out = j.values<std::string>("left_out");
   for (const JsonObject& s : j.objects("stages")) {
-    p.stages.push_back({s.string("host"), s.within<int>("slot", 0, 4096),
+    p.stages.push_back({s.string("host"), s.within<int>("slot", 0, kMaxSlot),
                         s.within<std::int64_t>("first_layer", 0, 4096), s.within<std::int64_t>("last_layer", 0, 4096),
                         s.within<std::uint64_t>("weight_bytes", 0, kMaxBytes),
                         s.within<std::uint64_t>("private_bytes", 0, kMaxBytes), s.within<double>("time_share", 0, 1)});
+    if (s.has("tensor_group")) read_group(s.object("tensor_group"), p.stages.back());
   }
   for (const JsonObject& c : j.objects("chunks")) {
     p.chunks.push_back({c.within<std::int64_t>("prompt_tokens", 1, kMaxTokens), c.values<std::int64_t>("lengths")});
@@ -145,7 +202,7 @@ Plan parse_plan(const std::string& text, const std::string& file) {
   }
   if (j.has("draft_model")) {
     const JsonObject d = j.object("draft_model");
-    p.draft = {d.string("model_hash"), d.string("host"), d.within<int>("slot", 0, 4096),
+    p.draft = {d.string("model_hash"), d.string("host"), d.within<int>("slot", 0, kMaxSlot),
                d.within<std::uint64_t>("bytes", 0, kMaxBytes)};
   }
   return p;
@@ -173,10 +230,31 @@ void check_chunks(const Plan& plan, const std::string& file) {
 
 }  // namespace
 
-void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
+namespace {
+
+// Every board once, and groups whose boards all have something to do.
+void check_boards(const Plan& plan, const ModelConfig& config, const std::string& file) {
+  std::set<std::pair<std::string, int>> boards;
+  const auto once = [&](const std::string& host, int slot) {
+    if (boards.insert({host, slot}).second) return;
+    throw FormatError(file, "stages", "every board once", fmt::format("{}:{} twice", host, slot));
+  };
+  for (const StagePlan& s : plan.stages) {
+    once(s.host, s.slot);
+    for (const BoardPlan& b : s.others) once(b.host, b.slot);
+    try {
+      slices_of(config, s.split());
+    } catch (const UsageError& e) {
+      throw Error(ExitCode::invalid_file, fmt::format("{}: stage of {}:{}: {}", file, s.host, s.slot, e.what()));
+    }
+  }
+}
+
+}  // namespace
+
+void check(const Plan& plan, const ModelConfig& config, const std::string& file) {
   if (plan.stages.empty()) throw FormatError(file, "stages", "at least one", "none");
   std::int64_t next = 0;
-  std::set<std::pair<std::string, int>> boards;
   for (const StagePlan& s : plan.stages) {
     const std::string thing = fmt::format("layers of {}:{}", s.host, s.slot);
     if (s.first_layer != next || s.last_layer <= s.first_layer) {
@@ -184,12 +262,11 @@ void check(const Plan& plan, std::int64_t n_layers, const std::string& file) {
                         fmt::format("{} to {}", s.first_layer, s.last_layer));
     }
     next = s.last_layer;
-    if (!boards.insert({s.host, s.slot}).second)
-      throw FormatError(file, "stages", "every board once", thing + " twice");
   }
-  if (next != n_layers) {
-    throw FormatError(file, "stages", fmt::format("layers up to {}", n_layers), std::to_string(next));
+  if (next != config.n_layers) {
+    throw FormatError(file, "stages", fmt::format("layers up to {}", config.n_layers), std::to_string(next));
   }
+  check_boards(plan, config, file);
   if (plan.draft && plan.draft_stage() == plan.stages.size()) {
     throw FormatError(file, "draft_model", "a board of the stages",
                       fmt::format("{}:{}", plan.draft->host, plan.draft->slot));

@@ -10,14 +10,29 @@
 
 namespace jupiter {
 
-struct StagePlan {
+// Another board that computes a stage together with its leader (a tensor group, io/model/tensor_slice.hpp).
+struct BoardPlan {
   std::string host;
-  int slot = 0;  // which of that host's ranks
+  int slot = 0;
+  double share = 0;  // of the stage's rows
+  std::uint64_t weight_bytes = 0;
+  std::uint64_t private_bytes = 0;
+};
+
+struct StagePlan {
+  std::string host;  // of the leader
+  int slot = 0;      // which of that host's ranks
   std::int64_t first_layer = 0;
-  std::int64_t last_layer = 0;      // one past the end
-  std::uint64_t weight_bytes = 0;   // mapped
-  std::uint64_t private_bytes = 0;  // all memory but the weights, for the plan's workload
-  double time_share = 0;            // this stage's share of the prompt's computing
+  std::int64_t last_layer = 0;         // one past the end
+  std::uint64_t weight_bytes = 0;      // mapped
+  std::uint64_t private_bytes = 0;     // all memory but the weights, for the plan's workload
+  double time_share = 0;               // this stage's share of the prompt's computing
+  std::vector<BoardPlan> others = {};  // of its tensor group; none: a board alone
+  bool repeat_attention_out = false;   // as in TensorSplit
+  bool repeat_feed_forward_out = false;
+
+  int boards() const { return static_cast<int>(others.size()) + 1; }
+  TensorSplit split() const;  // the leader has what the others leave
 };
 
 struct ChunkPlan {
@@ -47,7 +62,9 @@ struct Plan {
   std::vector<ChunkPlan> chunks;      // by ascending prompt_tokens
   std::optional<DraftPlace> draft;    // on the board of one of the stages
 
-  ModelPart part(std::size_t stage) const;
+  ModelPart part(std::size_t stage) const;  // of all boards of the stage together
+  // Of each of its boards, the leader first.
+  std::vector<ModelPart> parts(std::size_t stage, const ModelConfig& config) const;
   std::int64_t max_chunk() const;
   std::size_t draft_stage() const;  // the stage beside which the draft model works
 };
@@ -55,8 +72,9 @@ struct Plan {
 std::string to_json(const Plan& plan);
 // FormatError names the field; `file` is for messages.
 Plan parse_plan(const std::string& text, const std::string& file);
-// FormatError where layers overlap, are missing or out of order, where a chunk is empty, or a board is named twice.
-void check(const Plan& plan, std::int64_t n_layers, const std::string& file);
+// FormatError where layers overlap, are missing or out of order, where a chunk is empty, a board is named twice, or a
+// tensor group cannot divide the model's matrices in its shares.
+void check(const Plan& plan, const ModelConfig& config, const std::string& file);
 
 // Chunk lengths for a prompt of any length: those of the next longer entry, shrunk in proportion.
 std::vector<std::int64_t> chunks_for(const Plan& plan, std::int64_t prompt_tokens);

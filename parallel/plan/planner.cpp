@@ -22,6 +22,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::int64_t kGroupRows = 4;  // rows of a decode frame while many requests are being answered
 constexpr double kRequestsOfARun = 16;  // requests for which the pipeline fills once
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
+constexpr std::array<std::string_view, 4> kKinds = {"any", "pipeline", "tensor", "groups"};
 
 std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
   const std::int64_t pieces = (n + most - 1) / most;
@@ -37,6 +38,10 @@ std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
 
 std::string_view name(Objective o) {
   return kObjectives[index_of(o)];
+}
+
+std::string_view name(PlanKind kind) {
+  return kKinds[index_of(kind)];
 }
 
 std::optional<Objective> objective_from_name(std::string_view text) {
@@ -101,16 +106,25 @@ bool Planner::fits(int board, std::int64_t layers, bool first, bool last) const 
   return layers <= most_layers(board, role_of(first, last), budget);
 }
 
-std::vector<StageMemory> Planner::memory_of(const Plan& plan) const {
+std::vector<StageMemory> Planner::memory_of(const Plan& plan, std::size_t stage) const {
   Workload w = request_.workload;
   w.chunk_tokens = plan.max_chunk();
+  const std::vector<ModelPart> parts = plan.parts(stage, manifest_.config);
+  const StagePlan& s = plan.stages[stage];
   std::vector<StageMemory> all;
-  for (std::size_t s = 0; s < plan.stages.size(); ++s) {
-    const StageCost cost = costs_of(plan)[s];
-    const std::uint64_t draft = plan.draft && plan.draft_stage() == s ? plan.draft->bytes : 0;
-    const StageSetting setting{static_cast<int>(plan.stages.size()), cost.board->threads};
-    all.push_back(stage_memory(manifest_, plan.part(s), w, setting, draft));
+  for (std::size_t b = 0; b < parts.size(); ++b) {
+    const int board = b == 0 ? board_of(s.host, s.slot) : board_of(s.others[b - 1].host, s.others[b - 1].slot);
+    const std::uint64_t draft = plan.draft && b == 0 && plan.draft_stage() == stage ? plan.draft->bytes : 0;
+    const StageSetting setting{static_cast<int>(plan.stages.size()), profile_.boards[board].threads,
+                               static_cast<int>(parts.size()), static_cast<int>(b)};
+    all.push_back(stage_memory(manifest_, parts[b], w, setting, draft));
   }
+  return all;
+}
+
+std::vector<StageMemory> Planner::memory_of(const Plan& plan) const {
+  std::vector<StageMemory> all;
+  for (std::size_t s = 0; s < plan.stages.size(); ++s) all.push_back(memory_of(plan, s).front());
   return all;
 }
 
@@ -130,18 +144,33 @@ std::vector<StageCost> Planner::stage_costs(const Split& split) const {
   return stages;
 }
 
-std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
-  Split split;
-  for (const StagePlan& s : plan.stages) {
-    const auto it = std::find_if(profile_.boards.begin(), profile_.boards.end(),
-                                 [&](const BoardProfile& b) { return b.host == s.host && b.slot == s.slot; });
-    if (it == profile_.boards.end()) {
-      throw FormatError("profile", "boards", fmt::format("{}:{} (of the plan)", s.host, s.slot), "none");
-    }
-    split.boards.push_back(static_cast<int>(it - profile_.boards.begin()));
-    split.layers.push_back(s.last_layer - s.first_layer);
+int Planner::board_of(const std::string& host, int slot) const {
+  const auto it = std::find_if(profile_.boards.begin(), profile_.boards.end(),
+                               [&](const BoardProfile& b) { return b.host == host && b.slot == slot; });
+  if (it == profile_.boards.end()) {
+    throw FormatError("profile", "boards", fmt::format("{}:{} (of the plan)", host, slot), "none");
   }
-  return stage_costs(split);
+  return static_cast<int>(it - profile_.boards.begin());
+}
+
+std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
+  std::vector<StageCost> costs;
+  for (std::size_t i = 0; i < plan.stages.size(); ++i) {
+    const StagePlan& s = plan.stages[i];
+    GroupSplit split{{{board_of(s.host, s.slot)}},
+                     {s.last_layer - s.first_layer},
+                     s.repeat_attention_out,
+                     s.repeat_feed_forward_out};
+    for (const BoardPlan& b : s.others) split.boards[0].push_back(board_of(b.host, b.slot));
+    costs.push_back(costs_of_groups(split)[0]);
+    if (s.boards() > 1) {
+      const std::vector<double> shares = s.split().shares;
+      for (std::size_t b = 0; b < shares.size(); ++b) costs.back().group->members[b].share = shares[b];
+    }
+    costs.back().embedding = i == 0;
+    costs.back().output_head = i + 1 == plan.stages.size();
+  }
+  return costs;
 }
 
 Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk) const {
@@ -172,7 +201,8 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::in
 namespace {
 double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
   if (r.objective == Objective::throughput) return 1;
-  return static_cast<double>((r.prompt_tokens + chunk - 1) / chunk - 1);
+  const std::int64_t chunks = (r.prompt_tokens + chunk - 1) / chunk;
+  return static_cast<double>(chunks - 1);
 }
 }  // namespace
 
@@ -281,38 +311,68 @@ Plan Planner::plan_of(const Split& split) const {
 }
 
 Plan Planner::plan_of(const Candidate& c) const {
-  const std::vector<StageCost> costs = stage_costs(c.split);
+  return plan_of(stage_costs(c.split), c.even_chunk);
+}
+
+namespace {
+
+// A stage behind the ones before it; memory is filled in when all of them are known.
+StagePlan stage_of(const StageCost& cost, std::int64_t first_layer, double work_s) {
+  StagePlan s{.host = cost.board->host,
+              .slot = cost.board->slot,
+              .first_layer = first_layer,
+              .last_layer = first_layer + cost.layers,
+              .time_share = work_s};
+  if (!cost.group) return s;
+  s.repeat_attention_out = cost.group->repeat_attention_out;
+  s.repeat_feed_forward_out = cost.group->repeat_feed_forward_out;
+  for (std::size_t b = 1; b < cost.group->members.size(); ++b) {
+    const GroupCost::Member& m = cost.group->members[b];
+    s.others.push_back({m.board->host, m.board->slot, m.share, 0, 0});
+  }
+  return s;
+}
+
+}  // namespace
+
+Plan Planner::plan_of(std::span<const StageCost> costs, std::int64_t even_chunk) const {
   Plan p;
   p.model_hash = profile_.model_hash;
   p.objective = name(request_.objective);
   p.prompt_tokens = request_.prompt_tokens;
   p.new_tokens = request_.new_tokens;
   p.context_tokens = request_.workload.context_tokens;
-  p.predicted_ttft_s = c.ttft_s;
-  p.predicted_decode_tokens_per_s = 1 / c.decode_step_s;
+  p.predicted_ttft_s =
+      prefill_s(costs, chunk_lengths(costs, request_.prompt_tokens, even_chunk), request_.workload.every_row);
+  p.predicted_decode_tokens_per_s = 1 / jupiter::decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
   std::set<std::int64_t> lengths{request_.prompt_tokens, p.context_tokens};
   for (std::int64_t n = 32; n < p.context_tokens; n *= 2) lengths.insert(n);
-  for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, c.even_chunk)});
+  for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, even_chunk)});
   p.workload = request_.workload;
   p.workload->chunk_tokens = p.max_chunk();
 
   double total = 0;
+  std::set<std::pair<std::string, int>> used;
   for (const StageCost& cost : costs) {
     const double work = cost.compute_s(std::min(request_.workload.chunk_tokens, request_.prompt_tokens), 0, 1);
-    const std::int64_t first = p.stages.empty() ? 0 : p.stages.back().last_layer;
-    p.stages.push_back({cost.board->host, cost.board->slot, first, first + cost.layers, 0, 0, work});
+    p.stages.push_back(stage_of(cost, p.stages.empty() ? 0 : p.stages.back().last_layer, work));
     total += work;
   }
-  const std::vector<StageMemory> memory = memory_of(p);
   for (std::size_t s = 0; s < p.stages.size(); ++s) {
-    p.stages[s].time_share /= total;
-    p.stages[s].weight_bytes = memory[s].weights;
-    p.stages[s].private_bytes = memory[s].own();
+    StagePlan& stage = p.stages[s];
+    const std::vector<StageMemory> memory = memory_of(p, s);
+    stage.time_share /= total;
+    stage.weight_bytes = memory[0].weights;
+    stage.private_bytes = memory[0].own();
+    used.insert({stage.host, stage.slot});
+    for (std::size_t b = 0; b < stage.others.size(); ++b) {
+      stage.others[b].weight_bytes = memory[b + 1].weights;
+      stage.others[b].private_bytes = memory[b + 1].own();
+      used.insert({stage.others[b].host, stage.others[b].slot});
+    }
   }
-  for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
-    if (std::find(c.split.boards.begin(), c.split.boards.end(), b) != c.split.boards.end()) continue;
-    const BoardProfile& board = profile_.boards[b];
-    p.left_out.push_back(fmt::format("{}:{}", board.host, board.slot));
+  for (const BoardProfile& board : profile_.boards) {
+    if (!used.contains({board.host, board.slot})) p.left_out.push_back(fmt::format("{}:{}", board.host, board.slot));
   }
   return p;
 }
@@ -340,7 +400,20 @@ std::optional<Planner::Candidate> Planner::best_candidate(bool use_all, const Dr
 }
 
 Plan Planner::best() const {
-  if (const auto candidate = best_candidate(false)) return plan_of(*candidate);
+  std::optional<Plan> best;
+  const auto take = [&](std::optional<Plan> plan) {
+    if (plan && (!best || cost(*plan) < cost(*best))) best = std::move(plan);
+  };
+  const PlanKind kind = request_.kind;
+  if (kind == PlanKind::any || kind == PlanKind::pipeline) {
+    if (const auto candidate = best_candidate(false)) take(plan_of(*candidate));
+  }
+  if (kind != PlanKind::pipeline) take(best_of_groups(kind));
+  if (!best) nothing_fits();
+  return *best;
+}
+
+void Planner::nothing_fits() const {
   std::string budgets;
   std::uint64_t whole = 0;
   for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {

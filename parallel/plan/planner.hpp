@@ -14,6 +14,10 @@
 
 namespace jupiter {
 
+// Which kinds of plans may be made: pipelines of single boards, one tensor group, or pipelines of groups.
+enum class PlanKind : std::uint8_t { any, pipeline, tensor, groups };
+std::string_view name(PlanKind kind);
+
 enum class Objective : std::uint8_t {
   latency,     // time of a request: prompt and answer
   prefill,     // time to the first token
@@ -26,6 +30,7 @@ struct PlanRequest {
   std::int64_t prompt_tokens = 512;
   std::int64_t new_tokens = 128;
   Objective objective = Objective::latency;
+  PlanKind kind = PlanKind::pipeline;
   Workload workload;  // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
 };
 
@@ -41,7 +46,7 @@ class Planner {
   // profile and manifest must outlive it. FormatError where they are not of the same model.
   Planner(const Profile& profile, const Manifest& manifest, const PlanRequest& request);
 
-  // MemoryError naming each board's budget where nothing fits.
+  // The best plan of the kinds that are asked for. MemoryError naming each board's budget where nothing fits.
   Plan best() const;
   // The plan of a given split, whose memory is not checked.
   Plan plan_of(const Split& split) const;
@@ -57,6 +62,19 @@ class Planner {
   // use_all: every board must take part. None where nothing fits.
   std::optional<Candidate> best_candidate(bool use_all, const DraftSeat& seat = {}) const;
   Plan plan_of(const Candidate& candidate) const;
+  // A pipeline whose stages may be tensor groups; layers by stage. Its memory is not checked.
+  struct GroupSplit {
+    std::vector<std::vector<int>> boards;  // indices in the profile, leaders first
+    std::vector<std::int64_t> layers;
+    bool repeat_attention_out = false;
+    bool repeat_feed_forward_out = false;
+  };
+  Plan plan_of(const GroupSplit& split) const;
+  // The best of the layouts that are tried: the fastest 2, 3, ... boards in one group or in groups of equal size, with
+  // shares and layers by speed. None where the profile has no gathers, or nothing fits.
+  std::optional<Plan> best_of_groups(PlanKind kind) const;
+  // What the request's objective minimises.
+  double cost(const Plan& plan) const;
   // Seconds between the ends of two requests that follow each other without a gap, which is the slowest stage's work
   // for one request.
   double interval_s(const Plan& plan) const;
@@ -78,8 +96,10 @@ class Planner {
   // is first and last).
   std::uint64_t memory_bytes(int board, std::int64_t layers, bool first, bool last) const;
   bool fits(int board, std::int64_t layers, bool first, bool last) const;
-  // What each stage of a plan takes, the draft model included.
+  // What each stage's leader takes, the draft model included.
   std::vector<StageMemory> memory_of(const Plan& plan) const;
+  // What each board of a stage takes, the leader first.
+  std::vector<StageMemory> memory_of(const Plan& plan, std::size_t stage) const;
 
   // The split that minimises exactly, over all orders of boards and with boards that may stay out unless `use_all`,
   //   sum_r u_r + weight * max_r v_r,   weight = number of chunks - 1
@@ -100,6 +120,12 @@ class Planner {
   const std::vector<BoardCost>& costs(std::int64_t chunk) const;
   std::int64_t most_layers(int board, Role role, std::uint64_t budget) const;
   Candidate candidate(const Split& split, std::int64_t even_chunk) const;
+  Plan plan_of(std::span<const StageCost> costs, std::int64_t even_chunk) const;
+  GroupCost group_cost(const std::vector<int>& boards, const GroupSplit& split) const;
+  std::vector<StageCost> costs_of_groups(const GroupSplit& split) const;
+  std::optional<Plan> best_repeat(GroupSplit split) const;
+  int board_of(const std::string& host, int slot) const;
+  [[noreturn]] void nothing_fits() const;
   std::vector<std::int64_t> chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
                                           std::int64_t even_chunk) const;
   std::optional<Split> equal_split() const;

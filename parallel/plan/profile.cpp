@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "io/json_fields.hpp"
 
@@ -24,6 +25,19 @@ double CostCurve::at(std::int64_t n) const {
 double LayerCost::at(std::int64_t n, std::int64_t context) const {
   const auto c = static_cast<double>(context);
   return base.at(n) + c * (per_context_s + per_row_context_s * static_cast<double>(n));
+}
+
+double BoardProfile::slice_s(double share, std::int64_t n, std::int64_t context) const {
+  const double whole = layer.base.at(n), of_context = layer.at(n, context) - whole;
+  const double half = half_layer.empty() ? whole / 2 : std::min(half_layer.at(n), whole);
+  return std::max(whole - (1 - share) * 2 * (whole - half), 0.0) + share * of_context;
+}
+
+std::optional<GatherCost> Profile::gather_of(int n) const {
+  if (gathers.empty()) return std::nullopt;
+  return *std::min_element(gathers.begin(), gathers.end(), [&](const GatherCost& a, const GatherCost& b) {
+    return std::abs(a.boards - n) < std::abs(b.boards - n);
+  });
 }
 
 LinkProfile Profile::hop_into(int board) const {
@@ -80,6 +94,7 @@ ordered_json board_json(const BoardProfile& b) {
             {"per_context_s", b.layer.per_context_s},
             {"per_row_context_s", b.layer.per_row_context_s},
             {"fit_error", b.layer.fit_error}}},
+          {"half_layer", curve_json(b.half_layer)},
           {"embedding", curve_json(b.embedding)},
           {"head", curve_json(b.output_head)},
           {"score_s", b.score_s},
@@ -102,6 +117,7 @@ BoardProfile read_board(const JsonObject& j) {
   b.layer.per_row_context_s = layer.within<double>("per_row_context_s", 0, 10);
   b.layer.fit_error = layer.within<double>("fit_error", 0, 1e6);
   if (b.layer.base.empty()) j.fail("layer", "measured times", "none");
+  b.half_layer = read_curve(j.object("half_layer"));
   b.embedding = read_curve(j.object("embedding"));
   b.output_head = read_curve(j.object("head"));
   b.score_s = j.within<double>("score_s", 0, 10);
@@ -114,14 +130,17 @@ BoardProfile read_board(const JsonObject& j) {
 }  // namespace
 
 std::string to_json(const Profile& p) {
-  ordered_json boards = ordered_json::array(), links = ordered_json::array();
+  ordered_json boards = ordered_json::array(), links = ordered_json::array(), gathers = ordered_json::array();
+  for (const GatherCost& g : p.gathers) {
+    gathers.push_back({{"boards", g.boards}, {"latency_s", g.latency_s}, {"byte_s", g.byte_s}});
+  }
   for (const BoardProfile& b : p.boards) boards.push_back(board_json(b));
   for (const LinkProfile& l : p.links) {
     links.push_back({{"from", l.from}, {"to", l.to}, {"latency_s", l.latency_s}, {"bytes_per_s", l.bytes_per_s}});
   }
   const ordered_json all = {{"creator", "jupiter"}, {"kind", "profile"},          {"format", kProfileFormat},
                             {"version", p.version}, {"model_hash", p.model_hash}, {"boards", boards},
-                            {"links", links}};
+                            {"links", links},       {"gathers", gathers}};
   return all.dump(1) + "\n";
 }
 
@@ -151,6 +170,10 @@ Profile parse_profile(const std::string& text, const std::string& file) {
   for (const JsonObject& l : j.objects("links")) {
     p.links.push_back({l.within<int>("from", 0, n - 1), l.within<int>("to", 0, n - 1),
                        l.within<double>("latency_s", 0, 1e3), l.within<double>("bytes_per_s", 1, 1e15)});
+  }
+  for (const JsonObject& g : j.objects("gathers")) {
+    p.gathers.push_back(
+        {g.within<int>("boards", 2, 4096), g.within<double>("latency_s", 0, 1e3), g.within<double>("byte_s", 0, 1)});
   }
   if (n > 1) {
     for (int b = 0; b < n; ++b) {

@@ -8,13 +8,32 @@
 
 namespace jupiter {
 
+double GroupCost::layer_s(std::int64_t n, std::int64_t context) const {
+  double slowest = 0;
+  for (const Member& m : members) {
+    const double share = m.share + (1 - m.share) * repeated;
+    slowest = std::max(slowest, m.board->slice_s(share, n, context));
+  }
+  return slowest + gathers * gather.latency_s + static_cast<double>(n) * row_bytes * gather.byte_s;
+}
+
+namespace {
+
+// Of up to kMaxDrawnRows rows. The boards of a group answer their leader, as in two gathers.
+double output_head_s(const StageCost& c, std::int64_t rows) {
+  const double whole = c.board->output_head.at(rows);
+  return c.group ? whole * c.group->members.front().share + 2 * c.group->gather.latency_s : whole;
+}
+
+}  // namespace
+
 double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t head_rows) const {
-  double s = static_cast<double>(layers) * board->layer.at(n, context);
+  double s = static_cast<double>(layers) * (group ? group->layer_s(n, context) : board->layer.at(n, context));
+  if (group) s += group->gather.latency_s;  // the leader's command
   if (embedding) s += board->embedding.at(n);
   if (output_head && head_rows > 0) {
-    const std::int64_t last = (head_rows - 1) % kMaxDrawnRows + 1;
-    s += board->output_head.at(last) +
-         static_cast<double>((head_rows - last) / kMaxDrawnRows) * board->output_head.at(kMaxDrawnRows);
+    const std::int64_t full = (head_rows - 1) / kMaxDrawnRows, last = head_rows - full * kMaxDrawnRows;
+    s += output_head_s(*this, last) + static_cast<double>(full) * output_head_s(*this, kMaxDrawnRows);
     if (scores) s += static_cast<double>(head_rows) * board->score_s;
   }
   return s;

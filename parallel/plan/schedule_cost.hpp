@@ -6,20 +6,41 @@
 // arrive_s includes; a stage that computes takes it when it is done, which costs receive_s.
 #pragma once
 
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "parallel/plan/profile.hpp"
 
 namespace jupiter {
 
+// The boards of a tensor group, and what they exchange in each layer.
+struct GroupCost {
+  struct Member {
+    const BoardProfile* board;
+    double share;
+  };
+  std::vector<Member> members;  // the leader first
+  GatherCost gather;
+  int gathers = 0;       // of each layer
+  double row_bytes = 0;  // that a board receives in all gathers of a layer, for one row
+  bool repeat_attention_out = false;
+  bool repeat_feed_forward_out = false;
+  double repeated = 0;  // share of a layer's rows that every board computes
+
+  // Seconds of one layer: the slowest board's, and the gathers.
+  double layer_s(std::int64_t n, std::int64_t context) const;
+};
+
 struct StageCost {
-  const BoardProfile* board = nullptr;
+  const BoardProfile* board = nullptr;  // of a group: the leader
   std::int64_t layers = 0;
   bool embedding = false;
   bool output_head = false;
   bool scores = false;   // evaluation: every row of logits is scored
   LinkProfile hop;       // the link into this stage; for the first stage the one on which answers come back
   double row_bytes = 0;  // of one row on the wire: residual and token
+  std::optional<GroupCost> group = std::nullopt;  // none: one board
 
   // Seconds of computing n rows after `context` tokens, of which head_rows pass the output head, kMaxDrawnRows at a
   // time:

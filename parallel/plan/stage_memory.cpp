@@ -49,11 +49,16 @@ std::uint64_t rope_table(const ModelConfig& c, std::int64_t positions) {
 
 // Frames that wait for this stage or leave it: as many as are in flight, in the worst case, but not more rows than the
 // cache has positions; and the one that is computed.
-std::uint64_t message_bytes(const ModelConfig& c, const StageOptions& o, int stages) {
+std::uint64_t frame_bytes(const ModelConfig& c, const StageOptions& o, int stages) {
   if (stages == 1) return 0;
   const std::int64_t row = wire_row_bytes(o.wire, c) + static_cast<std::int64_t>(sizeof(TokenId) + sizeof(TreeLink));
   const std::int64_t in_flight = (2 * stages + kFramesBesideStages) * o.max_rows;
   return kChannelBytes + static_cast<std::uint64_t>((std::min(in_flight, o.cache_tokens) + o.max_rows) * row);
+}
+
+// Pieces on their way to and from the other boards of a group, and the receives that wait for them.
+std::uint64_t group_bytes(const ModelConfig& c, const StageOptions& o, int boards) {
+  return static_cast<std::uint64_t>(boards - 1) * (kChannelBytes + 2 * most_piece_bytes(c, o));
 }
 
 ModelPart whole(const Manifest& manifest) {
@@ -98,17 +103,29 @@ StageOptions draft_model_options(const ModelConfig& draft, std::int64_t context_
   return o;
 }
 
-StageBuffers stage_buffers(const ModelConfig& c, const ModelPart& part, const StageOptions& o, int threads) {
-  const KvShape shape{part.last_layer - part.first_layer, c.n_kv_heads, c.head_dim, o.keys, o.values};
+std::uint64_t most_piece_bytes(const ModelConfig& c, const StageOptions& o) {
+  const std::int64_t row = std::max({c.dim, c.q_dim(), c.hidden_dim});
+  const std::int64_t logits = kMaxDrawnRows * c.vocab_size;
+  const auto floats = static_cast<std::uint64_t>(std::max(o.max_rows * row, logits)) * sizeof(float);
+  return floats + (64 << 10);  // and what a frame has beside its rows
+}
+
+StageBuffers stage_buffers(const ModelConfig& c, const ModelPart& part, const StageOptions& o, int threads,
+                           bool leads) {
+  const TensorSlice slice = part.rows(c);
+  const KvShape shape{part.last_layer - part.first_layer, slice.kv_heads.size(), c.head_dim, o.keys, o.values};
   const std::int64_t rows = o.max_rows;
+  const std::int64_t tokens = leads ? c.vocab_size : slice.vocabulary.size();
   StageBuffers b;
-  b.cache = static_cast<std::uint64_t>(KvCache::bytes_per_block(shape) * (o.cache_tokens / kKvBlock));
-  b.work = 3 * buffer<float>(rows * c.dim)         // normed, projected, the residual
-           + 2 * buffer<float>(rows * c.q_dim())   // q, attended
-           + 2 * buffer<float>(rows * c.kv_dim())  // k, v
-           + 2 * buffer<float>(rows * c.hidden_dim) + quantised_rows(rows, std::max({c.dim, c.q_dim(), c.hidden_dim})) +
+  b.cache = static_cast<std::uint64_t>(
+      std::max<std::int64_t>(KvCache::bytes_per_block(shape) * (o.cache_tokens / kKvBlock), kCacheLine));
+  b.work = 3 * buffer<float>(rows * c.dim)  // normed, projected, the residual
+           + buffer<float>(rows * slice.heads.size() * c.head_dim) + buffer<float>(rows * c.q_dim())  // q, attended
+           + 2 * buffer<float>(rows * slice.kv_heads.size() * c.head_dim)                             // k, v
+           + buffer<float>(rows * c.hidden_dim) + buffer<float>(rows * slice.hidden.size())           // gate, up
+           + quantised_rows(rows, std::max({c.dim, c.q_dim(), c.hidden_dim})) +
            static_cast<std::uint64_t>(threads) * attention_scratch(c) + rope_table(c, o.context_tokens) +
-           (part.output_head ? buffer<float>(kMaxDrawnRows * c.vocab_size) : 0);
+           (part.output_head ? buffer<float>(kMaxDrawnRows * tokens) : 0);
   return b;
 }
 
@@ -116,17 +133,17 @@ StageMemory own_memory(const Manifest& manifest, const ModelPart& part, const Wo
                        std::uint64_t draft_model) {
   const ModelConfig& c = manifest.config;
   const StageOptions options = stage_options(w, at.stages);
-  const StageBuffers buffers = stage_buffers(c, part, options, at.threads);
+  const StageBuffers buffers = stage_buffers(c, part, options, at.threads, at.leads());
+  const bool decides = part.output_head && at.leads();
   StageMemory m;
   m.cache = buffers.cache;
   m.work = buffers.work;
-  if (part.output_head && w.every_row)
-    m.work += 2 * static_cast<std::uint64_t>(c.vocab_size) * sizeof(float);  // Evaluator
-  m.messages = message_bytes(c, options, at.stages);
-  if (part.output_head && w.drafts) m.drafters = kDraftFileFactor * w.draft_file_bytes;
+  if (decides && w.every_row) m.work += 2 * static_cast<std::uint64_t>(c.vocab_size) * sizeof(float);  // Evaluator
+  m.messages = group_bytes(c, options, at.boards) + (at.leads() ? frame_bytes(c, options, at.stages) : 0);
+  if (decides && w.drafts) m.drafters = kDraftFileFactor * w.draft_file_bytes;
   m.draft_model = draft_model;
   for (const FileInfo& f : manifest.files) {
-    if (part.embedding && f.name == tokenizer_file_name()) m.tokenizer = kTokenizerFactor * f.bytes();
+    if (part.embedding && at.leads() && f.name == tokenizer_file_name()) m.tokenizer = kTokenizerFactor * f.bytes();
   }
   m.process = kProcessBytes + static_cast<std::uint64_t>(at.threads) * kThreadBytes;
   return m;

@@ -64,7 +64,11 @@ StageOptions draft_model_options(const ModelConfig& draft, std::int64_t context_
 // Where a stage stands.
 struct StageSetting {
   int stages = 1;   // number of stages of the pipeline
-  int threads = 1;  // of this stage
+  int threads = 1;  // of this board
+  int boards = 1;   // that compute the stage together
+  int board = 0;    // which of them this is; 0 leads
+
+  bool leads() const { return board == 0; }
 };
 
 // What a stage takes, in bytes.
@@ -87,7 +91,10 @@ struct StageBuffers {
   std::uint64_t cache = 0;
   std::uint64_t work = 0;
 };
-StageBuffers stage_buffers(const ModelConfig& config, const ModelPart& part, const StageOptions& options, int threads);
+StageBuffers stage_buffers(const ModelConfig& config, const ModelPart& part, const StageOptions& options, int threads,
+                           bool leads = true);
+// The largest message between the boards of a tensor group.
+std::uint64_t most_piece_bytes(const ModelConfig& config, const StageOptions& options);
 
 // What a stage takes; draft_model: bytes of one that works beside it. own_memory() leaves out the weights, whose size
 // depends on which layers they are.

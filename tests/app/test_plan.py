@@ -62,6 +62,62 @@ class Plan(ProgramTest):
         j = self.run_json(self.tiny, "--raw", "-p", "hello " * 20, "-n", "12", "--plan", path, ranks=3)
         self.assertEqual(j["logits_hash"], first["logits_hash"])
 
+    def one_group(self):
+        """A plan in which all three ranks compute every layer together, whatever the measurements were."""
+        path, plan = self.all_boards()
+        first, *others = plan["stages"]
+        plan["stages"] = [{**first, "last_layer": 32, "time_share": 1, "tensor_group": {
+            "share": 0.4, "others": [{**board, "share": 0.3} for board in others], "repeat": []}}]
+        path.write_text(json.dumps(plan))
+        return path, plan
+
+    def test_a_tensor_plan_of_the_planner(self):
+        _, plan, text = self.plan("--kind", "tensor")
+        self.assertIn("tensor group, shares", text)
+        self.assertEqual(len(plan["stages"]), 1)
+        group = plan["stages"][0]["tensor_group"]
+        self.assertAlmostEqual(group["share"] + sum(board["share"] for board in group["others"]), 1)
+        self.assertEqual(len(group["others"]) + len(plan["left_out"]), 2)
+
+    def test_tensor_groups_give_the_same_bits(self):
+        """One group of all boards, a group behind a single board, and what every command makes of such a plan."""
+        question = ("--raw", "-p", "hello " * 20, "-n", "12")
+        alone = self.run_json(self.tiny, *question)["logits_hash"]
+        path, plan = self.one_group()
+        for repeat in ([], ["wo"], ["w_down", "wo"]):
+            plan["stages"][0]["tensor_group"]["repeat"] = repeat
+            path.write_text(json.dumps(plan))
+            for more in ((), ("--decode", "plain"), ("--spec-mode", "lap")):
+                j = self.run_json(self.tiny, *question, "--plan", path, *more, ranks=3)
+                self.assertEqual(j["logits_hash"], alone, (repeat, more))
+        self.assertEqual([(r["first_layer"], r["last_layer"]) for r in j["ranks"]], [(0, 32)] * 3)
+        _, plan = self.all_boards()
+        first, second, third = plan["stages"]
+        second = {**second, "last_layer": 32,
+                  "tensor_group": {"share": 0.5, "others": [{**third, "share": 0.5}], "repeat": []}}
+        path.write_text(json.dumps({**plan, "stages": [first, second]}))
+        j = self.run_json(self.tiny, *question, "--plan", path, ranks=3)
+        self.assertEqual(j["logits_hash"], alone)
+        checked = jupiter("eval", "-m", self.tiny, "--self-check", "--plan", path, ranks=3)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+
+    def test_nonsense_tensor_groups(self):
+        path, plan = self.one_group()
+        group = plan["stages"][0]["tensor_group"]
+
+        def refused(code, word, **changes):
+            stage = {**plan["stages"][0], "tensor_group": {**group, **changes}}
+            path.write_text(json.dumps({**plan, "stages": [stage]}))
+            with self.subTest(word):
+                self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--plan", path, ranks=3), code, word)
+        one, two = group["others"]
+        refused(3, "sum to 1", share=0.9)
+        refused(3, "others", others=7)
+        refused(3, "twice", share=group["share"] + two["share"] - one["share"], others=[one, one])
+        refused(3, "repeat", repeat=["wq"])
+        refused(3, "hidden rows", share=0.98, others=[{**one, "share": 0.01}, {**two, "share": 0.01}])
+        refused(2, "nowhere:0", others=[{**one, "host": "nowhere", "slot": 0}, two])
+
     def test_an_8_bit_wire_saves_bytes_and_changes_bits_only_between_ranks(self):
         arguments = (self.tiny, "--raw", "-p", "hello " * 20, "-n", "12")
         one, two = (self.run_json(*arguments, "--wire", "q8", ranks=n) for n in (1, 2))

@@ -47,7 +47,7 @@ std::vector<std::int64_t> draws(bool typical, DraftStats& stats, const GrammarSp
   decoder.open(1, grammar.empty() ? without_end(options) : options);
   std::vector<float> rows;
   const std::vector<float> hidden(16 * 4);
-  const OutputHeadPass head = [&](std::span<const std::int64_t> wanted, bool) {
+  const OutputHeadPass head = [&](std::span<const std::int64_t> wanted, const OutputHeadNeed&) {
     rows.clear();
     for (std::size_t i = 0; i < wanted.size(); ++i) rows.insert(rows.end(), kLogits.begin(), kLogits.end());
     const auto n = static_cast<std::int64_t>(wanted.size());

@@ -1,43 +1,11 @@
 // Requests of all kinds on a KV cache that is too small for them: each has the bits that it has alone, on any number of
 // ranks, whoever was set back or dropped for it; and no block is lost.
-#include <unistd.h>
-
-#include <cstdio>
-#include <filesystem>
-#include <map>
-#include <random>
-
-#include "io/convert/convert.hpp"
-#include "io/convert/synth.hpp"
-#include "parallel/comm/collectives.hpp"
-#include "parallel/pipeline/scheduler.hpp"
+#include "mpi_cluster.hpp"
 
 namespace jupiter {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kContext = 352;
-constexpr std::int32_t kDraftMax = 6;
-
-int failures = 0;
-
-void expect(bool ok, const std::string& what) {
-  if (ok) return;
-  std::fprintf(stderr, "expected %s\n", what.c_str());
-  ++failures;
-}
-
-// Tokens of one to three letters.
-std::shared_ptr<const TokenTrie> vocabulary() {
-  std::vector<std::string> texts;
-  for (int t = 0; t < 256; ++t) {
-    const auto letter = [&](int n) { return static_cast<char>('a' + n % 26); };
-    texts.push_back(std::string(1, letter(t)) + (t < 26 ? "" : std::string(1, letter(t / 26))) +
-                    (t < 200 ? "" : std::string(1, letter(t / 7))));
-  }
-  return std::make_shared<TokenTrie>(texts, false);
-}
 
 // Words of a few letters; brackets of them; and, behind free text, what can be said in one way only.
 GrammarSpec some_grammar(std::size_t i) {
@@ -46,54 +14,6 @@ GrammarSpec some_grammar(std::size_t i) {
                                         {"root ::= \"e\" \"hello\" ([a-e] \"world\")+", "e"}};
   return all[i % all.size()];
 }
-
-// One set of stages; the ranks but 0 serve until `drive` is done.
-class Cluster {
- public:
-  Cluster(const MpiSession& mpi, const fs::path& model) : mpi_(mpi), model_(model), manifest_(read_manifest(model)) {}
-
-  void run(std::int64_t blocks, const std::function<void(Scheduler&)>& drive, std::int64_t most_at_once = 0) {
-    const std::int64_t layers = manifest_.config.n_layers, n = mpi_.stages(), r = mpi_.rank();
-    const ModelPart part{layers * r / n, layers * (r + 1) / n, r == 0, r + 1 == n};
-    ThreadPool pool({.threads = 1, .share_cores = true});
-    Stage stage(manifest_.config, ModelFiles(model_, manifest_, part, false),
-                {.context_tokens = kContext, .cache_tokens = blocks * kKvBlock, .max_rows = 64}, pool, mpi_.stages());
-    stage.set_drafters([] {
-      DraftMixer m;
-      m.add(std::make_shared<LookupDrafter>());
-      return m;
-    });
-    stage.set_vocabulary(vocabulary);
-    Trace trace(false);
-    if (mpi_.rank() == 0) {
-      Pipeline pipeline(mpi_, stage, pool, trace, {.deadline = std::chrono::seconds(60)});
-      Scheduler scheduler(pipeline, mpi_.stages(), {kContext, chunks, most_at_once});
-      drive(scheduler);
-      pipeline.stop(ExitCode::ok);
-    } else {
-      RankReport report;
-      serve(mpi_, stage, pool, trace, report, nullptr);
-    }
-    expect(stage.cache().free_blocks() == blocks, "all blocks back, rank " + std::to_string(mpi_.rank()));
-    barrier(mpi_);  // nobody begins the next run before all have ended this one
-  }
-
- private:
-  static std::vector<std::int64_t> chunks(std::int64_t n) {
-    std::vector<std::int64_t> lengths(static_cast<std::size_t>(n / 24), 24);
-    if (n % 24 != 0) lengths.push_back(n % 24);
-    return lengths;
-  }
-  const MpiSession& mpi_;
-  fs::path model_;
-  Manifest manifest_;
-};
-
-struct Answer {
-  std::vector<TokenId> tokens;
-  std::uint64_t digest = 0;
-  bool operator==(const Answer&) const = default;
-};
 
 // Prompts of which many begin alike, answers with and without a limit.
 std::vector<Request> random_requests(std::uint64_t seed, std::size_t count) {
@@ -122,24 +42,6 @@ std::vector<Request> random_requests(std::uint64_t seed, std::size_t count) {
     requests.push_back(std::move(r));
   }
   return requests;
-}
-
-std::vector<Answer> answers_of(Scheduler& scheduler, const std::vector<Request>& requests, std::int64_t& set_back) {
-  std::vector<Answer> answers(requests.size());
-  std::size_t done = 0;
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    Request r = requests[i];
-    r.on_done = [&, i](Generated&& g) {
-      answers[i] = {std::move(g.tokens), g.logits_digest};
-      set_back += g.set_back;
-      ++done;
-    };
-    scheduler.add(std::move(r));
-  }
-  scheduler.run();
-  expect(done == requests.size(), "an answer to every request");
-  expect(scheduler.running() == 0 && scheduler.waiting() == 0, "nobody left");
-  return answers;
 }
 
 void compare(Cluster& cluster, std::uint64_t seed, std::int64_t& set_back) {
@@ -291,16 +193,11 @@ void check_limits(Cluster& cluster) {
 
 int test(int seeds) {
   MpiSession mpi;
-  fs::path model;
-  if (mpi.rank() == 0) {
-    std::string pattern = (fs::temp_directory_path() / "jupiter-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) return 1;
-    model = pattern;
+  const fs::path model = make_model(mpi, [](const fs::path& folder) {
     ModelConfig config = *synth_shape("tiny");
     config.n_layers = 4;
-    convert_model(*synth_source(config, GgufType::q4_0, 3), model, {});
-  }
-  model = broadcast(mpi, model.string());
+    convert_model(*synth_source(config, GgufType::q4_0, 3), folder, {});
+  });
   Cluster cluster(mpi, model);
   std::int64_t set_back = 0;
   for (int seed = 0; seed < seeds; ++seed) compare(cluster, static_cast<std::uint64_t>(seed), set_back);

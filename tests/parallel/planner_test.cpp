@@ -365,7 +365,7 @@ TEST(Planner, LeavesOutABoardThatCostsMoreThanItBrings) {
   const Profile p = cluster({1, 1, 100}, 1e-4, 1e8);
   const Plan plan = Planner(p, m, {.objective = Objective::prefill, .workload = {}}).best();
   EXPECT_EQ(plan.left_out, std::vector<std::string>{"b2:0"});
-  check(plan, 8, "plan");
+  check(plan, small_manifest(8).config, "plan");
 }
 
 TEST(Planner, UsesABoardThatMemoryNeeds) {
@@ -402,8 +402,65 @@ TEST(Planner, UsesManyBoardsWhereThatPays) {
   std::vector<double> slow(20, 1.0);
   slow[3] = 40;
   const Plan plan = Planner(cluster(slow, 1e-5, 1e9), m, {.objective = Objective::prefill, .workload = {}}).best();
-  check(plan, 40, "plan");
+  check(plan, small_manifest(40).config, "plan");
   EXPECT_GT(plan.stages.size(), 10u);
+}
+
+// A cluster whose boards can be grouped.
+Profile groupable(const std::vector<double>& slow, double gather_s) {
+  Profile p = cluster(slow);
+  for (BoardProfile& b : p.boards) {
+    b.half_layer = b.layer.base;
+    for (double& s : b.half_layer.seconds) s *= 0.55;
+  }
+  for (int n = 2; n <= static_cast<int>(slow.size()); ++n) p.gathers.push_back({n, gather_s, 1e-8});
+  return p;
+}
+
+TEST(Planner, TakesATensorGroupWhereGathersAreCheap) {
+  const Manifest m = small_manifest(8);
+  const PlanRequest request{.kind = PlanKind::any, .workload = {}};
+  const Profile quick = groupable({1, 1, 2, 1}, 1e-5), slow = groupable({1, 1, 2, 1}, 5e-3);
+  const Plan plan = Planner(quick, m, request).best();
+  ASSERT_GT(plan.stages[0].boards(), 1);
+  check(plan, m.config, "plan");
+  const std::vector<double> shares = plan.stages[0].split().shares;
+  for (std::size_t b = 0; b < plan.stages[0].others.size(); ++b) {
+    if (plan.stages[0].others[b].host != "b2") continue;
+    EXPECT_LT(shares[b + 1], shares[0]) << "the slow board has less";
+  }
+  EXPECT_EQ(Planner(slow, m, request).best().stages[0].boards(), 1);
+  EXPECT_EQ(to_json(parse_plan(to_json(plan), "plan.json")), to_json(plan));
+  // What the plan says of itself is what its stages cost.
+  const Planner planner(quick, m, request);
+  const auto costs = planner.costs_of(plan);
+  EXPECT_NEAR(1 / decode_step_s(costs, 512 + 64), plan.predicted_decode_tokens_per_s, 1e-6);
+}
+
+TEST(Planner, GroupsOfBoardsFollowEachOther) {
+  const Manifest m = small_manifest(8);
+  const Profile p = groupable({1, 1, 1, 1}, 1e-5);
+  const Plan plan = Planner(p, m, {.kind = PlanKind::groups, .workload = {}}).best();
+  ASSERT_EQ(plan.stages.size(), 2u);
+  EXPECT_EQ(plan.stages[0].boards(), 2);
+  EXPECT_EQ(plan.stages[1].boards(), 2);
+  EXPECT_EQ(plan.stages[1].last_layer, 8);
+  EXPECT_TRUE(plan.left_out.empty());
+}
+
+TEST(Planner, AGroupsBoardsMustHaveRoomForTheirSlices) {
+  const Manifest m = small_manifest(8);
+  Profile p = groupable({1, 1}, 1e-5);
+  for (BoardProfile& b : p.boards) b.memory_bytes = 1 << 20;
+  EXPECT_FALSE(Planner(p, m, {.kind = PlanKind::tensor, .workload = {}}).best_of_groups(PlanKind::tensor));
+  EXPECT_THROW(Planner(p, m, {.kind = PlanKind::tensor, .workload = {}}).best(), MemoryError);
+}
+
+TEST(Profile, SlicesBetweenHalfAndWholeLieOnALine) {
+  BoardProfile b = groupable({1}, 0).boards[0];
+  EXPECT_DOUBLE_EQ(b.slice_s(1, 8, 0), b.layer.at(8, 0));
+  EXPECT_DOUBLE_EQ(b.slice_s(0.5, 8, 0), b.half_layer.at(8));
+  EXPECT_NEAR(b.slice_s(0.25, 8, 0), 0.325 * b.layer.at(8, 0), 1e-12);
 }
 
 TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
@@ -416,7 +473,7 @@ TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {
   const auto refused = [&](const std::function<void(Plan&)>& damage) {
     Plan edited = plan;
     damage(edited);
-    EXPECT_THROW(check(parse_plan(to_json(edited), "plan.json"), 8, "plan.json"), FormatError);
+    EXPECT_THROW(check(parse_plan(to_json(edited), "plan.json"), m.config, "plan.json"), FormatError);
   };
   refused([](Plan& e) { e.stages[1].first_layer -= 1; });  // overlap
   refused([](Plan& e) { e.stages[1].first_layer += 1; });  // gap
@@ -510,7 +567,7 @@ TEST(Plan, HoldsTheChunksOfItsOwnWorkload) {
     EXPECT_TRUE(std::any_of(plan.chunks.begin(), plan.chunks.end(), [&](const ChunkPlan& c) {
       return c.prompt_tokens == n;
     })) << n;
-    check(plan, 8, "plan");
+    check(plan, small_manifest(8).config, "plan");
   }
 }
 
@@ -530,9 +587,11 @@ TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
   p.boards[1].send = {1e-3, 2e-8};
   p.boards[1].receive = {3e-3, 4e-8};
   p.boards[1].wake_s = 5e-4;
+  p.boards[0].half_layer = {{1, 64}, {1e-3, 2e-3}};
+  p.gathers = {{2, 3e-4, 2e-9}, {3, 4e-4, 3e-9}};
   EXPECT_EQ(to_json(parse_profile(to_json(p), "p.json")), to_json(p));
   std::string old = to_json(p);
-  old.replace(old.find("\"format\": 3"), 11, "\"format\": 2");
+  old.replace(old.find("\"format\": 4"), 11, "\"format\": 3");
   EXPECT_THROW(parse_profile(old, "p.json"), FormatError);
   Profile twice = p;
   twice.boards[1].host = "b0";
