@@ -59,10 +59,10 @@ void GroupChannels::exchange(std::vector<std::byte> mine,
   ++gather_;
   ++stats_.gathers;
   stats_.sent_bytes += mine.size() * peers_.size();
-  for (std::size_t i = 0; i < peers_.size(); ++i) {
-    const bool last = i + 1 == peers_.size();
-    peers_[i].pieces_out.send({MessageKind::piece, gather_, last ? std::move(mine) : mine});
+  for (std::size_t i = 0; i + 1 < peers_.size(); ++i) {
+    peers_[i].pieces_out.send({MessageKind::piece, gather_, mine});
   }
+  peers_.back().pieces_out.send({MessageKind::piece, gather_, std::move(mine)});
   const auto start = Clock::now();
   std::vector<bool> taken(peers_.size());
   const auto take_piece = [&](std::size_t i, const Message& m) {

@@ -55,6 +55,15 @@ def jupiter(*arguments, ranks=1, stdin=subprocess.DEVNULL, stdout=subprocess.PIP
         return result
 
 
+def ranks_of(mpirun):
+    """{mpirun's number of a rank: process id} of what it has started so far."""
+    ranks = {}
+    for child in pathlib.Path(f"/proc/{mpirun.pid}/task/{mpirun.pid}/children").read_text().split():
+        words = pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks.update({int(w.partition(b"=")[2]): int(child) for w in words if w.startswith(b"OMPI_COMM_WORLD_RANK=")})
+    return ranks
+
+
 class ProgramTest(unittest.TestCase):
     """A temporary folder with a tiny random model in it."""
 

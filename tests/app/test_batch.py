@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from program import ExitPipe, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
+from program import ExitPipe, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter, ranks_of
 
 
 class Batch(ProgramTest):
@@ -266,10 +266,7 @@ class Batch(ProgramTest):
             while process.poll() is None and (not out.exists() or out.stat().st_size == 0):
                 time.sleep(0.005)
             self.assertIsNone(process.poll())
-            ranks = {}
-            for child in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-                words = pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-                ranks.update({int(w.partition(b"=")[2]): int(child) for w in words if w.startswith(b"OMPI_COMM_WORLD_RANK=")})
+            ranks = ranks_of(process)
             os.kill(ranks[1], signal.SIGSTOP)
             for pid in ranks.values():
                 os.kill(pid, signal.SIGTERM)

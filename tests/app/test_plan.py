@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-from program import ExitPipe, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter
+from program import ExitPipe, JUPITER, MPIRUN, REAL_MODEL, ProgramTest, jupiter, ranks_of
 
 
 class Plan(ProgramTest):
@@ -117,6 +117,22 @@ class Plan(ProgramTest):
         refused(3, "repeat", repeat=["wq"])
         refused(3, "hidden rows", share=0.98, others=[{**one, "share": 0.01}, {**two, "share": 0.01}])
         refused(2, "nowhere:0", others=[{**one, "host": "nowhere", "slot": 0}, two])
+
+    def test_a_board_that_stops_in_a_gather_is_named(self):
+        """Seen by its leader or by another board."""
+        path, _ = self.one_group()
+        for victim in (1, 2):
+            command = [*MPIRUN, "-n", "3", JUPITER, "run", "-m", str(self.tiny), "--raw", "-p", "x", "-n", "900",
+                       "--ignore-eos", "--plan", str(path), "--timeout", "3"]
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True) as process:
+                process.stdout.read(1)  # it answers
+                os.kill(ranks_of(process)[2 - victim], signal.SIGSTOP)  # the plan begins with mpirun's last rank
+                _, errors = process.communicate(timeout=60)
+            with self.subTest(victim):
+                self.assertEqual(process.returncode, 5, errors)
+                self.assertIn("of the tensor group", errors)
+                self.assertRegex(errors, rf"no answer from rank {victim} ")
 
     def test_an_8_bit_wire_saves_bytes_and_changes_bits_only_between_ranks(self):
         arguments = (self.tiny, "--raw", "-p", "hello " * 20, "-n", "12")
