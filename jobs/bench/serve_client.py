@@ -1,4 +1,4 @@
-"""A server (jobs/jupiter-serve) that a script starts, and its clients. For serve-soak.py and
+"""A server (jobs/jupiter-serve) that a script starts, and its clients. For serve-soak.py, serve-speed.py and
 serve-failures.py."""
 import dataclasses
 import http.client

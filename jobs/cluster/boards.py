@@ -1,4 +1,5 @@
-"""Boards of a cluster: which of them answer, and plans for those that do. For supervise and jupiter-serve."""
+"""Boards of a cluster: which of them answer, plans for those that do, and emulated ones. For supervise, jupiter-serve
+and serve-speed.py."""
 import concurrent.futures
 import json
 import pathlib
@@ -9,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from jupiter_program import BINARY
+from jupiter_program import BINARY, ROOT
 
 PROBE_TIMEOUT_S = 10
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=5"
@@ -172,3 +173,30 @@ def make_plan(model, cluster, silent, options, folder):
     path.write_text(json.dumps(plan))
     hosts_file.write_text("".join(f"{host}\n" for host in hosts))
     return path, hosts_file, hosts
+
+
+class EmulatedBoards:
+    """Boards of a file (jobs/emulate/boards) that come up on this machine, and what a server on them wants: the
+    profile, the remote shell, options of mpirun, and this machine's address in their network."""
+
+    def __init__(self, file, model, folder):
+        self.emulate = str(ROOT / "jobs" / "emulate" / "emulate")
+        self.call("up", file, "--join")
+        self.profile = str(folder / "cluster.json")
+        try:
+            self.call("mpirun", BINARY, "profile", "-m", model, "-o", self.profile)
+        except GiveUp:
+            self.end()
+            raise
+        launcher = json.loads(self.call("launcher"))
+        self.rsh, self.mpirun, self.address = launcher["rsh"], launcher["mpirun"], launcher["address"]
+
+    def call(self, *arguments):
+        result = subprocess.run([self.emulate, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, check=False)
+        if result.returncode != 0:
+            raise GiveUp(result.returncode, result.stderr.strip())
+        return result.stdout
+
+    def end(self):
+        subprocess.run([self.emulate, "down"], check=False)
