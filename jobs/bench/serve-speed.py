@@ -13,7 +13,8 @@ All have the same plan, and the program's options are the server's. `clients`: t
 request to the last byte, against `jupiter batch` of the same requests. A server has answered once before, so that the
 template's beginning is in its cache; a batch computes it first. `lone`: tokens/s behind the first one, against
 `jupiter run`. `cached`: seconds to the first byte of the next turn of a conversation, against those of a new one as
-long. Every answer must have the bytes of the program's. Exit 1: one has not.
+long. A ratio is the median of the rounds' ratios. Every answer must have the bytes of the program's. Exit 1: one has
+not.
 """
 import argparse
 import json
@@ -36,6 +37,7 @@ from jupiter_program import ROOT, call_jupiter
 SUBJECTS = ("boats", "bridges", "clouds", "deserts", "engines", "forests", "glass", "horses", "islands", "jungles",
             "kites", "lamps", "mountains", "noise", "oceans", "paper")
 MOST_CLIENTS = 16
+LONE = 3  # answers of one client, and runs, in a round
 PARALLEL = 64  # as jupiter-serve plans
 
 
@@ -89,17 +91,21 @@ class Bench:
         return rate, float(re.search(r"([\d.]+) tokens/s", said)[1])
 
     def lone(self):
-        """Tokens/s behind the first one, of one answer at a time: (server, run)."""
+        """Tokens/s behind the first one, of one answer at a time: (server, run), medians of a few."""
         question = "Explain how a bicycle works."
         with self.server() as server:
-            server.client().ask(CHAT, chat("Hello.", 8))
-            answer = server.client().ask(CHAT, chat(question, self.options.tokens))
+            answers = [server.client().ask(CHAT, chat(question, self.options.tokens)) for _ in range(1 + LONE)][1:]
+        runs = [self.run(question) for _ in range(LONE)]
+        for answer in answers:
+            self.same(answer, runs[0]["text"])
+        rates = [(answer.tokens - 1) / (answer.total_s - answer.first_s) for answer in answers]
+        return statistics.median(rates), statistics.median(run["decode_tokens_per_s"] for run in runs)
+
+    def run(self, question):
         target = self.folder / "run.json"
         call_jupiter("serve-speed", self.launcher, "run", "-m", self.options.model, "--plan", self.plan, "-c",
                      self.options.context, "-p", question, "-n", self.options.tokens, "--ignore-eos", "--json", target)
-        made = json.loads(target.read_text())
-        self.same(answer, made["text"])
-        return (answer.tokens - 1) / (answer.total_s - answer.first_s), made["decode_tokens_per_s"]
+        return json.loads(target.read_text())
 
     def cached(self, server, number):
         """Seconds to the first byte: (of a conversation's next turn, of a new conversation)."""
@@ -124,7 +130,7 @@ class Bench:
 def row(name, unit, pairs, aim):
     """Of the server and of what it is compared with."""
     mine, other = ([pair[i] for pair in pairs] for i in (0, 1))
-    ratio = statistics.median(mine) / statistics.median(other)
+    ratio = statistics.median(m / o for m, o in pairs)  # the machine's speed may drift from round to round
     shown = lambda values: ", ".join(f"{v:.3g}" for v in values)
     print(f"| {name} | {unit} | {shown(mine)} | {shown(other)} | {statistics.median(mine):.3g} | "
           f"{statistics.median(other):.3g} | {ratio:.3f} | {aim} |", flush=True)
