@@ -12,13 +12,15 @@ BINARY = os.environ.get("JUPITER", str(ROOT / "build" / "jupiter"))
 
 
 def call_jupiter(script, launcher, *arguments):
-    """Runs it under what starts it on the boards (none: one rank); ends the script where it fails."""
+    """Runs it under what starts it on the boards (none: one rank); ends the script where it fails. Returns what it said
+    on standard error."""
     command = [str(c) for c in (*launcher, BINARY, *arguments)]
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                             check=False, env=environment)
     if result.returncode != 0:
         sys.exit(f"{script}: {' '.join(command)}: exit {result.returncode}: {result.stderr[-500:]}")
+    return result.stderr
 
 
 def inspected(model, name, *options, binary=BINARY):

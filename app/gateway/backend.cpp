@@ -133,8 +133,12 @@ void Backend::run() {
       while (const auto line = ranks_->next_line()) take_line(*line);
       if (ranks_->closed()) {
         ranks_.reset();
-        const std::lock_guard lock(mutex_);
-        status_.connected = status_.loaded = false;
+        {
+          const std::lock_guard lock(mutex_);
+          status_.connected = status_.loaded = false;
+        }
+        told_ = {};  // whoever starts the ranks need not wait until mpirun notices
+        tell_visitors();
       }
     }
     const std::lock_guard lock(mutex_);
@@ -179,7 +183,7 @@ void Backend::hear_visitors() {
   }
 }
 
-// Whoever starts the ranks wants to know when nobody waits, and when the ranks hang.
+// Whoever starts the ranks wants to know when nobody waits, when the ranks hang, and when they are gone.
 void Backend::tell_visitors() {
   const Clock::time_point now = Clock::now();
   if (visitors_.empty() || now - told_ < kTellEvery) return;
@@ -192,11 +196,15 @@ void Backend::tell_visitors() {
     line["quiet_s"] = open_.empty() ? seconds(quiet_since_) : 0;
     line["stalled_s"] = !open_.empty() && status_.loaded ? seconds(heard_) : 0;
     line["loaded"] = status_.loaded;
+    line["starts"] = status_.starts;
+    line["gone"] = status_.starts > 0 && !status_.connected && !drained_;
     if (tcp_listener_) line["port"] = tcp_listener_->port();
   }
   const std::string text = line.dump();
   for (Visitor& v : visitors_) {
-    if (v.known) v.socket.send(text);
+    if (!v.known) continue;
+    v.socket.send(text);
+    v.socket.poll();
   }
 }
 

@@ -79,7 +79,7 @@ constexpr const char* kLineToken = "token";      // ranks: id, GivenToken
 constexpr const char* kLineEnd = "end";          // ranks: GenerationEnd
 constexpr const char* kLineStatus = "status";    // ranks: RanksStatus
 constexpr const char* kLineBoards = "boards";    // whoever starts the ranks: which boards there are
-constexpr const char* kLineAnswers = "answers";  // gateway to it: open, quiet_s, stalled_s, loaded
+constexpr const char* kLineAnswers = "answers";  // gateway to it: open, quiet_s, stalled_s, loaded, starts, gone
 
 nlohmann::json to_line(const GenerationSpec& spec);
 nlohmann::json to_line(std::uint64_t id, const GivenToken& token);

@@ -5,14 +5,14 @@
   --answers N      default 100: each with one failure at a random token
   --tokens N       of an answer (default 120)
   --seed N         of the failures (default 1)
-  -o FILE          every failure as a line of JSON
+  -o FILE          every failure as a line of JSON, added to what the file holds; the table is of all of them
 
 A failure is one of: SIGKILL of a rank, SIGKILL of mpirun, a board's link cut, all processes of a board stopped. Links
-and boards come back after 8 seconds. Prints, for each kind, how many answers had the bytes of an undisturbed one, and
-the longest silence in an answer: median and worst. Exit 1: an answer differed.
+and boards come back after 8 seconds. Prints, for each kind, how many answers had the bytes of an undisturbed one, the
+longest silence in an answer (median and worst), and how much longer the worst was than the first token of an
+undisturbed answer takes, since the prompt is computed again. Exit 1: an answer differed.
 """
 import argparse
-import http.client
 import json
 import os
 import pathlib
@@ -22,63 +22,35 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-STATE = pathlib.Path("/var/lib/jupiter-emulate/jup/cluster.json")
+from serve_client import CHAT, ROOT, Server
+
+NAME = os.environ.get("EMULATE_NAME", "jup")
+STATE = pathlib.Path("/var/lib/jupiter-emulate") / NAME / "cluster.json"
 QUESTIONS = ["Write a story about a small boat on a wide river.", "How do plants grow in the desert?",
              "Explain how a bicycle works.", "Describe a market in the morning.", "Why is the sea salty?"]
+KINDS = ("rank", "mpirun", "link", "frozen")
 BACK_S = 8
 
 
-class Server:
-    def __init__(self, model, boards):
-        command = [ROOT / "jobs" / "jupiter-serve", "-m", model, "--emulate", boards, "-c", "1024", "--port", "0"]
-        self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True,
-                                        stderr=sys.stderr)
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("serve-failures: the server did not start")
-        self.port = int(line.rsplit(":", 1)[1])
+def body_of(question, tokens):
+    return {"messages": [{"role": "user", "content": question}], "max_tokens": tokens, "ignore_eos": True,
+            "stream": True}
 
-    def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
 
-    def wait_until_whole(self, limit_s=120):
-        """All boards alive, and the model loaded."""
-        end = time.monotonic() + limit_s
-        while time.monotonic() < end:
-            slots = self.get("/slots")[1]
-            if slots["loaded"] and all(b["state"] in ("used", "idle") for b in slots["boards"]):
-                return slots
-            time.sleep(0.1)
-        raise SystemExit(f"serve-failures: the boards did not come back: {self.get('/slots')[1]}")
+def is_whole(slots):
+    """All boards alive, and the model loaded."""
+    return slots["loaded"] and all(b["state"] in ("used", "idle") for b in slots["boards"])
 
-    def stream(self, question, tokens, at=0, action=None):
-        """(text, longest silence in seconds); after `at` events the action is called."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        body = {"messages": [{"role": "user", "content": question}], "max_tokens": tokens, "ignore_eos": True,
-                "stream": True}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        text, events, last, silence = "", 0, None, 0.0
-        for line in connection.getresponse():
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                return json.dumps(event), silence
-            piece = event["choices"][0]["delta"].get("content") if event["choices"] else None
-            if not piece:
-                continue
-            now = time.monotonic()
-            silence, last = max(silence, now - last if last else 0), now
-            text, events = text + piece, events + 1
-            if events == at:
-                threading.Thread(target=action).start()
-        return text, silence
+
+def stream_and(server, question, tokens, at, action):
+    """The answer; after `at` texts the action is called."""
+    def watch(answer):
+        if answer.events == at:
+            threading.Thread(target=action).start()
+        return True
+
+    return server.client().ask(CHAT, body_of(question, tokens), watch)
 
 
 def processes(board):
@@ -105,31 +77,63 @@ def ranks_on(board):
     return found
 
 
-def mpirun_of(server):
-    """Its descendants that are mpirun."""
-    found, wanted = [], [server.process.pid]
-    while wanted:
-        for pid in subprocess.run(["pgrep", "-P", str(wanted.pop())], stdout=subprocess.PIPE, text=True,
-                                  check=False).stdout.split():
-            wanted.append(int(pid))
-            if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() in ("mpirun", "orterun"):
-                found.append(int(pid))
-    return found
-
-
 def failures(server, used, chance):
     """Kind, board, what breaks, what mends it."""
     names = [b["name"] for b in json.loads(STATE.read_text())["boards"]]
     board = chance.choice(used)
-    link = f"jup{names.index(board) + 1}"
+    link = f"{NAME}{names.index(board) + 1}"
     set_link = lambda how: subprocess.run(["ip", "link", "set", link, how], check=False)
+    mpirun = lambda: [pid for name, pid in server.processes() if name in ("mpirun", "orterun")]
     return chance.choice([
         ("rank", board, lambda: send(ranks_on(board), signal.SIGKILL), None),
-        ("mpirun", "", lambda: send(mpirun_of(server), signal.SIGKILL), None),
+        ("mpirun", "", lambda: send(mpirun(), signal.SIGKILL), None),
         ("link", board, lambda: set_link("down"), lambda: set_link("up")),
         ("frozen", board, lambda: send(processes(board), signal.SIGSTOP),
          lambda: send(processes(board), signal.SIGCONT)),
     ])
+
+
+class Campaign:
+    def __init__(self, options, server):
+        self.options, self.server, self.chance = options, server, random.Random(options.seed)
+        server.wait_until(is_whole)
+        self.undisturbed = {q: stream_and(server, q, options.tokens, 0, None) for q in QUESTIONS}
+        for question, answer in self.undisturbed.items():
+            if answer.error:
+                sys.exit(f"serve-failures: {question}: {answer.error}")
+
+    def one(self):
+        """A row, or nothing where the answer had ended before the ranks did."""
+        slots = self.server.wait_until(is_whole)
+        used = [b["host"] for b in slots["boards"] if b["state"] == "used"]
+        question = self.chance.choice(QUESTIONS)
+        whole = self.undisturbed[question]
+        at = self.chance.randrange(2, max(3, whole.events // 2))
+        kind, board, breaks, mends = failures(self.server, used, self.chance)
+        timer = threading.Timer(BACK_S, mends) if mends else None
+        answer = stream_and(self.server, question, self.options.tokens, at,
+                            lambda: (breaks(), timer.start() if timer else None))
+        began_again = self.server.slots()["starts"] > slots["starts"]
+        if timer is not None:
+            timer.join()
+        self.server.wait_until(lambda now: now["starts"] > slots["starts"])
+        if not began_again:
+            return None
+        return {"kind": kind, "board": board, "at": at, "same": answer.text == whole.text and not answer.error,
+                "error": answer.error, "silence_s": round(answer.silence_s, 3), "first_s": round(whole.first_s, 3)}
+
+
+def table(rows):
+    print("| failure | same bytes | silence s, median | worst | worst beyond the first token's time |\n"
+          "|---|---|---|---|---|")
+    for kind in (*KINDS, "all"):
+        of_kind = [r for r in rows if kind in (r["kind"], "all")]
+        if of_kind:
+            silences = [r["silence_s"] for r in of_kind]
+            beyond = max(r["silence_s"] - r["first_s"] for r in of_kind)
+            same = sum(r["same"] for r in of_kind)
+            print(f"| {kind} | {same} of {len(of_kind)} | {statistics.median(silences):.2f} | {max(silences):.2f} | "
+                  f"{beyond:.2f} |")
 
 
 def main():
@@ -139,40 +143,25 @@ def main():
     parser.add_argument("--answers", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=120)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("-o", "--output")
+    parser.add_argument("-o", "--output", required=True)
     options = parser.parse_args()
-    chance = random.Random(options.seed)
-    server = Server(options.model, options.boards)
-    results = []
-    try:
-        server.wait_until_whole()
-        expected = {q: server.stream(q, options.tokens)[0] for q in QUESTIONS}
-        while len(results) < options.answers:
-            used = [b["host"] for b in server.wait_until_whole()["boards"] if b["state"] == "used"]
-            question = chance.choice(QUESTIONS)
-            kind, board, breaks, mends = failures(server, used, chance)
-            timer = threading.Timer(BACK_S, mends or (lambda: None))
-            at = chance.randrange(2, options.tokens // 4)
-            text, silence = server.stream(question, options.tokens, at, lambda: (breaks(), timer.start()))
-            if timer.ident is None:
-                continue  # the answer came in fewer events: nothing broke
-            timer.join()
-            results.append({"kind": kind, "board": board, "at": at, "same": text == expected[question],
-                            "silence_s": round(silence, 3)})
-            print(f"{len(results):4} {json.dumps(results[-1])}", flush=True)
-    finally:
-        server.process.terminate()
-        server.process.wait()
-    if options.output:
-        pathlib.Path(options.output).write_text("".join(json.dumps(r) + "\n" for r in results))
-    print(f"{'failure':<10}{'same':>12}{'median s':>10}{'worst s':>10}")
-    for kind in ("rank", "mpirun", "link", "frozen"):
-        of_kind = [r for r in results if r["kind"] == kind]
-        if of_kind:
-            silences = [r["silence_s"] for r in of_kind]
-            print(f"{kind:<10}{sum(r['same'] for r in of_kind):>5} of {len(of_kind):<3}"
-                  f"{statistics.median(silences):>10.2f}{max(silences):>10.2f}")
-    return 0 if all(r["same"] for r in results) else 1
+    made = 0
+    with Server(options.model, ("--emulate", options.boards, "-c", 1024)) as server:
+        campaign = Campaign(options, server)
+        with open(options.output, "a", encoding="utf-8") as output:
+            for _ in range(2 * options.answers):
+                row = campaign.one()
+                if row is not None:
+                    made += 1
+                    print(f"{made:4} {json.dumps(row)}", flush=True)
+                    output.write(json.dumps(row) + "\n")
+                    output.flush()
+                if made == options.answers:
+                    break
+    with open(options.output, encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    table(rows)
+    return 0 if made == options.answers and all(r["same"] for r in rows) else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Boards of a cluster: which of them answer, and plans for those that do. For supervise and jupiter-serve."""
+"""Boards of a cluster: which of them answer, plans for those that do, and emulated ones. For supervise, jupiter-serve
+and serve-speed.py."""
 import concurrent.futures
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -9,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from jupiter_program import BINARY
+from jupiter_program import BINARY, ROOT
 
 PROBE_TIMEOUT_S = 10
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=5"
@@ -72,17 +74,22 @@ class RemoteShell:
 
 
 class Heartbeats:
-    """Which hosts are alive: each sends a line twice a second over a remote shell that stays open. A board without
-    power, without its link or frozen falls silent long before TCP or mpirun notice."""
+    """Which hosts are alive: each sends a line four times a second over a remote shell that stays open. A board without
+    power, without its link or frozen falls silent long before TCP or mpirun notice. The same shell runs commands, since
+    opening another one takes up to a second."""
 
-    BEAT = "while echo; do sleep 0.5; done"  # ends by itself once nobody reads it
+    # Ends by itself once nobody reads it, or its input ends.
+    BEAT = ("while echo; do sleep 0.25; done & "
+            'while read -r line; do sh -c "$line" >/dev/null 2>&1 </dev/null; echo done; done; kill $!')
     AGAIN_S = 1  # from the end of a shell to the next try
+    COMMAND_LIMIT_S = 2
 
     def __init__(self, hosts, rsh, silent_s):
         self.rsh, self.silent_s = RemoteShell(rsh), silent_s
         self.beats = {host: None for host in hosts}  # when the newest came
         self.since = {host: None for host in hosts}  # alive without a gap since then
         self.shells = {}
+        self.commanded = set()  # hosts that have not done yet what they were told
         self.ended = False
         self.lock = threading.Lock()
         for host in hosts:
@@ -93,21 +100,24 @@ class Heartbeats:
     def listen(self, host):
         while not self.ended:
             try:
-                shell = subprocess.Popen(self.rsh.command(host, self.BEAT), stdin=subprocess.DEVNULL,
+                shell = subprocess.Popen(self.rsh.command(host, self.BEAT), stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
             except OSError:
                 time.sleep(self.AGAIN_S)
                 continue
             with self.lock:
                 self.shells[host] = (shell, time.monotonic())
-            for _ in shell.stdout:
+            for line in shell.stdout:
                 with self.lock:
+                    if line.strip() == b"done":
+                        self.commanded.discard(host)
                     self.beats[host] = time.monotonic()
                     self.since[host] = self.since[host] or self.beats[host]
             with self.lock:
                 self.beats[host] = self.since[host] = None
             shell.kill()
             shell.wait()
+            shell.stdin.close()
             time.sleep(self.AGAIN_S)
 
     def drop_silent(self):
@@ -139,6 +149,22 @@ class Heartbeats:
 
     def lost(self):
         return [host for host in self.beats if self.alive_s(host) == 0]
+
+    def run(self, text):
+        """A command line on every other host that is alive; returns when all have done it that stay alive."""
+        deadline = time.monotonic() + self.COMMAND_LIMIT_S
+        with self.lock:
+            self.commanded = {host for host in self.shells if self.beats[host] is not None}
+            for host in sorted(self.commanded):
+                try:
+                    os.write(self.shells[host][0].stdin.fileno(), text.encode() + b"\n")
+                except (OSError, ValueError):
+                    self.commanded.discard(host)  # its shell has just ended
+        while time.monotonic() < deadline:
+            with self.lock:
+                if not any(self.beats[host] is not None for host in self.commanded):
+                    return
+            time.sleep(0.01)
 
     def end(self):
         self.ended = True
@@ -174,3 +200,30 @@ def make_plan(model, cluster, silent, options, folder):
     path.write_text(json.dumps(plan))
     hosts_file.write_text("".join(f"{host}\n" for host in hosts))
     return path, hosts_file, hosts
+
+
+class EmulatedBoards:
+    """Boards of a file (jobs/emulate/boards) that come up on this machine, and what a server on them wants: the
+    profile, the remote shell, options of mpirun, and this machine's address in their network."""
+
+    def __init__(self, file, model, folder):
+        self.emulate = str(ROOT / "jobs" / "emulate" / "emulate")
+        self.call("up", file, "--join")
+        self.profile = str(folder / "cluster.json")
+        try:
+            self.call("mpirun", BINARY, "profile", "-m", model, "-o", self.profile)
+        except GiveUp:
+            self.end()
+            raise
+        launcher = json.loads(self.call("launcher"))
+        self.rsh, self.mpirun, self.address = launcher["rsh"], launcher["mpirun"], launcher["address"]
+
+    def call(self, *arguments):
+        result = subprocess.run([self.emulate, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, check=False)
+        if result.returncode != 0:
+            raise GiveUp(result.returncode, result.stderr.strip())
+        return result.stdout
+
+    def end(self):
+        subprocess.run([self.emulate, "down"], check=False)

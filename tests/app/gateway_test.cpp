@@ -262,6 +262,30 @@ TEST_F(BackendTest, NewRanksGetOpenAnswersWithTheTokensThatTheyHave) {
   EXPECT_EQ(backend.status().starts, 2);
 }
 
+TEST_F(BackendTest, WhoeverStartsTheRanksIsToldWhenTheyAreGone) {
+  Backend backend({path()}, 2);
+  LineSocket starter = LineSocket::connect(path());
+  starter.send(nlohmann::json{{"type", kLineBoards}, {"boards", nlohmann::json::array()}}.dump());
+  EXPECT_EQ(line(starter, kLineAnswers).value("starts", -1), 0);
+  const auto told = [&](int starts, bool gone, int lines) {
+    for (int i = 0; i < lines; ++i) {
+      const auto answers = line(starter, kLineAnswers);
+      if (answers.value("starts", -1) == starts && answers.value("gone", !gone) == gone) return true;
+    }
+    return false;
+  };
+  std::optional<LineSocket> ranks = connect_ranks();
+  EXPECT_TRUE(told(1, false, 20));
+  ranks.reset();
+  EXPECT_TRUE(told(1, true, 20));
+  ranks = connect_ranks();
+  EXPECT_TRUE(told(2, false, 20));
+  backend.drain(0ms);
+  EXPECT_FALSE(line(*ranks, kLineStop).empty());
+  ranks.reset();  // as they were told to
+  EXPECT_FALSE(told(2, true, 3));
+}
+
 TEST_F(BackendTest, OverTcpRanksSayTheTokenFirst) {
   EXPECT_THROW(Backend({path(), "127.0.0.1"}, 2), UsageError);
   Backend backend({path(), "127.0.0.1", "secret"}, 2);

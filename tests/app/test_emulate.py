@@ -118,6 +118,25 @@ class Boards(ProgramTest):
         self.assertEqual(emulate("down").returncode, 0)
         self.assertEqual(leftovers(), [])
 
+    def test_busy_boards_answer_their_remote_shell(self):
+        """As any board's scheduler lets them: signs of life must come while ranks compute."""
+        self.up("--join")
+        rsh = json.loads(emulate("launcher").stdout)["rsh"]
+        busy = [subprocess.Popen([str(EMULATE), "on", board, "sh", "-c", "while :; do :; done"],
+                                 env=dict(os.environ, EMULATE_NAME=NAME)) for board in ("b0", "b0", "b1")]
+        try:
+            time.sleep(1)
+            for board in ("b0", "b1"):
+                command = [rsh, board, "for i in 1 2 3; do sleep 0.1; echo $i; done"]
+                result = subprocess.run(command, timeout=60, check=False, text=True, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                self.assertEqual((result.returncode, result.stdout), (0, "1\n2\n3\n"), result.stderr)
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        self.assert_gone()
+
     def test_speed_of_bursts(self):
         """With either version of control groups: a speed for every board and burst. How fast is for a person to read."""
         for version in ("1", "2"):
