@@ -25,7 +25,7 @@ struct GatewayOptions {
   void declare(OptionSet& options);
 
   std::string model, alias, socket, rank_address, host = "127.0.0.1", api_key, api_key_file, cors, template_name;
-  bool page = true;
+  bool page = true, raw = false;
   std::int64_t port = 8080, context_tokens = 0, queue = 256, timeout_s = 600, grace_s = 30;
   std::int64_t body_mib = 16, connections = 256;
   SamplingOptions sampling;
@@ -35,7 +35,7 @@ void GatewayOptions::declare(OptionSet& options) {
   // clang-format off
   options.group("Server");
   options.text("m,model", model, "DIR", "Model folder: its tokenizer and chat template are read");
-  options.text("alias", alias, "NAME", "Name of the model for clients (default: the folder's)");
+  options.text("alias", alias, "NAME", "Names of the model for clients, with commas between them (default: the folder's)");
   options.text("socket", socket, "PATH", "Unix socket for the ranks (`jupiter serve`), in a folder of mode 0700");
   options.text("rank-address", rank_address, "ADDRESS", "Ranks may also connect to a port of this address, which whoever starts them is told; they need the token of JUPITER_RANK_TOKEN");
   options.text("host", host, "ADDRESS", "Address to listen at");
@@ -45,6 +45,7 @@ void GatewayOptions::declare(OptionSet& options) {
   options.text("cors", cors, "ORIGIN", "Web pages of this origin may ask (* for any; default: none)");
   options.flag("no-page", page, "Do not serve the web page at /");
   options.text("chat-template", template_name, "NAME", "Template to use instead of the model's: " + ChatTemplate::names());
+  options.flag("raw", raw, "No chat template: /v1/chat/completions answers with an error");
   options.number("c,ctx-size", context_tokens, {1, kMostTokens}, "N", "Context, tokens (default: the model's)");
   options.number("queue", queue, {1, 1 << 20}, "N", "Answers under way at most, waiting ones included; beyond them 429");
   options.number("timeout", timeout_s, {1, INT32_MAX}, "S", "Seconds that an answer may take; then 504, or an error event");
@@ -55,18 +56,22 @@ void GatewayOptions::declare(OptionSet& options) {
   declare_sampling(options, "Sampling, where a request does not say it", sampling);
 }
 
+// Parts that are not empty.
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, separator);) {
+    if (!part.empty() && part.back() == '\r') part.pop_back();
+    if (!part.empty()) parts.push_back(part);
+  }
+  return parts;
+}
+
 std::vector<std::string> read_keys(const GatewayOptions& o) {
-  std::vector<std::string> keys;
-  const auto add_all = [&](const std::string& text, char separator) {
-    std::istringstream in(text);
-    for (std::string key; std::getline(in, key, separator);) {
-      if (!key.empty() && key.back() == '\r') key.pop_back();
-      if (!key.empty()) keys.push_back(key);
-    }
-  };
-  add_all(o.api_key, ',');
+  std::vector<std::string> keys = split(o.api_key, ',');
   if (!o.api_key_file.empty()) {
-    add_all(read_file(o.api_key_file, 1 << 20), '\n');
+    const std::vector<std::string> more = split(read_file(o.api_key_file, 1 << 20), '\n');
+    keys.insert(keys.end(), more.begin(), more.end());
     if (keys.empty()) throw FormatError(o.api_key_file, "keys", "at least one line", "none");
   }
   return keys;
@@ -77,10 +82,21 @@ std::string folder_name(const std::string& folder) {
   return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
+// None where the model has none, or is to be used without. UsageError where it has one that is not known: its answers
+// would be of a form that it was not trained on.
+std::optional<ChatTemplate> find_template(const Tokenizer& tokenizer, const GatewayOptions& o) {
+  const bool none = o.template_name.empty() && tokenizer.data().chat_template.empty();
+  if (!o.raw && !none) return choose_template(tokenizer, o.template_name);
+  std::cerr << "gateway: no chat template; /v1/chat/completions answers with an error" << std::endl;
+  return std::nullopt;
+}
+
 // Waits for a signal, then lets answers end.
 void end_on_signal(HttpServer& server, Backend& backend, std::chrono::seconds grace, const std::atomic<bool>& ended) {
   while (interrupted_by() == ExitCode::ok && !ended) std::this_thread::sleep_for(std::chrono::milliseconds(50));
   backend.drain(grace);
+  // What has ended is still to be written.
+  server.wait_until_idle(std::chrono::seconds(2));
   server.stop();
 }
 
@@ -95,17 +111,11 @@ ExitCode gateway_command(const MpiSession& mpi, const Arguments& arguments) {
   if (o.model.empty() || o.socket.empty()) throw UsageError("gateway: expected -m DIR and --socket PATH (see --help)");
   const Manifest manifest = read_manifest(o.model);
   const Tokenizer tokenizer(load_tokenizer(o.model, manifest, true));
-  std::optional<ChatTemplate> chat_template;
-  try {
-    chat_template = choose_template(tokenizer, o.template_name);
-  } catch (const UsageError& e) {
-    if (!o.template_name.empty()) throw;
-    std::cerr << "gateway: " << e.what() << "; /v1/chat/completions answers with an error" << std::endl;
-  }
+  const std::optional<ChatTemplate> chat_template = find_template(tokenizer, o);
   const char* token = std::getenv(kTokenVariable);
   Backend backend({o.socket, o.rank_address, token != nullptr ? token : ""}, static_cast<std::size_t>(o.queue));
   GatewayContext context;
-  context.model_name = o.alias.empty() ? folder_name(o.model) : o.alias;
+  context.model_names = split(o.alias.empty() ? folder_name(o.model) : o.alias, ',');
   context.fingerprint = fmt::format("b{}-{}", JUPITER_VERSION, hex(manifest.hash));
   context.created =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();

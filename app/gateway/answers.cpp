@@ -85,7 +85,7 @@ class Completion : public Reply {
         kind_(kind),
         request_(std::move(request)),
         echoes_(std::move(echoes)),
-        head_(kind.id_prefix) {
+        head_(context, kind.id_prefix, request_.model) {
     for (std::size_t p = 0; p < prompts.size(); ++p) {
       prompt_tokens_ += std::ssize(prompts[p]);
       for (std::int64_t n = 0; n < request_.choices; ++n) start(prompts[p], p, static_cast<std::uint64_t>(n));
@@ -157,12 +157,11 @@ class Completion : public Reply {
     if (!request_.seed_given && request_.sampling.temperature > 0) spec.sampling.seed = random_seed();
     spec.sampling.seed += n;
     if (!request_.ignore_eos) spec.end_tokens = context_.tokenizer->data().end_of_turn;
-    auto generation = context_.backend->submit(std::move(spec));
-    if (!generation) {
-      throw ApiError(429, "rate_limit_error", "too many answers are under way: expected the request again, later");
-    }
-    choices_.push_back(
-        {AnswerReader(*context_.backend, std::move(generation), *context_.tokenizer, request_.stops), which, "", {}});
+    choices_.push_back({AnswerReader(*context_.backend, submit_or_refuse(*context_.backend, std::move(spec)),
+                                     *context_.tokenizer, request_.stops),
+                        which,
+                        "",
+                        {}});
     if (request_.calls_tools) choices_.back().tools.emplace(*request_.calls_tools);
   }
 
@@ -171,9 +170,7 @@ class Completion : public Reply {
     if (c.tools) take_calls(c, piece);
     c.text += piece.text;
     c.tokens.insert(c.tokens.end(), piece.tokens.begin(), piece.tokens.end());
-    if (c.reader.finished() && !c.reader.end().error.empty()) {
-      throw ApiError(500, "server_error", c.reader.end().error);
-    }
+    if (c.reader.finished()) check_end(*context_.backend, c.reader.end());
     return piece;
   }
 
@@ -326,17 +323,20 @@ class Completion : public Reply {
 };
 
 void check_model(const GatewayContext& context, const AnswerRequest& r) {
-  if (r.model.empty() || r.model == context.model_name) return;
+  const std::vector<std::string>& names = context.model_names;
+  if (r.model.empty() || std::find(names.begin(), names.end(), r.model) != names.end()) return;
   throw ApiError(404, "not_found_error",
-                 "model: expected " + context.model_name + " (see /v1/models), found " + json_text(r.model), "model");
+                 "model: expected " + names.front() + " (see /v1/models), found " + json_text(r.model), "model");
 }
 
 void check_length(const GatewayContext& context, const std::vector<TokenId>& prompt) {
   if (prompt.empty()) throw bad_request("prompt: expected at least one token, found none");
   if (std::ssize(prompt) < context.context_tokens) return;
-  throw ApiError(400, "exceed_context_size_error",
-                 "prompt: expected fewer than " + std::to_string(context.context_tokens) +
-                     " tokens (the context), found " + std::to_string(prompt.size()));
+  ApiError e(400, "exceed_context_size_error",
+             "prompt: expected fewer than " + std::to_string(context.context_tokens) + " tokens (the context), found " +
+                 std::to_string(prompt.size()));
+  e.figures = {{"n_prompt_tokens", std::ssize(prompt)}, {"n_ctx", context.context_tokens}};
+  throw e;
 }
 
 }  // namespace

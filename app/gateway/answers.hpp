@@ -13,8 +13,8 @@ namespace jupiter {
 
 // What every handler works with.
 struct GatewayContext {
-  std::string model_name;
-  std::string fingerprint;  // of program and model; begins with "b", as llama-server's
+  std::vector<std::string> model_names;  // at least one
+  std::string fingerprint;               // of program and model; begins with "b", as llama-server's
   std::int64_t created = 0;
   std::int64_t context_tokens = 0;
   SamplingOptions sampling;  // of requests that do not say it

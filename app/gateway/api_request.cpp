@@ -2,6 +2,7 @@
 #include "app/gateway/api_request.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "app/prompt.hpp"
 
@@ -93,6 +94,29 @@ std::vector<LogitBias> read_biases(const JsonObject& body) {
   return biases;
 }
 
+// To JSON 12.0 is an integer like 12, and languages that know no other numbers write it.
+void write_whole_numbers_as_integers(nlohmann::json& value) {
+  if (value.is_structured()) {
+    for (nlohmann::json& part : value) write_whole_numbers_as_integers(part);
+  } else if (value.is_number_float()) {
+    constexpr double kExact = 9007199254740992;  // up to here a double has every integer
+    const double x = value.get<double>();
+    if (x != std::floor(x) || std::abs(x) > kExact) return;
+    value = x < 0 ? nlohmann::json(static_cast<std::int64_t>(x)) : nlohmann::json(static_cast<std::uint64_t>(x));
+  }
+}
+
+void read_sampling_and_seed(const JsonObject& body, AnswerRequest& r) {
+  const nlohmann::json* seed = body.find("seed");
+  // llama-server's -1: a random one. To the library 2^64 - 1 is the same number.
+  const bool any = seed != nullptr && !seed->is_number_unsigned() && *seed == -1;
+  r.seed_given = seed != nullptr && !any;
+  if (!any) return read_sampling(body, r.sampling);
+  nlohmann::json others = body.value();
+  others.erase("seed");
+  read_sampling(JsonObject(std::move(others), body.where()), r.sampling);
+}
+
 void read_shared(const RequestBody& request, const SamplingOptions& defaults, AnswerRequest& r) {
   const JsonObject& body = request.fields;
   r.model = body.find_string("model").value_or("");
@@ -107,11 +131,15 @@ void read_shared(const RequestBody& request, const SamplingOptions& defaults, An
   for (const char* key : {"max_tokens", "max_completion_tokens"}) {
     if (const auto most = body.find_int(key, 1, INT64_MAX)) r.max_tokens = std::min(*most, kMostTokens);
   }
+  // llama-server's: -1 is to the end.
+  if (const auto most = body.find_int("n_predict", -1, INT64_MAX)) {
+    if (*most == 0) body.fail("n_predict", "-1, or 1 and more", "0");
+    if (*most > 0) r.max_tokens = std::min(*most, kMostTokens);
+  }
   r.stops = read_stop(body);
   r.sampling = defaults;
-  read_sampling(body, r.sampling);
+  read_sampling_and_seed(body, r);
   r.logit_bias = read_biases(body);
-  r.seed_given = body.has("seed");
   r.grammar = read_output_format(body, request.in_order);
   if (!r.grammar.empty() && r.ignore_eos) {
     throw bad_request("ignore_eos: expected none where the answer has a form, which says where it ends", "ignore_eos");
@@ -142,7 +170,13 @@ void read_chat_messages(const JsonObject& body, ChatRequest& request) {
     std::vector<ToolCall> calls;
     if (role == "assistant") calls = read_tool_calls(message);
     const bool silent = !calls.empty() && !message.has("content");
-    messages.push_back({std::move(role), silent ? "" : content_of(message)});
+    std::string content = silent ? "" : content_of(message);
+    // Templates have one place for a system message; clients send several.
+    if (role == "system" && messages.size() == 1 && messages.front().role == "system") {
+      messages.front().content += "\n\n" + content;
+      continue;
+    }
+    messages.push_back({std::move(role), std::move(content)});
     if (!calls.empty()) request.calls[messages.size() - 1] = std::move(calls);
   }
   if (messages.empty()) throw bad_request("messages: expected at least one message, found none", "messages");
@@ -214,7 +248,9 @@ TextRequest read_text_request(const RequestBody& request, const SamplingOptions&
 }
 
 RequestBody parse_body(const std::string& text) {
-  return {parse_json_object(text, "body"), parse_json<nlohmann::ordered_json>(text, "body")};
+  nlohmann::json fields = parse_json(text, "body");
+  write_whole_numbers_as_integers(fields);
+  return {JsonObject(std::move(fields), "body"), parse_json<nlohmann::ordered_json>(text, "body")};
 }
 
 RequestBody read_body(const httplib::Request& request) {

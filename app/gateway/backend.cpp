@@ -98,6 +98,7 @@ BackendStatus Backend::status() const {
   const std::lock_guard lock(mutex_);
   BackendStatus s = status_;
   s.open = open_.size();
+  s.ending = draining_;
   return s;
 }
 
@@ -111,6 +112,11 @@ void Backend::drain(std::chrono::milliseconds limit) {
   draining_ = true;
   changed_.wait_for(lock, limit, [&] { return open_.empty(); });
   drained_ = true;
+  // Their readers would wait until the timeout.
+  while (!open_.empty()) {
+    const auto [id, g] = *open_.begin();
+    end(g, {id, false, "the gateway ended before it", {}, {}});
+  }
   outbox_.push_back(nlohmann::json{{"type", kLineStop}}.dump());
   lock.unlock();
   wake();

@@ -47,6 +47,7 @@ struct BackendStatus {
   nlohmann::json status;  // what they did last; null before they told
   nlohmann::json boards;  // a list of {"host", "state": used, idle, lost or returning}; null: nobody told
   std::size_t open = 0;   // answers
+  bool ending = false;    // no new answers
   std::int64_t starts = 0;
   std::uint64_t requests = 0, finished = 0, cancelled = 0, failed = 0;
   std::uint64_t prompt_tokens = 0, shared_tokens = 0, given_tokens = 0;
@@ -73,7 +74,7 @@ class Backend {
   BackendStatus status() const;
   // Whether the ranks have been there for the first time within this time.
   bool wait_until_ready(std::chrono::milliseconds limit);
-  // No new answers; waits for those under way at most so long, then tells the ranks to end.
+  // No new answers; waits for those under way at most so long, ends them with an error, and tells the ranks to end.
   void drain(std::chrono::milliseconds limit);
 
  private:

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <iostream>
@@ -93,12 +95,14 @@ class Connection : public httplib::Stream {
   }
   // Waits for the first byte of another request. false: none came.
   bool next_request(bool first) {
+    if (ending_) return false;
     reading_ = true;
     taken_ = 0;
     begun_ = Clock::now();
     return wait_for(POLLIN, first ? limits_.request : kKeepAlive);
   }
   void request_is_read() { reading_ = false; }
+  void end_after_answer() { ending_ = true; }
   bool gone() const {
     char byte;
     const ssize_t n = ::recv(socket_, &byte, 1, MSG_PEEK);
@@ -144,12 +148,34 @@ class Connection : public httplib::Stream {
   }
   int socket_;
   HttpLimits limits_;
-  bool reading_ = true;
+  bool reading_ = true, ending_ = false;
   std::size_t taken_ = 0;
   Clock::time_point begun_;
 };
 
 thread_local Connection* current = nullptr;
+
+// A body may be on its way that nobody reads: it must not be taken for the next request.
+void end_connection(httplib::Response& response) {
+  response.set_header("Connection", "close");
+  current->end_after_answer();
+}
+
+// Whether a body comes that cpp-httplib does not read.
+bool has_unread_body(const httplib::Request& request) {
+  const bool any =
+      request.has_header("Transfer-Encoding") || request.get_header_value<std::uint64_t>("Content-Length") > 0;
+  return any && (request.method == "GET" || request.method == "HEAD" || request.method == "OPTIONS");
+}
+
+// Takes the same time whatever differs.
+bool is_same(const std::string& expected, const std::string& given) {
+  unsigned char differs = expected.size() != given.size();
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    differs |= static_cast<unsigned char>(expected[i] ^ (i < given.size() ? given[i] : 0));
+  }
+  return differs == 0;
+}
 
 }  // namespace
 
@@ -160,6 +186,7 @@ ApiError bad_request(const std::string& message, const std::string& param) {
 nlohmann::json error_object(const ApiError& e) {
   nlohmann::json error = {{"message", e.what()}, {"type", e.type}, {"code", e.status}, {"param", nullptr}};
   if (!e.param.empty()) error["param"] = e.param;
+  for (const auto& [name, value] : e.figures) error[name] = value;
   return {{"error", error}};
 }
 
@@ -169,13 +196,18 @@ class HttpServer::Listener : public httplib::Server {
     new_task_queue = [most = limits.connections] { return new ConnectionThreads(most); };
     set_payload_max_length(limits.body_bytes);
   }
+  std::atomic<std::int64_t> answering = 0;  // requests
 
  private:
   bool process_and_close_socket(socket_t socket) override {
     bool done = false;
     if (turned_away) {
+      const ApiError e(503, "unavailable_error", "too many connections: expected the request again, later");
+      const std::string body = error_object(e).dump();
       send_all(socket,
-               "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+               "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: "
+               "application/json\r\nContent-Length: " +
+                   std::to_string(body.size()) + "\r\n\r\n" + body);
     } else {
       done = serve(socket);
     }
@@ -189,7 +221,9 @@ class HttpServer::Listener : public httplib::Server {
     current = &connection;
     bool served = false, closed = false;
     for (bool first = true; !closed && svr_sock_ != INVALID_SOCKET && connection.next_request(first); first = false) {
+      ++answering;
       served = process_request(connection, false, closed, nullptr);
+      --answering;
       if (!served) break;
     }
     current = nullptr;
@@ -205,7 +239,9 @@ HttpServer::HttpServer(const HttpLimits& limits, std::vector<std::string> keys, 
       listener_(std::make_unique<Listener>(limits)) {
   listener_->set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
     if (!cors_origin_.empty()) response.set_header("Access-Control-Allow-Origin", cors_origin_);
+    if (has_unread_body(request)) end_connection(response);
     if (request.method != "OPTIONS") return httplib::Server::HandlerResponse::Unhandled;
+    if (methods_.contains(request.path)) response.set_header("Allow", allowed_methods(request.path));
     response.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
     response.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type");
     response.set_header("Access-Control-Max-Age", "86400");
@@ -216,18 +252,20 @@ HttpServer::HttpServer(const HttpLimits& limits, std::vector<std::string> keys, 
   listener_->set_error_handler([this](const httplib::Request& request, httplib::Response& response) {
     if (!response.body.empty()) return;
     std::string message = "expected a request that is HTTP/1.1";
-    const auto known = methods_.find(request.path);
+    // cpp-httplib answers 400 to methods without a handler, and has no path where it does not know the method.
+    const std::string path = request.target.substr(0, request.target.find_first_of("?#"));
+    const bool known = methods_.contains(path);
     if (response.status == 413) {
       message = "body: expected at most " + std::to_string(limits_.body_bytes) + " bytes, found more";
-    } else if (response.status == 404 && known != methods_.end()) {
+    } else if (known && !handles(path, request.method)) {
       response.status = 405;
-      std::string allowed;
-      for (const std::string& m : known->second) allowed += (allowed.empty() ? "" : ", ") + m;
+      const std::string allowed = allowed_methods(path);
       response.set_header("Allow", allowed);
-      message = request.path + ": expected " + allowed + ", found " + request.method;
+      message = path + ": expected " + allowed + ", found " + request.method;
     } else if (response.status == 404) {
       message = request.path + ": no such path";
     }
+    end_connection(response);
     const ApiError e(response.status, response.status == 404 ? "not_found_error" : "invalid_request_error", message);
     response.set_content(error_object(e).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
                          "application/json");
@@ -236,19 +274,23 @@ HttpServer::HttpServer(const HttpLimits& limits, std::vector<std::string> keys, 
 
 HttpServer::~HttpServer() = default;
 
+std::string HttpServer::allowed_methods(const std::string& path) const {
+  std::string allowed;
+  for (const std::string& m : methods_.at(path)) allowed += m == "GET" ? "GET, HEAD, " : m + ", ";
+  return allowed + "OPTIONS";
+}
+
+bool HttpServer::handles(const std::string& path, const std::string& method) const {
+  const std::vector<std::string>& methods = methods_.at(path);
+  return std::find(methods.begin(), methods.end(), method == "HEAD" ? "GET" : method) != methods.end();
+}
+
 void HttpServer::check_key(const httplib::Request& request) const {
   if (keys_.empty()) return;
   const std::string given = request.get_header_value("Authorization");
+  const std::string bare = request.get_header_value("X-Api-Key");  // as llama-server takes it, too
   bool known = false;
-  for (const std::string& key : keys_) {
-    // The same time whatever is wrong.
-    const std::string expected = "Bearer " + key;
-    unsigned char differs = expected.size() != given.size();
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      differs |= static_cast<unsigned char>(expected[i] ^ (i < given.size() ? given[i] : 0));
-    }
-    known |= differs == 0;
-  }
+  for (const std::string& key : keys_) known |= is_same("Bearer " + key, given) | is_same(key, bare);
   if (!known) throw ApiError(401, "authentication_error", "expected a known key (Authorization: Bearer KEY)");
 }
 
@@ -300,6 +342,12 @@ void HttpServer::serve() {
 
 void HttpServer::stop() {
   listener_->stop();
+}
+
+bool HttpServer::wait_until_idle(std::chrono::milliseconds limit) const {
+  const Clock::time_point end = Clock::now() + limit;
+  while (listener_->answering > 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return listener_->answering == 0;
 }
 
 bool HttpServer::client_gone() {

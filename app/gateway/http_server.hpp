@@ -26,6 +26,7 @@ struct ApiError : std::runtime_error {
   int status;
   std::string type;   // OpenAI's: invalid_request_error, authentication_error, rate_limit_error, ...
   std::string param;  // the field that is wrong; empty: none
+  std::map<std::string, std::int64_t> figures = {};  // further fields of the error object
 };
 
 // 400, invalid_request_error.
@@ -49,11 +50,17 @@ class HttpServer {
   void get(const std::string& path, Handler handler, bool open = false);
   void post(const std::string& path, Handler handler);
 
+  bool has_keys() const { return !keys_.empty(); }
+  // The methods of each path.
+  const std::map<std::string, std::vector<std::string>>& routes() const { return methods_; }
+
   // The port that it listens at (port 0: one that is free). RunError where the address cannot be had.
   int bind(const std::string& host, int port);
-  // Until stop().
+  // Until stop(), which cuts answers off.
   void serve();
   void stop();
+  // Whether all requests are answered within this time.
+  bool wait_until_idle(std::chrono::milliseconds limit) const;
 
   // Whether the client of the request that this thread answers has gone away.
   static bool client_gone();
@@ -62,6 +69,9 @@ class HttpServer {
   class Listener;
   void route(const std::string& method, const std::string& path, Handler handler, bool open);
   void check_key(const httplib::Request& request) const;
+  // Of a path that is known.
+  std::string allowed_methods(const std::string& path) const;
+  bool handles(const std::string& path, const std::string& method) const;
   HttpLimits limits_;
   std::vector<std::string> keys_;
   std::string cors_origin_;

@@ -53,7 +53,7 @@ class Part {
     }
     const auto end = generation_->end();
     if (!end) return std::nullopt;
-    if (!end->error.empty()) throw ApiError(500, "server_error", end->error);
+    check_end(*backend_, *end);
     generation_.reset();
     return end->stopped;
   }
@@ -84,7 +84,7 @@ class OutlinedCompletion : public Reply {
         prompts_(*context.tokenizer, *context.chat_template, options_, question_),
         plain_prompt_(std::move(plain)),
         outline_reader_(*context.tokenizer, options_.points_max),
-        head_("chatcmpl-") {
+        head_(context, "chatcmpl-", request_.model) {
     if (!request_.seed_given && request_.sampling.temperature > 0) request_.sampling.seed = random_seed();
     if (!prompts_.fits(context_.context_tokens)) {
       begin_plain();
@@ -94,7 +94,7 @@ class OutlinedCompletion : public Reply {
     prompt_tokens_ += std::ssize(spec.prompt);
     spec.sampling = OutlinePromptMaker::outline_sampling(spec.sampling);
     spec.end_tokens = context_.tokenizer->data().end_of_turn;
-    outline_.emplace(*context_.backend, submit_or_refuse(std::move(spec)));
+    outline_.emplace(*context_.backend, submit_or_refuse(*context_.backend, std::move(spec)));
   }
 
   bool wait_for_all() override {
@@ -151,15 +151,9 @@ class OutlinedCompletion : public Reply {
     return spec;
   }
 
-  std::shared_ptr<Generation> submit_or_refuse(GenerationSpec spec) const {
-    auto generation = context_.backend->submit(std::move(spec));
-    if (generation) return generation;
-    throw ApiError(429, "rate_limit_error", "too many answers are under way: expected the request again, later");
-  }
-
   void begin_plain() {
     prompt_tokens_ += std::ssize(plain_prompt_);
-    plain_.emplace(*context_.backend, submit_or_refuse(spec_of(plain_prompt_, request_.max_tokens)),
+    plain_.emplace(*context_.backend, submit_or_refuse(*context_.backend, spec_of(plain_prompt_, request_.max_tokens)),
                    *context_.tokenizer, std::vector<std::string>{});
   }
 
@@ -198,11 +192,11 @@ class OutlinedCompletion : public Reply {
     }
   }
 
-  // Where too many answers are under way the point waits.
+  // Where too many answers are under way the point waits; a gateway that ends would let it wait for ever.
   void begin_point(Point& p) {
     if (p.part) return;
     auto generation = context_.backend->submit(spec_of(p.prompt, options_.point_tokens));
-    if (!generation) return;
+    if (!generation) return check_ending(*context_.backend);
     prompt_tokens_ += std::ssize(p.prompt);
     p.part.emplace(*context_.backend, std::move(generation));
   }
@@ -221,7 +215,7 @@ class OutlinedCompletion : public Reply {
     if (!plain_) begin_plain();
     plain_text_ += plain_->next(limit).text;
     if (!plain_->finished()) return false;
-    if (!plain_->end().error.empty()) throw ApiError(500, "server_error", plain_->end().error);
+    check_end(*context_.backend, plain_->end());
     return true;
   }
 

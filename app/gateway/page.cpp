@@ -1,6 +1,7 @@
 // Browsers may keep the files, and ask each time whether they have changed.
 #include "app/gateway/page.hpp"
 
+#include "app/gateway/embedded.hpp"
 #include "io/error.hpp"
 #include "io/hash.hpp"
 
@@ -31,7 +32,7 @@ bool takes_gzip(const httplib::Request& request) {
   return weight.find("q=0") == std::string::npos || weight.find_first_of("123456789") != std::string::npos;
 }
 
-void answer(const PageFile& file, const std::string& etag, const httplib::Request& request,
+void answer(const EmbeddedFile& file, const std::string& etag, const httplib::Request& request,
             httplib::Response& response) {
   response.set_header("ETag", etag);
   response.set_header("Cache-Control", "no-cache");
@@ -56,7 +57,7 @@ void answer(const PageFile& file, const std::string& etag, const httplib::Reques
 }  // namespace
 
 void add_page(HttpServer& server) {
-  for (const PageFile& file : page_files()) {
+  for (const EmbeddedFile& file : page_files()) {
     const std::string path = file.name == "index.html" ? "/" : "/page/" + std::string(file.name);
     const std::string etag = '"' + hex(hash_bytes(file.plain)) + '"';
     server.get(

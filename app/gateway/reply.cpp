@@ -40,8 +40,25 @@ void check_time(const GatewayContext& context, std::chrono::steady_clock::time_p
                  "expected an answer within " + std::to_string(context.timeout.count()) + " s, found none");
 }
 
-ReplyHead::ReplyHead(const char* id_prefix)
+std::shared_ptr<Generation> submit_or_refuse(Backend& backend, GenerationSpec spec) {
+  if (auto generation = backend.submit(std::move(spec))) return generation;
+  check_ending(backend);
+  throw ApiError(429, "rate_limit_error", "too many answers are under way: expected the request again, later");
+}
+
+void check_ending(const Backend& backend) {
+  if (backend.status().ending) throw ApiError(503, "unavailable_error", "the server is about to end");
+}
+
+void check_end(const Backend& backend, const GenerationEnd& end) {
+  if (end.error.empty()) return;
+  check_ending(backend);
+  throw ApiError(500, "server_error", end.error);
+}
+
+ReplyHead::ReplyHead(const GatewayContext& context, const char* id_prefix, const std::string& asked_model)
     : id(new_id(id_prefix)),
+      model(asked_model.empty() ? context.model_names.front() : asked_model),
       created(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
                   .count()) {}
 
@@ -49,7 +66,7 @@ ordered_json ReplyHead::object(const GatewayContext& context, const char* kind) 
   return {{"id", id},
           {"object", kind},
           {"created", created},
-          {"model", context.model_name},
+          {"model", model},
           {"system_fingerprint", context.fingerprint}};
 }
 

@@ -12,6 +12,10 @@
 namespace jupiter {
 
 struct GatewayContext;
+class Backend;
+class Generation;
+struct GenerationEnd;
+struct GenerationSpec;
 
 class Reply {
  public:
@@ -40,11 +44,19 @@ std::uint64_t random_seed();
 // ApiError (504) where an answer that began then has taken too long.
 void check_time(const GatewayContext& context, std::chrono::steady_clock::time_point start);
 
+// Opens an answer. ApiError where there is no place for it (429), or the gateway is about to end (503).
+std::shared_ptr<Generation> submit_or_refuse(Backend& backend, GenerationSpec spec);
+// ApiError (503) where no answer is begun any more.
+void check_ending(const Backend& backend);
+// ApiError where an answer that has ended could not be computed (500), or not before the gateway ends (503).
+void check_end(const Backend& backend, const GenerationEnd& end);
+
 // What every object and event of an answer begins with.
 struct ReplyHead {
-  explicit ReplyHead(const char* id_prefix);
+  // asked_model: as the request calls it; empty: the first name.
+  ReplyHead(const GatewayContext& context, const char* id_prefix, const std::string& asked_model);
   nlohmann::ordered_json object(const GatewayContext& context, const char* kind) const;
-  std::string id;
+  std::string id, model;
   std::int64_t created;  // seconds since 1970
 };
 

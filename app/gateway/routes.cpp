@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include "app/gateway/openapi.hpp"
+#include "app/gateway/reply.hpp"
 #include "io/json_fields.hpp"
 
 namespace jupiter {
@@ -16,14 +18,14 @@ void send(httplib::Response& response, const ordered_json& j) {
 }
 
 ordered_json model_object(const GatewayContext& c) {
-  return {{"id", c.model_name},
-          {"object", "model"},
-          {"created", c.created},
-          {"owned_by", "jupiter"},
-          {"meta", {{"n_vocab", c.tokenizer->vocab_size()}, {"n_ctx", c.context_tokens}}}};
+  return {
+      {"id", c.model_names.front()}, {"object", "model"},
+      {"created", c.created},        {"owned_by", "jupiter"},
+      {"aliases", c.model_names},    {"meta", {{"n_vocab", c.tokenizer->vocab_size()}, {"n_ctx", c.context_tokens}}}};
 }
 
 void health(const GatewayContext& c, httplib::Response& response) {
+  check_ending(*c.backend);
   const BackendStatus s = c.backend->status();
   if (s.loaded) return send(response, {{"status", "ok"}});
   // Answers under way go on once the ranks are back.
@@ -80,8 +82,8 @@ std::string metrics(const GatewayContext& c) {
 ordered_json props(const GatewayContext& c) {
   const SamplingOptions& s = c.sampling;
   const BackendStatus b = c.backend->status();
-  return {{"model", c.model_name},
-          {"model_path", c.model_name},
+  return {{"model", c.model_names.front()},
+          {"model_path", c.model_names.front()},
           {"system_fingerprint", c.fingerprint},
           {"n_ctx", c.context_tokens},
           {"chat_template", c.chat_template != nullptr ? c.chat_template->name() : ""},
@@ -136,16 +138,27 @@ void detokenize(const GatewayContext& c, const httplib::Request& request, httpli
   send(response, {{"content", text}});
 }
 
-void apply_template(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {
-  const RequestBody body = read_body(request);
+// The prompt of a body's messages and tools.
+std::vector<PromptSegment> prompt_of(const GatewayContext& c, const RequestBody& body, bool add_generation_prompt) {
   ChatRequest r;
   read_chat_messages(body.fields, r);
   r.tools = read_tools(body.fields, body.in_order);
-  if (c.chat_template == nullptr) throw bad_request("messages: the model has no known chat template");
+  if (c.chat_template == nullptr) throw bad_request("messages: the model has no known chat template", "messages");
   put_tools_into_prompt(c, r);
+  return c.chat_template->render(r.messages, add_generation_prompt);
+}
+
+void apply_template(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {
+  const RequestBody body = read_body(request);
   std::string prompt;
-  for (const PromptSegment& s : c.chat_template->render(r.messages, true)) prompt += s.text;
+  const bool open_reply = body.fields.find_bool("add_generation_prompt").value_or(true);
+  for (const PromptSegment& s : prompt_of(c, body, open_reply)) prompt += s.text;
   send(response, {{"prompt", prompt}});
+}
+
+void count_tokens(const GatewayContext& c, const httplib::Request& request, httplib::Response& response) {
+  const auto tokens = encode_segments(*c.tokenizer, prompt_of(c, read_body(request), true));
+  send(response, {{"input_tokens", tokens.size()}});
 }
 
 }  // namespace
@@ -171,12 +184,18 @@ void add_routes(HttpServer& server, const GatewayContext& c) {
   for (const char* path : {"/chat/completions", "/v1/chat/completions"}) {
     server.post(path, [&c](const Request& q, Response& r) { answer_chat(c, q, r); });
   }
+  for (const char* path : {"/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"}) {
+    server.post(path, [&c](const Request& q, Response& r) { count_tokens(c, q, r); });
+  }
   for (const char* path : {"/completions", "/v1/completions"}) {
     server.post(path, [&c](const Request& q, Response& r) { answer_text(c, q, r); });
   }
   server.post("/tokenize", [&c](const Request& q, Response& r) { tokenize(c, q, r); });
   server.post("/detokenize", [&c](const Request& q, Response& r) { detokenize(c, q, r); });
   server.post("/apply-template", [&c](const Request& q, Response& r) { apply_template(c, q, r); });
+  const std::string document = openapi_document(c, server.has_keys());
+  server.get(
+      "/openapi.json", [document](const Request&, Response& r) { r.set_content(document, "application/json"); }, true);
 }
 
 }  // namespace jupiter

@@ -25,6 +25,19 @@ bool is_name(const std::string& name) {
   return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), is_word);
 }
 
+// Whether a schema only says that there are no properties: a function without parameters, which has no arguments,
+// although the schema as such would allow any.
+bool lists_no_arguments(const ordered_json& parameters) {
+  if (!parameters.is_object() || !parameters.value("properties", ordered_json::object()).empty()) return false;
+  const auto says_nothing = [](const auto& item) {
+    const std::string& key = item.key();
+    return key == "properties" || key == "title" || key == "description" || key == "$schema" ||
+           (key == "type" && item.value() == "object") || (key == "required" && item.value().empty());
+  };
+  const auto items = parameters.items();
+  return std::all_of(items.begin(), items.end(), says_nothing);
+}
+
 Tool read_tool(const JsonObject& of, const ordered_json& in_order) {
   const std::string type = of.string("type");
   if (type != "function") of.fail("type", "function", type);
@@ -37,9 +50,7 @@ Tool read_tool(const JsonObject& of, const ordered_json& in_order) {
   tool.definition = in_order;
   tool.parameters = ordered_json::object();
   if (function.has("parameters")) tool.parameters = in_order["function"]["parameters"];
-  // A function without parameters has no arguments.
-  if (tool.parameters == ordered_json::object())
-    tool.parameters = {{"type", "object"}, {"additionalProperties", false}};
+  if (lists_no_arguments(tool.parameters)) tool.parameters = {{"type", "object"}, {"additionalProperties", false}};
   json_schema_gbnf(tool.parameters, function.where() + ": parameters");
   return tool;
 }

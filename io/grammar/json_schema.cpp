@@ -278,9 +278,12 @@ class Converter {
     const std::int64_t least = length(schema, "minItems", 0, pointer);
     std::int64_t most = length(schema, "maxItems", -1, pointer);
     if (most >= 0 && most < least) fail(pointer + "/maxItems", "at least minItems", std::to_string(most));
-    const Json prefix = schema.value("prefixItems", Json::array());
+    // Schemas from before 2020 have the first items in a list of this name.
+    const bool old = schema.contains("items") && schema["items"].is_array() && !schema.contains("prefixItems");
+    const std::string prefix_key = old ? "items" : "prefixItems";
+    const Json prefix = schema.value(prefix_key, Json::array());
     if (!prefix.is_array()) fail(pointer + "/prefixItems", "a list of schemas", json_text(prefix));
-    const Json items = schema.value("items", Json(true));
+    const Json items = old ? Json(true) : schema.value("items", Json(true));
     const auto fixed = static_cast<std::int64_t>(prefix.size());
     const bool closed = items.is_boolean() && !items.get<bool>();
     if (closed) most = most < 0 ? fixed : std::min(most, fixed);
@@ -295,11 +298,11 @@ class Converter {
     }
     if (fixed == 0) return array_of(pointer, item + " " + rest, least);
     for (std::int64_t i = std::min(fixed, most < 0 ? fixed : most) - 1; i > 0; --i) {
-      const std::string of_item = pointer + "/prefixItems/" + std::to_string(i);
+      const std::string of_item = pointer + "/" + prefix_key + "/" + std::to_string(i);
       const std::string tail = "\",\" ws " + visit(prefix[i], of_item) + " " + rest;
       rest = rule(of_item, i >= least ? "(" + tail + ")?" : tail);
     }
-    return array_of(pointer, visit(prefix[0], pointer + "/prefixItems/0") + " " + rest, least);
+    return array_of(pointer, visit(prefix[0], pointer + "/" + prefix_key + "/0") + " " + rest, least);
   }
 
   std::string array_of(const std::string& pointer, const std::string& items, std::int64_t least) {

@@ -54,6 +54,19 @@ TEST(Tools, ChoicesSayWhatAnAnswerMayBe) {
   EXPECT_TRUE(takes(llama, R"(No. {"name": "other"})")) << "only at the beginning";
 }
 
+TEST(Tools, ParametersThatListNothingAreNoArguments) {
+  const std::string head = R"("tool_choice": "required", "tools": [{"type": "function", "function": {"name": "now", )";
+  const std::string invented = "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"x\": 1}}\n</tool_call>";
+  for (const char* nothing :
+       {"{}", R"({"type": "object"})", R"({"type": "object", "properties": {}, "required": []})"}) {
+    const auto use = chat(head + "\"parameters\": " + nothing + "}}]").tools;
+    EXPECT_TRUE(takes(tool_grammar(use, ToolForm::tagged), kNow)) << nothing;
+    EXPECT_FALSE(takes(tool_grammar(use, ToolForm::tagged), invented)) << nothing;
+  }
+  const auto any = chat(head + R"("parameters": {"type": "object", "additionalProperties": true}}}])").tools;
+  EXPECT_TRUE(takes(tool_grammar(any, ToolForm::tagged), invented));
+}
+
 TEST(Tools, WhatIsWrongIsSaid) {
   const std::vector<std::pair<std::string, const char*>> wrong = {
       {R"("tools": 5)", "tools"},

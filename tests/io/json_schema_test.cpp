@@ -82,6 +82,7 @@ const std::vector<Case>& cases() {
        {"[null, null]", "[null,null,null]"},
        {"[]", "[null]", "[null, null, null, null]"}},
       {R"({"type": "array", "maxItems": 0})", {"[]"}, {"[1]"}},
+      {R"({"items": [{"const": 1}, {"const": 2}], "maxItems": 3})", {"[]", "[1, 2]", "[1, 2, 9]"}, {"[2]", "[1, 3]"}},
       {R"({"type": "array", "prefixItems": [{"const": 1}, {"const": 2}], "items": {"const": 3}})",
        {"[]", "[1]", "[1, 2]", "[1, 2, 3, 3]"},
        {"[2]", "[1, 3]"}},

@@ -1,4 +1,5 @@
-# Writes OUTPUT, a C++ file with the files of the web page (FILES, in FOLDER) as they are and compressed by gzip.
+# Writes OUTPUT, a C++ file with FUNCTION (app/gateway/embedded.hpp), which has FILES, in FOLDER, as they are and
+# compressed by gzip.
 find_program(GZIP gzip REQUIRED)
 set(arrays "")
 set(table "")
@@ -19,7 +20,7 @@ foreach(file ${FILES})
 endforeach()
 file(REMOVE ${OUTPUT}.gz)
 file(WRITE ${OUTPUT} "// Made by app/gateway/page/embed.cmake.
-#include \"app/gateway/page.hpp\"
+#include \"app/gateway/embedded.hpp\"
 
 namespace jupiter {
 
@@ -28,11 +29,11 @@ template <std::size_t N>
 std::string_view text(const unsigned char (&bytes)[N]) {
   return {reinterpret_cast<const char*>(bytes), N};
 }
-${arrays}const PageFile files[] = {
+${arrays}const EmbeddedFile files[] = {
 ${table}};
 }  // namespace
 
-std::span<const PageFile> page_files() {
+std::span<const EmbeddedFile> ${FUNCTION}() {
   return files;
 }
 
