@@ -329,14 +329,18 @@ void check_model(const GatewayContext& context, const AnswerRequest& r) {
                  "model: expected " + names.front() + " (see /v1/models), found " + json_text(r.model), "model");
 }
 
+ApiError too_long(std::int64_t prompt_tokens, std::int64_t context_tokens) {
+  ApiError e(400, "exceed_context_size_error",
+             "prompt: expected fewer than " + std::to_string(context_tokens) + " tokens (the context), found " +
+                 std::to_string(prompt_tokens));
+  e.figures = {{"n_prompt_tokens", prompt_tokens}, {"n_ctx", context_tokens}};
+  return e;
+}
+
 void check_length(const GatewayContext& context, const std::vector<TokenId>& prompt) {
   if (prompt.empty()) throw bad_request("prompt: expected at least one token, found none");
   if (std::ssize(prompt) < context.context_tokens) return;
-  ApiError e(400, "exceed_context_size_error",
-             "prompt: expected fewer than " + std::to_string(context.context_tokens) + " tokens (the context), found " +
-                 std::to_string(prompt.size()));
-  e.figures = {{"n_prompt_tokens", std::ssize(prompt)}, {"n_ctx", context.context_tokens}};
-  throw e;
+  throw too_long(std::ssize(prompt), context.context_tokens);
 }
 
 }  // namespace
