@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 
-from serve_client import CHAT, ROOT, Server
+from serve_client import ROOT, TEXT, Server
 
 NAME = os.environ.get("EMULATE_NAME", "jup")
 STATE = pathlib.Path("/var/lib/jupiter-emulate") / NAME / "cluster.json"
@@ -34,8 +34,7 @@ BACK_S = 8
 
 
 def body_of(question, tokens):
-    return {"messages": [{"role": "user", "content": question}], "max_tokens": tokens, "ignore_eos": True,
-            "stream": True}
+    return {"prompt": question, "max_tokens": tokens, "ignore_eos": True, "stream": True}
 
 
 def is_whole(slots):
@@ -50,7 +49,7 @@ def stream_and(server, question, tokens, at, action):
             threading.Thread(target=action).start()
         return True
 
-    return server.client().ask(CHAT, body_of(question, tokens), watch)
+    return server.client().ask(TEXT, body_of(question, tokens), watch)
 
 
 def processes(board):
