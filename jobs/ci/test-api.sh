@@ -16,4 +16,4 @@ if ! cmp -s "$wanted" "$environment/installed.txt"; then
 fi
 cd "$root/tests/api"
 export JUPITER=${JUPITER:-$BUILD/jupiter} PYTHONDONTWRITEBYTECODE=1
-exec "$environment/bin/python" -m pytest -q -rsxf "$@"
+exec "$environment/bin/python" -m pytest -q -rsx --durations=4 "$@"
