@@ -137,12 +137,7 @@ ModelPart Engine::planned_part() {
   if (parts.size() > 1) {
     for (const ModelPart& p : parts) slices_.push_back(*p.slice);
   }
-  return parts[board()];
-}
-
-std::size_t Engine::board() const {
-  const std::vector<int> ranks = mpi_.group(mpi_.stage());
-  return static_cast<std::size_t>(std::find(ranks.begin(), ranks.end(), mpi_.rank()) - ranks.begin());
+  return parts[static_cast<std::size_t>(mpi_.board())];
 }
 
 // All ranks of a host together must fit into its memory; a cache that nobody asked for by size is what fits.
@@ -150,8 +145,7 @@ void Engine::claim(const EngineOptions& options) {
   MemoryClaim mine;
   if (mpi_.holds_layers()) {
     const std::uint64_t draft = draft_ ? draft_model_bytes(*draft_, workload_.context_tokens, threads_) : 0;
-    const StageSetting at{mpi_.stages(), threads_, std::max(1, static_cast<int>(slices_.size())),
-                          static_cast<int>(board())};
+    const StageSetting at{mpi_.stages(), threads_, std::max(1, static_cast<int>(slices_.size())), mpi_.board()};
     StageMemory m = stage_memory(manifest_, part_, workload_, at, draft);
     m.process -= std::min(m.process, resident_memory());
     mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi_.stages())),

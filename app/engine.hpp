@@ -87,7 +87,6 @@ class Engine {
   void load(const EngineOptions& options);
   void load_drafters(const EngineOptions& options);
   ModelPart planned_part();
-  std::size_t board() const;  // of those that compute this stage
   int draft_rank() const;
   MpiSession mpi_;
   Manifest manifest_;

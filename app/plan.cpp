@@ -173,9 +173,9 @@ void print_plan(const Plan& p, const PlanRequest& r, const Planner& planner) {
   std::cout << fmt::format("predicted: first token after {:.3f} s, then {:.2f} tokens/s (plain decoding)\n",
                            p.predicted_ttft_s, p.predicted_decode_tokens_per_s);
   if (r.objective == Objective::throughput) {
+    const double interval_s = planner.interval_s(p);
     std::cout << fmt::format("many such requests at once: {:.2f} a second, {:.1f} tokens/s of prompts and answers\n",
-                             1 / planner.interval_s(p),
-                             static_cast<double>(r.prompt_tokens + r.new_tokens) / planner.interval_s(p));
+                             1 / interval_s, static_cast<double>(r.prompt_tokens + r.new_tokens) / interval_s);
   }
 }
 

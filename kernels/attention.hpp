@@ -22,7 +22,8 @@ struct RowRun {
   Slot slot(std::int64_t i) const { return tree.empty() ? sequence->home(first_position + i) : tree[i].slot; }
 };
 
-// The heads of one board. Of a whole layer first_head is 0, and every key-value head has a whole group of query heads.
+// The heads of one board. A board alone has all of them; in a tensor group a key-value head may have a part of its
+// group of query heads.
 struct AttentionShape {
   IndexRange heads;        // query heads, numbered as in the model
   IndexRange kv_heads;     // that the cache holds

@@ -25,15 +25,20 @@ void expect_bytes(int board, std::size_t expected, std::size_t found) {
                   std::to_string(expected) + " bytes, found " + std::to_string(found));
 }
 
-// Calls copy(bytes, row, columns) for each row of a board's piece, of element_bytes a column.
-template <typename Copy>
-void for_piece(std::int64_t rows, const IndexRange& columns, std::size_t element_bytes, const Copy& copy) {
-  const std::size_t row_bytes = static_cast<std::size_t>(columns.size()) * element_bytes;
-  for (std::int64_t i = 0; i < rows; ++i) copy(static_cast<std::size_t>(i) * row_bytes, i);
-}
-
-std::size_t piece_bytes(std::int64_t rows, const IndexRange& columns, std::size_t element_bytes) {
-  return static_cast<std::size_t>(rows * columns.size()) * element_bytes;
+// Exchanges the rows of this board's columns, element_bytes each. pack(row, to) and unpack(row, columns, from) copy
+// those of one row.
+template <typename Pack, typename Unpack>
+void exchange_rows(const TensorGroup& group, std::span<const IndexRange> columns, std::int64_t rows,
+                   std::size_t element_bytes, const Pack& pack, const Unpack& unpack) {
+  const auto row_bytes = [&](const IndexRange& c) { return static_cast<std::size_t>(c.size()) * element_bytes; };
+  const std::size_t mine = row_bytes(columns[group.board]);
+  std::vector<std::byte> piece(static_cast<std::size_t>(rows) * mine);
+  for (std::int64_t i = 0; i < rows; ++i) pack(i, piece.data() + static_cast<std::size_t>(i) * mine);
+  group.link->exchange(std::move(piece), [&](int board, std::span<const std::byte> bytes) {
+    const IndexRange& c = columns[board];
+    expect_bytes(board, static_cast<std::size_t>(rows) * row_bytes(c), bytes.size());
+    for (std::int64_t i = 0; i < rows; ++i) unpack(i, c, bytes.data() + static_cast<std::size_t>(i) * row_bytes(c));
+  });
 }
 
 // What follows from integers and scales (reference.cpp has the same sums).
@@ -67,36 +72,28 @@ TensorGroup::TensorGroup(const ModelConfig& c, std::vector<TensorSlice> all, int
 void gather(const TensorGroup& group, std::span<const IndexRange> columns, MatrixView<float> x) {
   if (columns.empty()) return;
   const IndexRange& mine = columns[group.board];
-  std::vector<std::byte> piece(piece_bytes(x.rows, mine, sizeof(float)));
-  for_piece(x.rows, mine, sizeof(float), [&](std::size_t at, std::int64_t i) {
-    std::memcpy(piece.data() + at, x.row(i) + mine.first, static_cast<std::size_t>(mine.size()) * sizeof(float));
-  });
-  group.link->exchange(std::move(piece), [&](int board, std::span<const std::byte> bytes) {
-    const IndexRange& c = columns[board];
-    expect_bytes(board, piece_bytes(x.rows, c, sizeof(float)), bytes.size());
-    for_piece(x.rows, c, sizeof(float), [&](std::size_t at, std::int64_t i) {
-      std::memcpy(x.row(i) + c.first, bytes.data() + at, static_cast<std::size_t>(c.size()) * sizeof(float));
-    });
-  });
+  const auto bytes_of_row = [](const IndexRange& c) { return static_cast<std::size_t>(c.size()) * sizeof(float); };
+  exchange_rows(
+      group, columns, x.rows, sizeof(float),
+      [&](std::int64_t i, std::byte* to) { std::memcpy(to, x.row(i) + mine.first, bytes_of_row(mine)); },
+      [&](std::int64_t i, const IndexRange& c, const std::byte* from) {
+        std::memcpy(x.row(i) + c.first, from, bytes_of_row(c));
+      });
 }
 
 void gather(const KernelTable& kernels, const TensorGroup& group, std::span<const IndexRange> columns,
             Precision precision, MatrixView<float> x) {
   if (precision == Precision::f32) return gather(group, columns, x);
   if (columns.empty()) return;
-  const auto element = static_cast<std::size_t>(bytes_of(precision));
   const IndexRange& mine = columns[group.board];
-  std::vector<std::byte> piece(piece_bytes(x.rows, mine, element));
-  for_piece(x.rows, mine, element, [&](std::size_t at, std::int64_t i) {
-    kernels.narrow(precision, x.row(i) + mine.first, mine.size(), piece.data() + at);  // exact: it was rounded before
-  });
-  group.link->exchange(std::move(piece), [&](int board, std::span<const std::byte> bytes) {
-    const IndexRange& c = columns[board];
-    expect_bytes(board, piece_bytes(x.rows, c, element), bytes.size());
-    for_piece(x.rows, c, element, [&](std::size_t at, std::int64_t i) {
-      kernels.widen(precision, bytes.data() + at, c.size(), x.row(i) + c.first);
-    });
-  });
+  exchange_rows(
+      group, columns, x.rows, static_cast<std::size_t>(bytes_of(precision)),
+      [&](std::int64_t i, std::byte* to) {
+        kernels.narrow(precision, x.row(i) + mine.first, mine.size(), to);  // exact: it was rounded before
+      },
+      [&](std::int64_t i, const IndexRange& c, const std::byte* from) {
+        kernels.widen(precision, from, c.size(), x.row(i) + c.first);
+      });
 }
 
 void gather(const TensorGroup& group, std::span<const IndexRange> columns, const QuantizedRows& x) {

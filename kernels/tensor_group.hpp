@@ -30,7 +30,6 @@ struct TensorGroup {
   TensorGroup(const ModelConfig& config, std::vector<TensorSlice> slices, int board, GroupLink& link);
 
   const TensorSlice& mine() const { return slices[static_cast<std::size_t>(board)]; }
-  bool alone() const { return link == nullptr; }
 
   std::vector<TensorSlice> slices;  // by board
   int board = 0;                    // this one

@@ -14,7 +14,7 @@ namespace jupiter {
 
 // Raised whenever the layout of any message changes, so that ranks of different builds refuse each other at the start.
 // tests/parallel/protocol_test.cpp notices a change of layout.
-constexpr std::int32_t kProtocol = 6;
+constexpr std::int32_t kProtocol = 7;
 
 enum class MessageKind : std::uint16_t {
   open = 1,          // a sequence begins: its options

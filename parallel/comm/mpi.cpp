@@ -135,6 +135,11 @@ std::vector<int> MpiSession::group(int stage) const {
   return ranks;
 }
 
+int MpiSession::board() const {
+  const std::vector<int> ranks = group(stage());
+  return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin());
+}
+
 void MpiSession::find_neighbours() {
   const std::vector<std::string> hosts = all_gather(*this, host_);
   const auto before = hosts.begin() + rank_;

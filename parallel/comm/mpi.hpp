@@ -36,6 +36,8 @@ class MpiSession {
   int stage() const { return stage_of(rank_); }
   // The ranks that compute a stage together, its leader first.
   std::vector<int> group(int stage) const;
+  // Which of its stage's boards this rank is; 0 leads.
+  int board() const;
   // mpirun's number of a rank. Its rank 0 is where the user is: standard input, files that are read and written.
   int world(int rank) const { return world_.empty() ? rank : world_[static_cast<std::size_t>(rank)]; }
   bool is_launcher() const { return world(rank_) == 0; }

@@ -53,13 +53,12 @@ double gather_s(GroupChannels& channels, std::size_t bytes, std::int64_t steps) 
 
 // The first n ranks as one group, every other rank by itself.
 MpiSession group_of(const MpiSession& mpi, int n) {
-  std::vector<int> ranks{0}, boards{n};
+  std::vector<int> ranks{mpi.world(0)}, boards{n};
   for (int r = n; r < mpi.size(); ++r) {
     ranks.push_back(mpi.world(r));
     boards.push_back(1);
   }
   for (int r = 1; r < n; ++r) ranks.push_back(mpi.world(r));
-  ranks.front() = mpi.world(0);
   return mpi.arranged(ranks, boards);
 }
 

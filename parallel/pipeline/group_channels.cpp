@@ -8,9 +8,8 @@
 namespace jupiter {
 
 GroupChannels::GroupChannels(const MpiSession& mpi, std::uint64_t max_message_bytes, std::chrono::seconds deadline)
-    : deadline_(deadline) {
+    : board_(mpi.board()), deadline_(deadline) {
   const std::vector<int> ranks = mpi.group(mpi.stage());
-  board_ = static_cast<int>(std::find(ranks.begin(), ranks.end(), mpi.rank()) - ranks.begin());
   for (int b = 0; b < static_cast<int>(ranks.size()); ++b) {
     const int rank = ranks[static_cast<std::size_t>(b)];
     if (b == board_) continue;

@@ -25,7 +25,6 @@ class GroupChannels : public GroupLink {
   void exchange(std::vector<std::byte> mine,
                 const std::function<void(int board, std::span<const std::byte> piece)>& take) override;
 
-  int boards() const { return static_cast<int>(peers_.size()) + 1; }
   int board() const { return board_; }  // this one; 0 leads
   bool leads() const { return board_ == 0; }
 

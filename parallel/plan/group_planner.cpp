@@ -21,6 +21,11 @@ double share_of(const Manifest& manifest, std::string_view matrix) {
   return all > 0 ? one / all : 0;
 }
 
+// Layers a second of one row.
+double speed_of(const BoardProfile& board) {
+  return 1 / board.layer.at(1, 0);
+}
+
 // Whole layers in proportion to speed, at least one each.
 std::vector<std::int64_t> layers_by_speed(std::int64_t layers, const std::vector<double>& speed) {
   const double total = std::accumulate(speed.begin(), speed.end(), 0.0);
@@ -46,9 +51,8 @@ GroupCost Planner::group_cost(const std::vector<int>& boards, const GroupSplit& 
   const ModelConfig& c = manifest_.config;
   GroupCost g;
   double speed = 0;
-  const auto speed_of = [&](int b) { return 1 / profile_.boards[b].layer.at(1, 0); };
-  for (const int b : boards) speed += speed_of(b);
-  for (const int b : boards) g.members.push_back({&profile_.boards[b], speed_of(b) / speed});
+  for (const int b : boards) speed += speed_of(profile_.boards[b]);
+  for (const int b : boards) g.members.push_back({&profile_.boards[b], speed_of(profile_.boards[b]) / speed});
   g.gather = profile_.gather_of(static_cast<int>(boards.size())).value_or(GatherCost{});
   g.repeat_attention_out = split.repeat_attention_out;
   g.repeat_feed_forward_out = split.repeat_feed_forward_out;
@@ -126,7 +130,7 @@ std::optional<Plan> Planner::best_of_groups(PlanKind kind) const {
   std::erase_if(boards,
                 [&](int b) { return profile_.boards[b].embedding.empty() || profile_.boards[b].output_head.empty(); });
   std::stable_sort(boards.begin(), boards.end(),
-                   [&](int a, int b) { return profile_.boards[a].layer.at(1, 0) < profile_.boards[b].layer.at(1, 0); });
+                   [&](int a, int b) { return speed_of(profile_.boards[a]) > speed_of(profile_.boards[b]); });
   std::optional<Plan> best;
   for (std::int64_t n = 2; n <= std::ssize(boards); ++n) {
     for (std::int64_t stages = 1; stages <= n / 2; ++stages) {
@@ -137,7 +141,7 @@ std::optional<Plan> Planner::best_of_groups(PlanKind kind) const {
       for (std::int64_t s = 0; s < stages; ++s) {
         split.boards.emplace_back(boards.begin() + n * s / stages, boards.begin() + n * (s + 1) / stages);
         double sum = 0;
-        for (const int b : split.boards.back()) sum += 1 / profile_.boards[b].layer.at(1, 0);
+        for (const int b : split.boards.back()) sum += speed_of(profile_.boards[b]);
         speed.push_back(sum);
       }
       split.layers = layers_by_speed(manifest_.config.n_layers, speed);

@@ -342,12 +342,11 @@ Plan Planner::plan_of(std::span<const StageCost> costs, std::int64_t even_chunk)
   p.prompt_tokens = request_.prompt_tokens;
   p.new_tokens = request_.new_tokens;
   p.context_tokens = request_.workload.context_tokens;
-  p.predicted_ttft_s =
-      prefill_s(costs, chunk_lengths(costs, request_.prompt_tokens, even_chunk), request_.workload.every_row);
   p.predicted_decode_tokens_per_s = 1 / jupiter::decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
   std::set<std::int64_t> lengths{request_.prompt_tokens, p.context_tokens};
   for (std::int64_t n = 32; n < p.context_tokens; n *= 2) lengths.insert(n);
   for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, even_chunk)});
+  p.predicted_ttft_s = prefill_s(costs, chunks_for(p, request_.prompt_tokens), request_.workload.every_row);
   p.workload = request_.workload;
   p.workload->chunk_tokens = p.max_chunk();
 

@@ -12,58 +12,10 @@
 #include "io/hash.hpp"
 #include "parallel/plan/draft_placement.hpp"
 #include "parallel/plan/simulator.hpp"
+#include "planner_testing.hpp"
 
 namespace jupiter {
 namespace {
-
-Manifest small_manifest(std::int64_t n_layers) {
-  Manifest m;
-  m.config.dim = 64;
-  m.config.hidden_dim = 128;
-  m.config.n_layers = n_layers;
-  m.config.n_heads = 4;
-  m.config.n_kv_heads = 2;
-  m.config.head_dim = 16;
-  m.config.vocab_size = 1000;
-  m.config.max_seq_len = 2048;
-  m.config.tied_embeddings = true;
-  const auto file = [](const std::string& name, std::uint64_t bytes) {
-    FileInfo f;
-    f.name = name;
-    f.datasets.push_back({"x", DatasetInfo::Kind::bytes, Format::f32, 1, static_cast<std::int64_t>(bytes), bytes, 0});
-    return f;
-  };
-  m.files = {file(embed_file_name(), 3 << 20), file(output_file_name(), 1 << 10)};
-  for (std::int64_t i = 0; i < n_layers; ++i) m.files.push_back(file(layer_file_name(i), 2 << 20));
-  m.hash = 42;
-  return m;
-}
-
-// A board that is `slow` times as slow as the first.
-BoardProfile board(const std::string& host, double slow, std::uint64_t memory_mib = 1000) {
-  BoardProfile b;
-  b.host = host;
-  b.threads = 1;
-  b.memory_bytes = memory_mib << 20;
-  b.layer.base = {{1, 8, 64, 512}, {1e-3 * slow, 1.5e-3 * slow, 6e-3 * slow, 50e-3 * slow}};
-  b.layer.per_context_s = 1e-7 * slow;
-  b.layer.per_row_context_s = 2e-8 * slow;
-  b.embedding = {{1, 512}, {1e-5 * slow, 1e-3 * slow}};
-  b.output_head = {{1, 16}, {2e-3 * slow, 6e-3 * slow}};
-  return b;
-}
-
-Profile cluster(const std::vector<double>& slow, double latency_s = 1e-3, double rate = 1e7) {
-  Profile p;
-  p.model_hash = hex(42);
-  for (std::size_t i = 0; i < slow.size(); ++i) p.boards.push_back(board("b" + std::to_string(i), slow[i]));
-  for (int a = 0; a < static_cast<int>(slow.size()); ++a) {
-    for (int b = 0; b < static_cast<int>(slow.size()); ++b) {
-      if (a != b) p.links.push_back({a, b, latency_s, rate});
-    }
-  }
-  return p;
-}
 
 // Every ordered choice of boards and every way to deal out the layers.
 void for_every_split(int n_boards, std::int64_t n_layers, const std::function<void(const Split&)>& visit) {
@@ -404,63 +356,6 @@ TEST(Planner, UsesManyBoardsWhereThatPays) {
   const Plan plan = Planner(cluster(slow, 1e-5, 1e9), m, {.objective = Objective::prefill, .workload = {}}).best();
   check(plan, small_manifest(40).config, "plan");
   EXPECT_GT(plan.stages.size(), 10u);
-}
-
-// A cluster whose boards can be grouped.
-Profile groupable(const std::vector<double>& slow, double gather_s) {
-  Profile p = cluster(slow);
-  for (BoardProfile& b : p.boards) {
-    b.half_layer = b.layer.base;
-    for (double& s : b.half_layer.seconds) s *= 0.55;
-  }
-  for (int n = 2; n <= static_cast<int>(slow.size()); ++n) p.gathers.push_back({n, gather_s, 1e-8});
-  return p;
-}
-
-TEST(Planner, TakesATensorGroupWhereGathersAreCheap) {
-  const Manifest m = small_manifest(8);
-  const PlanRequest request{.kind = PlanKind::any, .workload = {}};
-  const Profile quick = groupable({1, 1, 2, 1}, 1e-5), slow = groupable({1, 1, 2, 1}, 5e-3);
-  const Plan plan = Planner(quick, m, request).best();
-  ASSERT_GT(plan.stages[0].boards(), 1);
-  check(plan, m.config, "plan");
-  const std::vector<double> shares = plan.stages[0].split().shares;
-  for (std::size_t b = 0; b < plan.stages[0].others.size(); ++b) {
-    if (plan.stages[0].others[b].host != "b2") continue;
-    EXPECT_LT(shares[b + 1], shares[0]) << "the slow board has less";
-  }
-  EXPECT_EQ(Planner(slow, m, request).best().stages[0].boards(), 1);
-  EXPECT_EQ(to_json(parse_plan(to_json(plan), "plan.json")), to_json(plan));
-  // What the plan says of itself is what its stages cost.
-  const Planner planner(quick, m, request);
-  const auto costs = planner.costs_of(plan);
-  EXPECT_NEAR(1 / decode_step_s(costs, 512 + 64), plan.predicted_decode_tokens_per_s, 1e-6);
-}
-
-TEST(Planner, GroupsOfBoardsFollowEachOther) {
-  const Manifest m = small_manifest(8);
-  const Profile p = groupable({1, 1, 1, 1}, 1e-5);
-  const Plan plan = Planner(p, m, {.kind = PlanKind::groups, .workload = {}}).best();
-  ASSERT_EQ(plan.stages.size(), 2u);
-  EXPECT_EQ(plan.stages[0].boards(), 2);
-  EXPECT_EQ(plan.stages[1].boards(), 2);
-  EXPECT_EQ(plan.stages[1].last_layer, 8);
-  EXPECT_TRUE(plan.left_out.empty());
-}
-
-TEST(Planner, AGroupsBoardsMustHaveRoomForTheirSlices) {
-  const Manifest m = small_manifest(8);
-  Profile p = groupable({1, 1}, 1e-5);
-  for (BoardProfile& b : p.boards) b.memory_bytes = 1 << 20;
-  EXPECT_FALSE(Planner(p, m, {.kind = PlanKind::tensor, .workload = {}}).best_of_groups(PlanKind::tensor));
-  EXPECT_THROW(Planner(p, m, {.kind = PlanKind::tensor, .workload = {}}).best(), MemoryError);
-}
-
-TEST(Profile, SlicesBetweenHalfAndWholeLieOnALine) {
-  BoardProfile b = groupable({1}, 0).boards[0];
-  EXPECT_DOUBLE_EQ(b.slice_s(1, 8, 0), b.layer.at(8, 0));
-  EXPECT_DOUBLE_EQ(b.slice_s(0.5, 8, 0), b.half_layer.at(8));
-  EXPECT_NEAR(b.slice_s(0.25, 8, 0), 0.325 * b.layer.at(8, 0), 1e-12);
 }
 
 TEST(Plan, ComesBackFromJsonAndNonsenseIsRefused) {

@@ -5,6 +5,8 @@
 #include "parallel/comm/collectives.hpp"
 #include "parallel/draft_model/remote_draft.hpp"
 #include "parallel/pipeline/control.hpp"
+#include "parallel/pipeline/output_head.hpp"
+#include "parallel/pipeline/pipeline.hpp"
 
 namespace jupiter {
 namespace {
@@ -45,6 +47,9 @@ std::vector<Message> one_of_each() {
   end.draft.right[4] = 48;
   end.draft.draft_s = 2.5;
   end.draft.neural = {49, 3.5};
+  std::vector<float> logits(32);
+  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i * 7 % 11);
+  const RankReport report{71, "72", 73, 74, 75, 76, 77, 78.5, 79.5, 80, 81, 82.5};
   return {encode(frame, 1),
           encode_result(2, result),
           encode_verdict(3, {50, {52, 51}}),
@@ -53,7 +58,11 @@ std::vector<Message> one_of_each() {
           encode_closed(6, {59, 0, end}),
           encode_stop(7, ExitCode::interrupted),
           encode_context(8, ContextChange{}),
-          encode_guesses(9, ContextGuesses{})};
+          encode_guesses(9, ContextGuesses{}),
+          encode_head_rows({{68, 69}, 70}),
+          encode_head_logits({logits.data(), 2, 16}, 16, 0),
+          encode_head_logits({logits.data(), 2, 16}, 16, 3),
+          {MessageKind::report, 10, fields::to_bytes(report)}};
 }
 
 std::string fingerprint() {
@@ -69,8 +78,8 @@ std::string fingerprint() {
 
 TEST(Protocol, ItsNumberChangesWithTheLayoutOfMessages) {
   ASSERT_EQ(fingerprint(), fingerprint());
-  EXPECT_EQ(kProtocol, 6);
-  EXPECT_EQ(fingerprint(), "477840abba6d0c3d")
+  EXPECT_EQ(kProtocol, 7);
+  EXPECT_EQ(fingerprint(), "9dc963d8d160de33")
       << "The layout of a message changed: raise kProtocol (parallel/comm/message.hpp) and write both here.";
 }
 
