@@ -2,7 +2,7 @@
 """Streams answers of a server on emulated boards while things break: serve-failures.py -m DIR [options], as root
 
   --boards FILE    default jobs/emulate/boards/a.boards
-  --answers N      default 100: each with one failure at a random token
+  --answers N      default 100: each with one failure at a random character
   --tokens N       of an answer (default 120)
   --seed N         of the failures (default 1)
   -o FILE          every failure as a line of JSON, added to what the file holds; the table is of all of them
@@ -42,11 +42,14 @@ def is_whole(slots):
     return slots["loaded"] and all(b["state"] in ("used", "idle") for b in slots["boards"])
 
 
-def stream_and(server, question, tokens, at, action):
-    """The answer; after `at` texts the action is called."""
+def stream_and(server, question, tokens, at=0, action=None):
+    """The answer; as soon as it has `at` characters the action is called."""
+    begun = []
+
     def watch(answer):
-        if answer.events == at:
-            threading.Thread(target=action).start()
+        if action and not begun and len(answer.text) >= at:
+            begun.append(threading.Thread(target=action))
+            begun[0].start()
         return True
 
     return server.client().ask(TEXT, body_of(question, tokens), watch)
@@ -96,7 +99,7 @@ class Campaign:
     def __init__(self, options, server):
         self.options, self.server, self.chance = options, server, random.Random(options.seed)
         server.wait_until(is_whole)
-        self.undisturbed = {q: stream_and(server, q, options.tokens, 0, None) for q in QUESTIONS}
+        self.undisturbed = {q: stream_and(server, q, options.tokens) for q in QUESTIONS}
         for question, answer in self.undisturbed.items():
             if answer.error:
                 sys.exit(f"serve-failures: {question}: {answer.error}")
@@ -107,7 +110,7 @@ class Campaign:
         used = [b["host"] for b in slots["boards"] if b["state"] == "used"]
         question = self.chance.choice(QUESTIONS)
         whole = self.undisturbed[question]
-        at = self.chance.randrange(2, max(3, whole.events // 2))
+        at = self.chance.randrange(1, max(2, len(whole.text) // 2))
         kind, board, breaks, mends = failures(self.server, used, self.chance)
         timer = threading.Timer(BACK_S, mends) if mends else None
         answer = stream_and(self.server, question, self.options.tokens, at,

@@ -127,6 +127,7 @@ class Server:
         self.port = int(line.rsplit(":", 1)[1])
 
     def __enter__(self):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and its boards end, too
         return self
 
     def __exit__(self, *_):

@@ -291,26 +291,32 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_d
   return result;
 }
 
+// A part of a large model is enough, and quick: a server that starts again keeps its users waiting. How much is measured
+// follows from the model alone, because the boards of a tensor group must do it together.
 void Stage::learn_widths() {
   constexpr SequenceId probe = 0;
-  constexpr int repeats = 4;  // the first one warms up
+  constexpr std::int64_t enough_weights = 200'000'000;  // no cache holds them, so they come from memory as in a run
+  const ModelConfig& c = config_;
+  const std::int64_t layer_weights = c.dim * (2 * c.q_dim() + 2 * c.kv_dim() + 3 * c.hidden_dim);
+  const std::int64_t layers = std::min(std::ssize(files_.layers()), enough_weights / layer_weights + 1);
+  const int repeats = layers * layer_weights < enough_weights ? 4 : 2;  // the first one warms up
   std::vector<double> seconds;
   sequences_[probe] = {};
   for (const std::int64_t rows : StepCost::kShape) {
     double best = std::numeric_limits<double>::infinity();
     for (int i = 0; i < repeats; ++i) {
-      const MatrixView<float> x(residual_.data(), rows, config_.dim);
-      std::fill_n(residual_.data(), rows * config_.dim, 0.0f);
+      const MatrixView<float> x(residual_.data(), rows, c.dim);
+      std::fill_n(residual_.data(), rows * c.dim, 0.0f);
       Frame f;
       f.runs.push_back(FrameRun::consecutive(probe, 0, rows));
       const std::vector<RowRun> runs = place(f);
       const auto start = std::chrono::steady_clock::now();
-      for (std::size_t l = 0; l < files_.layers().size(); ++l) {
-        forward_block(context(), files_.layers()[l], static_cast<std::int64_t>(l), runs, x);
+      for (std::int64_t l = 0; l < layers; ++l) {
+        forward_block(context(), files_.layers()[static_cast<std::size_t>(l)], l, runs, x);
       }
       best = std::min(best, seconds_since(start));
     }
-    seconds.push_back(best);
+    seconds.push_back(best * static_cast<double>(files_.layers().size()) / static_cast<double>(layers));
   }
   cache_.truncate(sequences_[probe], 0);
   sequences_.erase(probe);
