@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <iostream>
 
+#include "app/baseline_report.hpp"
 #include "app/command.hpp"
 #include "app/engine.hpp"
 #include "app/result_info.hpp"
 #include "io/files.hpp"
 #include "io/hash.hpp"
 #include "parallel/draft_model/draft_model.hpp"
+#include "parallel/plan/board_file.hpp"
 #include "parallel/plan/draft_placement.hpp"
 #include "parallel/plan/simulator.hpp"
 
@@ -22,19 +24,24 @@ namespace {
 constexpr std::int64_t kMaxTokens = 1 << 28;
 constexpr std::int64_t kMaxRequests = 1 << 20;
 constexpr std::int64_t kNotGiven = -1;
+// Of drafted tokens that are right, where nobody says: with a draft file, and without one.
+constexpr double kHitRate = 0.5, kHitRateOfLookup = 0.3;
 
 struct PlanOptions {
   void declare(OptionSet& options);
   Workload workload(const Manifest& manifest) const;
+  double expected_hit_rate(const Workload& workload) const;
 
   std::string model;
-  std::string cluster = "cluster.json";
+  std::string cluster = "cluster.json", boards;
   std::string output;
   PlanRequest request{.prompt_tokens = kNotGiven, .new_tokens = kNotGiven, .workload = {}};
   std::int64_t max_chunk = 0;
   Wire wire = Wire::exact;
   std::string draft_model;
-  bool all_rows = false, explain = false, simulate = false;
+  bool all_rows = false, explain = false, simulate = false, baselines = false;
+  std::string baselines_folder;
+  double hit_rate = kNotGiven;
   std::vector<std::string> without;
   std::vector<std::int64_t> memory_mib;
   // What memory must hold.
@@ -48,6 +55,7 @@ void PlanOptions::declare(OptionSet& options) {
   // clang-format off
   options.text("m,model", model, "DIR", "Model folder (its manifest is read)");
   options.text("cluster", cluster, "FILE", "Profile that `profile` wrote");
+  options.text("boards", boards, "FILE", "Instead of a profile: what boards can do, by published rates");
   options.text("o,output", output, "FILE", "Plan to write");
   options.number("p,n-prompt", request.prompt_tokens, {1, kMostTokens}, "N", "Prompt tokens of the workload (default: 512, or four fifths of a smaller context)");
   options.number("n,n-gen", request.new_tokens, {0, kMostTokens}, "N", "New tokens of the workload (default: 128, or a fifth of a smaller context)");
@@ -61,6 +69,8 @@ void PlanOptions::declare(OptionSet& options) {
   options.numbers("memory", memory_mib, {0, kMostMib}, "MIB", "Budget of each board, MiB, instead of the profile's: one number, or one a board");
   options.flag("explain", explain, "What other splits would have cost");
   options.flag("simulate", simulate, "Draw the schedule of the prompt");
+  options.flag("baselines", baselines, "What other systems' schedules would take on these boards, and this one without its parts");
+  options.text("baselines-output", baselines_folder, "DIR", "Also writes them there, with the plans that can be run");
   options.group("What memory must hold (runs obey it; defaults: those of run, with --objective throughput those of batch)");
   options.number("c,ctx-size", context_tokens, {1, kMostTokens}, "N", "Context of a request, tokens (default: the model's)");
   options.number("parallel", parallel, {1, kMaxRequests}, "N", "Requests at a time at most");
@@ -68,6 +78,7 @@ void PlanOptions::declare(OptionSet& options) {
   options.choice("cache-type-k", keys, kKvTypes, "-ctk: type of cached keys: f16, f32 or q8_0 (default: f16, or f32 with f32 weights)");
   options.choice("cache-type-v", values, kKvTypes, "-ctv: type of cached values");
   options.choice("decode", drafts, {{"spec", true}, {"plain", false}}, "spec or plain");
+  options.number("hit-rate", hit_rate, {0.0, 0.99}, "P", "Share of drafted tokens that will be right (default: 0.5 with a draft file, else 0.3)");
   options.number("draft-max", draft_max, {0, kMaxDraftNodes - 1}, "N", "Drafted tokens of a segment at most");
   // clang-format on
 }
@@ -100,6 +111,12 @@ Workload PlanOptions::workload(const Manifest& manifest) const {
   decoding.auto_draft = true;
   w.draft_file_bytes = draft_file_bytes(decoding, model);
   return w;
+}
+
+double PlanOptions::expected_hit_rate(const Workload& w) const {
+  if (!w.drafts) return 0;
+  if (hit_rate >= 0) return hit_rate;
+  return w.draft_file_bytes > 0 || !draft_model.empty() ? kHitRate : kHitRateOfLookup;
 }
 
 // Smaller caches to try where nothing fits and nobody asked for a size: a batch does with any that holds one request.
@@ -172,6 +189,10 @@ void print_plan(const Plan& p, const PlanRequest& r, const Planner& planner) {
   std::cout << "\n";
   std::cout << fmt::format("predicted: first token after {:.3f} s, then {:.2f} tokens/s (plain decoding)\n",
                            p.predicted_ttft_s, p.predicted_decode_tokens_per_s);
+  if (p.hit_rate > 0) {
+    std::cout << fmt::format("where {:.0f} % of drafted tokens are right: {:.2f} tokens/s\n", p.hit_rate * 100,
+                             p.predicted_speculative_tokens_per_s);
+  }
   if (r.objective == Objective::throughput) {
     const double interval_s = planner.interval_s(p);
     std::cout << fmt::format("many such requests at once: {:.2f} a second, {:.1f} tokens/s of prompts and answers\n",
@@ -183,7 +204,7 @@ void print_alternatives(const Planner& planner, const Plan& best) {
   std::cout << fmt::format("\n{:<26}{:>14}{:>14}{:>14}\n", "alternative", "first token s", "tokens/s", "request s");
   const auto line = [](const std::string& what, const Plan& p, double request_s) {
     std::cout << fmt::format("{:<26}{:>14.3f}{:>14.2f}{:>14.3f}\n", what, p.predicted_ttft_s,
-                             p.predicted_decode_tokens_per_s, request_s);
+                             p.predicted_speculative_tokens_per_s, request_s);
   };
   line("this plan", best, planner.request_s(best));
   for (const Planner::Alternative& a : planner.alternatives()) {
@@ -221,8 +242,13 @@ Plan plan_that_fits(const PlanOptions& o, const Profile& profile, const Manifest
 }
 
 // The profile as the options change it.
-Profile read_profile(const PlanOptions& o) {
-  Profile profile = parse_profile(read_file(o.cluster, 64 << 20), o.cluster);
+Profile read_profile(const PlanOptions& o, const Manifest& manifest) {
+  Profile profile;
+  if (!o.boards.empty()) {
+    profile = described_profile(parse_boards(read_file(o.boards, 1 << 20), o.boards), manifest, JUPITER_VERSION);
+  } else {
+    profile = parse_profile(read_file(o.cluster, 64 << 20), o.cluster);
+  }
   if (profile.version != JUPITER_VERSION) {
     throw FormatError(o.cluster, "version", JUPITER_VERSION " (this program; measure again)", profile.version);
   }
@@ -248,12 +274,17 @@ ExitCode plan_command(const MpiSession& mpi, const Arguments& arguments) {
   if (request.prompt_tokens == kNotGiven) {
     request.prompt_tokens = std::clamp<std::int64_t>(context - request.new_tokens, 1, PlanRequest().prompt_tokens);
   }
-  const Profile profile = read_profile(o);
+  request.hit_rate = o.expected_hit_rate(request.workload);
+  const Profile profile = read_profile(o, manifest);
   if (request.prompt_tokens + request.new_tokens > request.workload.context_tokens) {
     throw UsageError(fmt::format("-p and -n: expected at most {} tokens together (the context), found {}",
                                  request.workload.context_tokens, request.prompt_tokens + request.new_tokens));
   }
-  check_outputs({o.output}, {o.cluster});
+  check_outputs({o.output}, {o.cluster, o.boards});
+  if (o.baselines) {
+    report_baselines(forecast_baselines(profile, manifest, request), profile, manifest, request, o.baselines_folder);
+    return ExitCode::ok;
+  }
   std::optional<DraftNeeds> draft;
   if (!o.draft_model.empty()) draft = draft_needs(o.draft_model, manifest, profile, request.workload);
   const Plan plan = plan_that_fits(o, profile, manifest, draft, request);

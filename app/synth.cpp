@@ -18,6 +18,7 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
   GgufType type = GgufType::q4_0;
   std::int64_t layers = 0;
   std::uint64_t seed = 1;
+  bool manifest_only = false;
   OptionSet set("synth", "Writes a model of random weights in a known shape, for speed tests.");
   set.text("shape", shape, "NAME", synth_shape_names());
   set.text("o,output", folder, "DIR", "Folder to write");
@@ -26,6 +27,7 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
              "q4, q8, f16 or f32");
   set.number("layers", layers, {1, 4096}, "N", "Another number of layers");
   set.number("seed", seed, {0, UINT64_MAX}, "N", "Of the weights");
+  set.flag("manifest-only", manifest_only, "No weights: enough for `plan`");
   if (!set.parse(mpi, arguments)) return ExitCode::ok;
   expect_one_rank(mpi, "synth");
   if (shape.empty() || folder.empty()) throw UsageError("synth: expected --shape NAME and -o DIR (see --help)");
@@ -33,6 +35,10 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
   if (!config) throw UsageError(fmt::format("--shape: expected {}, found '{}'", synth_shape_names(), shape));
   if (layers > 0) config->n_layers = layers;
 
+  if (manifest_only) {
+    write_synth_manifest(synth_manifest(*config, type), folder);
+    return ExitCode::ok;
+  }
   const auto source = synth_source(*config, type, seed);
   ProgressBar bar("synth", "MB", 1e6);
   ConvertOptions convert;

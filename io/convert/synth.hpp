@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "io/convert/model_source.hpp"
+#include "io/model/manifest.hpp"
 
 namespace jupiter {
 
@@ -18,5 +19,10 @@ std::optional<ModelConfig> synth_shape(std::string_view name);
 // Tensors of equal size are different stretches of one random pool, so memory is that of the largest tensor. Its
 // vocabulary is the 256 bytes and fillers.
 std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType type, std::uint64_t seed);
+
+// The manifest of such a model, without weights (checksums are 0): enough to plan with.
+Manifest synth_manifest(const ModelConfig& config, GgufType type);
+// Into a folder that holds no weights. UsageError where it does.
+void write_synth_manifest(const Manifest& manifest, const std::filesystem::path& folder);
 
 }  // namespace jupiter

@@ -51,7 +51,7 @@ class Bench:
     def plan(self, tokens):
         path = self.folder / f"plan-{'-'.join(map(str, self.common.values()))}-{tokens}.json"
         call(self.options.jupiter, "plan", "-m", self.model, "--cluster", self.cluster, "-p", tokens, "-n", NEW_TOKENS,
-             "-c", tokens + NEW_TOKENS, "--objective", "prefill", "-o", path)
+             "-c", tokens + NEW_TOKENS, "--objective", "prefill", "--kind", "pipeline", "-o", path)
         return path
 
     def equal_plan(self, plan):

@@ -1,6 +1,7 @@
 // Plans with tensor groups: what their stages cost, and which layouts are tried.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "io/error.hpp"
@@ -20,6 +21,8 @@ double share_of(const Manifest& manifest, std::string_view matrix) {
   }
   return all > 0 ? one / all : 0;
 }
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
 // Layers a second of one row.
 double speed_of(const BoardProfile& board) {
@@ -99,27 +102,54 @@ double Planner::cost(const Plan& plan) const {
   }
 }
 
-// The quickest of the ways to repeat products; none where the boards have no room or the model cannot be divided so.
-std::optional<Plan> Planner::best_repeat(GroupSplit split) const {
-  std::optional<Plan> best;
-  for (const auto& [attention, feed_forward] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
-    split.repeat_attention_out = attention;
-    split.repeat_feed_forward_out = feed_forward;
-    try {
-      Plan plan = plan_of(split);
-      bool fits = true;
-      for (std::size_t s = 0; s < plan.stages.size(); ++s) {
-        const std::vector<StageMemory> memory = memory_of(plan, s);
-        for (std::size_t b = 0; b < memory.size(); ++b) {
-          fits &= memory[b].total() <= profile_.boards[split.boards[s][b]].memory_bytes;
-        }
-      }
-      if (fits && (!best || cost(plan) < cost(*best))) best = std::move(plan);
-    } catch (const UsageError&) {
-      return best;  // more boards than the model has rows to share
-    }
+// What the objective would be with prompts in even chunks, which is quicker to tell than the best chunks.
+double Planner::even_cost(const GroupSplit& split) const {
+  const std::vector<StageCost> costs = costs_of_groups(split);
+  double ttft = kNever;
+  for (const std::int64_t chunk : chunk_candidates()) {
+    ttft = std::min(ttft, prefill_s(costs, even_pieces(request_.prompt_tokens, chunk), request_.workload.every_row));
   }
-  return best;
+  if (request_.objective == Objective::prefill) return ttft;
+  if (request_.objective == Objective::throughput) {
+    double slowest = 0;
+    for (const StageCost& c : costs) {
+      slowest = std::max(slowest, busy_s(c, even_pieces(request_.prompt_tokens, request_.workload.chunk_tokens)));
+    }
+    return slowest;
+  }
+  const std::int64_t context = request_.prompt_tokens + request_.new_tokens / 2;
+  return ttft + static_cast<double>(request_.new_tokens) * token_s(costs, context, drafts());
+}
+
+// Groups of the fastest boards in the order of their speed, as many in each.
+Planner::GroupSplit Planner::even_groups(std::span<const int> boards, std::int64_t stages) const {
+  const std::int64_t n = std::ssize(boards);
+  GroupSplit split;
+  std::vector<double> speed;
+  for (std::int64_t s = 0; s < stages; ++s) {
+    split.boards.emplace_back(boards.begin() + n * s / stages, boards.begin() + n * (s + 1) / stages);
+    double sum = 0;
+    for (const int b : split.boards.back()) sum += speed_of(profile_.boards[b]);
+    speed.push_back(sum);
+  }
+  split.layers = layers_by_speed(manifest_.config.n_layers, speed);
+  return split;
+}
+
+// None where the boards have no room, or the model cannot be divided so.
+std::optional<Plan> Planner::plan_that_fits(const GroupSplit& split) const {
+  try {
+    Plan plan = plan_of(split);
+    for (std::size_t s = 0; s < plan.stages.size(); ++s) {
+      const std::vector<StageMemory> memory = memory_of(plan, s);
+      for (std::size_t b = 0; b < memory.size(); ++b) {
+        if (memory[b].total() > profile_.boards[split.boards[s][b]].memory_bytes) return std::nullopt;
+      }
+    }
+    return plan;
+  } catch (const UsageError&) {
+    return std::nullopt;  // more boards than the model has rows to share
+  }
 }
 
 std::optional<Plan> Planner::best_of_groups(PlanKind kind) const {
@@ -131,25 +161,26 @@ std::optional<Plan> Planner::best_of_groups(PlanKind kind) const {
                 [&](int b) { return profile_.boards[b].embedding.empty() || profile_.boards[b].output_head.empty(); });
   std::stable_sort(boards.begin(), boards.end(),
                    [&](int a, int b) { return speed_of(profile_.boards[a]) > speed_of(profile_.boards[b]); });
-  std::optional<Plan> best;
-  for (std::int64_t n = 2; n <= std::ssize(boards); ++n) {
-    for (std::int64_t stages = 1; stages <= n / 2; ++stages) {
+  std::vector<std::pair<double, GroupSplit>> tried;
+  for (std::size_t n = 2; n <= boards.size(); ++n) {
+    for (std::int64_t stages = 1; stages <= static_cast<std::int64_t>(n) / 2; ++stages) {
       if ((kind == PlanKind::tensor && stages > 1) || (kind == PlanKind::groups && stages == 1)) continue;
       if (stages > manifest_.config.n_layers) continue;
-      GroupSplit split;
-      std::vector<double> speed;
-      for (std::int64_t s = 0; s < stages; ++s) {
-        split.boards.emplace_back(boards.begin() + n * s / stages, boards.begin() + n * (s + 1) / stages);
-        double sum = 0;
-        for (const int b : split.boards.back()) sum += speed_of(profile_.boards[b]);
-        speed.push_back(sum);
+      GroupSplit split = even_groups(std::span(boards).first(n), stages);
+      for (const bool attention : {false, true}) {
+        for (const bool feed_forward : {false, true}) {
+          split.repeat_attention_out = attention;
+          split.repeat_feed_forward_out = feed_forward;
+          tried.emplace_back(even_cost(split), split);
+        }
       }
-      split.layers = layers_by_speed(manifest_.config.n_layers, speed);
-      auto plan = best_repeat(std::move(split));
-      if (plan && (!best || cost(*plan) < cost(*best))) best = std::move(plan);
     }
   }
-  return best;
+  std::stable_sort(tried.begin(), tried.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [cost, split] : tried) {
+    if (auto plan = plan_that_fits(split)) return plan;
+  }
+  return std::nullopt;
 }
 
 }  // namespace jupiter

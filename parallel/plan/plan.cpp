@@ -159,6 +159,8 @@ std::string to_json(const Plan& p) {
                       {"context_tokens", p.context_tokens},
                       {"predicted_ttft_s", p.predicted_ttft_s},
                       {"predicted_decode_tokens_per_s", p.predicted_decode_tokens_per_s},
+                      {"hit_rate", p.hit_rate},
+                      {"predicted_speculative_tokens_per_s", p.predicted_speculative_tokens_per_s},
                       {"stages", stages},
                       {"left_out", p.left_out},
                       {"chunks", chunks}};
@@ -185,6 +187,11 @@ Plan parse_plan(const std::string& text, const std::string& file) {
   p.context_tokens = j.within<std::int64_t>("context_tokens", 1, kMaxTokens);
   p.predicted_ttft_s = j.within<double>("predicted_ttft_s", 0, 1e9);
   p.predicted_decode_tokens_per_s = j.within<double>("predicted_decode_tokens_per_s", 0, 1e9);
+  if (j.has("hit_rate")) p.hit_rate = j.within<double>("hit_rate", 0, 1);
+  p.predicted_speculative_tokens_per_s = p.predicted_decode_tokens_per_s;
+  if (j.has("predicted_speculative_tokens_per_s")) {
+    p.predicted_speculative_tokens_per_s = j.within<double>("predicted_speculative_tokens_per_s", 0, 1e9);
+  }
   p.left_out = j.values<std::string>("left_out");
   for (const JsonObject& s : j.objects("stages")) {
     p.stages.push_back({s.string("host"), s.within<int>("slot", 0, kMaxSlot),
@@ -272,6 +279,16 @@ void check(const Plan& plan, const ModelConfig& config, const std::string& file)
                       fmt::format("{}:{}", plan.draft->host, plan.draft->slot));
   }
   check_chunks(plan, file);
+}
+
+std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
+  const std::int64_t pieces = (n + most - 1) / most;
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    const Slice slice = slice_of(n, i, pieces);
+    lengths.push_back(slice.last - slice.first);
+  }
+  return lengths;
 }
 
 std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length) {

@@ -56,7 +56,9 @@ struct Plan {
   std::int64_t context_tokens = 0;
   std::optional<Workload> workload;  // for which memory was planned; none in plans of older programs
   double predicted_ttft_s = 0;
-  double predicted_decode_tokens_per_s = 0;
+  double predicted_decode_tokens_per_s = 0;       // plain decoding
+  double hit_rate = 0;                            // of drafts, as the plan expects it
+  double predicted_speculative_tokens_per_s = 0;  // with such drafts
   std::vector<StagePlan> stages;      // in the order of the pipeline
   std::vector<std::string> left_out;  // "host:slot" of the boards that do not take part
   std::vector<ChunkPlan> chunks;      // by ascending prompt_tokens
@@ -78,6 +80,8 @@ void check(const Plan& plan, const ModelConfig& config, const std::string& file)
 
 // Chunk lengths for a prompt of any length: those of the next longer entry, shrunk in proportion.
 std::vector<std::int64_t> chunks_for(const Plan& plan, std::int64_t prompt_tokens);
+// As few equal chunks as have at most so many tokens each; where they cannot be equal, they differ by one.
+std::vector<std::int64_t> even_pieces(std::int64_t prompt_tokens, std::int64_t most);
 // Chunks of `length` tokens; the last one has what is left.
 std::vector<std::int64_t> fixed_chunks(std::int64_t prompt_tokens, std::int64_t length);
 

@@ -24,16 +24,6 @@ constexpr double kRequestsOfARun = 16;  // requests for which the pipeline fills
 constexpr std::array<std::string_view, 3> kObjectives = {"latency", "prefill", "throughput"};
 constexpr std::array<std::string_view, 4> kKinds = {"any", "pipeline", "tensor", "groups"};
 
-std::vector<std::int64_t> even_pieces(std::int64_t n, std::int64_t most) {
-  const std::int64_t pieces = (n + most - 1) / most;
-  std::vector<std::int64_t> lengths;
-  for (std::int64_t i = 0; i < pieces; ++i) {
-    const Slice slice = slice_of(n, i, pieces);
-    lengths.push_back(slice.last - slice.first);
-  }
-  return lengths;
-}
-
 }  // namespace
 
 std::string_view name(Objective o) {
@@ -47,6 +37,16 @@ std::string_view name(PlanKind kind) {
 std::optional<Objective> objective_from_name(std::string_view text) {
   return enum_from_name<Objective>(kObjectives, text);
 }
+
+namespace {
+// Slots of an answer count even where a prompt is one chunk; then that chunk counts a little too much.
+double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
+  if (r.objective == Objective::throughput) return 1;
+  const std::int64_t chunks = (r.prompt_tokens + chunk - 1) / chunk;
+  const bool slots = r.objective == Objective::latency && r.workload.drafts && r.hit_rate > 0;
+  return static_cast<double>(std::max<std::int64_t>(chunks - 1, slots ? 1 : 0));
+}
+}  // namespace
 
 // What one board adds to the objective (Planner::best_split()) with so many layers.
 struct Planner::Piece {
@@ -173,7 +173,11 @@ std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
   return costs;
 }
 
-Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk) const {
+DraftForecast Planner::drafts() const {
+  return {request_.workload.drafts ? request_.hit_rate : 0, request_.workload.draft_max};
+}
+
+Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk, std::int64_t width) const {
   Piece p;
   const bool first = role == Role::first || role == Role::alone;
   StageCost c = stage_costs({{board}, {layers}})[0];
@@ -191,20 +195,16 @@ Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::in
     p.sum = working / kRequestsOfARun;
     return p;
   }
-  const double step =
-      c.decode_s(request_.prompt_tokens + request_.new_tokens / 2) + (first ? c.hop.latency_s : c.arrive_s(1));
   p.sum = working + (first ? 0 : c.arrive_s(chunk));
-  if (request_.objective == Objective::latency) p.sum += step * static_cast<double>(request_.new_tokens);
+  if (request_.objective != Objective::latency) return p;
+  const std::int64_t context = request_.prompt_tokens + request_.new_tokens / 2;
+  const double lap = c.decode_s(context, width) + (first ? c.hop.latency_s : c.arrive_s(width));
+  const SegmentRate rate = segments_per_token(drafts().hit_rate, width);
+  const auto tokens = static_cast<double>(request_.new_tokens);
+  p.sum += tokens * rate.laps * lap;
+  if (rate.slots > 0) p.max += tokens * rate.slots * slot_s(c, context, width) / weight_of_max(request_, chunk);
   return p;
 }
-
-namespace {
-double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
-  if (r.objective == Objective::throughput) return 1;
-  const std::int64_t chunks = (r.prompt_tokens + chunk - 1) / chunk;
-  return static_cast<double>(chunks - 1);
-}
-}  // namespace
 
 // Seconds of a stage's work for one of many requests: all chunks of its prompt, and its answer in groups of kGroupRows
 // rows.
@@ -231,14 +231,14 @@ double Planner::interval_s(const Plan& plan) const {
 
 // By board of the profile, with memory as without a draft model. Every term of a piece is either constant or
 // proportional to the number of layers, so two points tell the whole line.
-const std::vector<BoardCost>& Planner::costs(std::int64_t chunk) const {
-  std::vector<BoardCost>& boards = costs_[chunk];
+const std::vector<BoardCost>& Planner::costs(std::int64_t chunk, std::int64_t width) const {
+  std::vector<BoardCost>& boards = costs_[{chunk, width}];
   if (!boards.empty()) return boards;
   for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
     BoardCost cost;
     for (std::size_t r = 0; r < kRoles; ++r) {
       const auto role = static_cast<Role>(r);
-      const Piece none = piece(b, 0, role, chunk), one = piece(b, 1, role, chunk);
+      const Piece none = piece(b, 0, role, chunk, width), one = piece(b, 1, role, chunk, width);
       cost.roles[r].sum = {none.sum, one.sum - none.sum};
       cost.roles[r].max = {none.max, one.max - none.max};
       cost.roles[r].most_layers = most_layers(b, role, profile_.boards[b].memory_bytes);
@@ -248,8 +248,9 @@ const std::vector<BoardCost>& Planner::costs(std::int64_t chunk) const {
   return boards;
 }
 
-std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat) const {
-  std::vector<BoardCost> boards = costs(chunk);
+std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat,
+                                         std::int64_t width) const {
+  std::vector<BoardCost> boards = costs(chunk, width);
   for (BoardCost& b : boards) b.needed = use_all;
   if (seat.board >= 0) {
     const std::uint64_t budget = profile_.boards[seat.board].memory_bytes;
@@ -266,12 +267,12 @@ std::optional<Split> Planner::best_split(std::int64_t chunk, bool use_all, const
   return std::move(found->split);
 }
 
-double Planner::split_cost(const Split& split, std::int64_t chunk) const {
+double Planner::split_cost(const Split& split, std::int64_t chunk, std::int64_t width) const {
   double sum = 0, slowest = 0;
   for (std::size_t s = 0; s < split.boards.size(); ++s) {
     const bool first = s == 0, last = s + 1 == split.boards.size();
     if (!fits(split.boards[s], split.layers[s], first, last)) return kInfinity;
-    const Piece p = piece(split.boards[s], split.layers[s], role_of(first, last), chunk);
+    const Piece p = piece(split.boards[s], split.layers[s], role_of(first, last), chunk, width);
     sum += p.sum;
     slowest = std::max(slowest, p.max);
   }
@@ -284,6 +285,12 @@ std::vector<std::int64_t> Planner::chunk_candidates() const {
   for (std::int64_t m = 16; m < most; m *= 2) candidates.push_back(m);
   candidates.push_back(most);
   return candidates;
+}
+
+// Widths of segments for which splits are searched; a split that is found is judged with its own best width.
+std::vector<std::int64_t> Planner::width_candidates() const {
+  if (request_.objective != Objective::latency || drafts().hit_rate <= 0) return {1};
+  return {2, 4, 8};
 }
 
 std::vector<std::int64_t> Planner::chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
@@ -301,8 +308,8 @@ Planner::Candidate Planner::candidate(const Split& split, std::int64_t even_chun
   c.even_chunk = even_chunk;
   const auto chunks = chunk_lengths(costs, request_.prompt_tokens, even_chunk);
   c.ttft_s = prefill_s(costs, chunks, request_.workload.every_row);
-  c.decode_step_s = jupiter::decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
-  c.request_s = c.ttft_s + static_cast<double>(request_.new_tokens) * c.decode_step_s;
+  c.token_s = token_s(costs, request_.prompt_tokens + request_.new_tokens / 2, drafts());
+  c.request_s = c.ttft_s + static_cast<double>(request_.new_tokens) * c.token_s;
   return c;
 }
 
@@ -342,7 +349,10 @@ Plan Planner::plan_of(std::span<const StageCost> costs, std::int64_t even_chunk)
   p.prompt_tokens = request_.prompt_tokens;
   p.new_tokens = request_.new_tokens;
   p.context_tokens = request_.workload.context_tokens;
-  p.predicted_decode_tokens_per_s = 1 / jupiter::decode_step_s(costs, request_.prompt_tokens + request_.new_tokens / 2);
+  const std::int64_t context = request_.prompt_tokens + request_.new_tokens / 2;
+  p.predicted_decode_tokens_per_s = 1 / decode_step_s(costs, context);
+  p.hit_rate = drafts().hit_rate;
+  p.predicted_speculative_tokens_per_s = 1 / token_s(costs, context, drafts());
   std::set<std::int64_t> lengths{request_.prompt_tokens, p.context_tokens};
   for (std::int64_t n = 32; n < p.context_tokens; n *= 2) lengths.insert(n);
   for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, even_chunk)});
@@ -377,23 +387,25 @@ Plan Planner::plan_of(std::span<const StageCost> costs, std::int64_t even_chunk)
 }
 
 double Planner::request_s(const Plan& plan) const {
-  return plan.predicted_ttft_s + static_cast<double>(request_.new_tokens) / plan.predicted_decode_tokens_per_s;
+  return plan.predicted_ttft_s + static_cast<double>(request_.new_tokens) / plan.predicted_speculative_tokens_per_s;
 }
 
 std::optional<Planner::Candidate> Planner::best_candidate(bool use_all, const DraftSeat& seat) const {
   std::optional<Candidate> best;
   double best_cost = kInfinity;
   for (const std::int64_t chunk : chunk_candidates()) {
-    const auto split = best_split(chunk, use_all, seat);
-    if (!split) continue;
-    const bool steady = request_.objective == Objective::throughput;
-    const Candidate c = candidate(*split, steady ? chunk : 0);
-    const double cost = request_.objective == Objective::latency   ? c.request_s
-                        : request_.objective == Objective::prefill ? c.ttft_s
-                                                                   : split_cost(*split, chunk);
-    if (cost >= best_cost) continue;
-    best_cost = cost;
-    best = c;
+    for (const std::int64_t width : width_candidates()) {
+      const auto split = best_split(chunk, use_all, seat, width);
+      if (!split) continue;
+      const bool steady = request_.objective == Objective::throughput;
+      const Candidate c = candidate(*split, steady ? chunk : 0);
+      const double cost = request_.objective == Objective::latency   ? c.request_s
+                          : request_.objective == Objective::prefill ? c.ttft_s
+                                                                     : split_cost(*split, chunk);
+      if (cost >= best_cost) continue;
+      best_cost = cost;
+      best = c;
+    }
   }
   return best;
 }

@@ -9,6 +9,7 @@
 #include "io/model/manifest.hpp"
 #include "parallel/plan/plan.hpp"
 #include "parallel/plan/schedule_cost.hpp"
+#include "parallel/plan/speculation_cost.hpp"
 #include "parallel/plan/split_search.hpp"
 #include "parallel/plan/stage_memory.hpp"
 
@@ -30,7 +31,8 @@ struct PlanRequest {
   std::int64_t prompt_tokens = 512;
   std::int64_t new_tokens = 128;
   Objective objective = Objective::latency;
-  PlanKind kind = PlanKind::pipeline;
+  PlanKind kind = PlanKind::any;
+  double hit_rate = 0;  // that drafts are expected to have (DraftForecast); 0: plain decoding
   Workload workload;  // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
 };
 
@@ -56,8 +58,8 @@ class Planner {
     // Prompts are cut into equal pieces of at most so many tokens; 0: into the chunks that make the prompt quickest.
     std::int64_t even_chunk = 0;
     double ttft_s = 0;
-    double decode_step_s = 0;
-    double request_s = 0;  // of prompt and plainly decoded answer
+    double token_s = 0;    // of an answer, with the drafts that the request expects
+    double request_s = 0;  // of prompt and answer
   };
   // use_all: every board must take part. None where nothing fits.
   std::optional<Candidate> best_candidate(bool use_all, const DraftSeat& seat = {}) const;
@@ -70,7 +72,7 @@ class Planner {
     bool repeat_feed_forward_out = false;
   };
   Plan plan_of(const GroupSplit& split) const;
-  // The best of the layouts that are tried: the fastest 2, 3, ... boards in one group or in groups of equal size, with
+  // The best of the layouts that are tried, by their time with even chunks: the fastest 2, 3, ... boards in one group or in groups of equal size, with
   // shares and layers by speed. None where the profile has no gathers, or nothing fits.
   std::optional<Plan> best_of_groups(PlanKind kind) const;
   // What the request's objective minimises.
@@ -104,26 +106,33 @@ class Planner {
   // The split that minimises exactly, over all orders of boards and with boards that may stay out unless `use_all`,
   //   sum_r u_r + weight * max_r v_r,   weight = number of chunks - 1
   // for prompts in equal chunks, where
-  //   u_r = mean computing of a chunk + its arrival + new_tokens * decode step   (without the last term for prefill)
-  //   v_r = mean computing of a chunk + receive_s + send_s.
+  //   u_r = mean computing of a chunk + its arrival + new_tokens * laps * decode step
+  //   v_r = mean computing of a chunk + receive_s + send_s + new_tokens * slots * slot / weight
+  // (without what has new_tokens for prefill). Answers are decoded in segments of `width` rows, of which a token takes
+  // so many laps and slots (speculation_cost.hpp).
   // For throughput the weight is 1, v_r is all work of a stage for one request, and u_r is the mean computing
   // of a chunk divided by the number of requests of a run, since the pipeline fills once for all of them. Empty where
   // nothing fits.
-  std::optional<Split> best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat = {}) const;
+  std::optional<Split> best_split(std::int64_t chunk, bool use_all, const DraftSeat& seat = {},
+                                  std::int64_t width = 1) const;
   // The value of that objective.
-  double split_cost(const Split& split, std::int64_t chunk) const;
+  double split_cost(const Split& split, std::int64_t chunk, std::int64_t width = 1) const;
 
  private:
   struct Piece;
   double busy_s(const StageCost& stage, std::span<const std::int64_t> chunks) const;
-  Piece piece(int board, std::int64_t layers, Role role, std::int64_t chunk) const;
-  const std::vector<BoardCost>& costs(std::int64_t chunk) const;
+  Piece piece(int board, std::int64_t layers, Role role, std::int64_t chunk, std::int64_t width) const;
+  const std::vector<BoardCost>& costs(std::int64_t chunk, std::int64_t width) const;
+  DraftForecast drafts() const;
+  std::vector<std::int64_t> width_candidates() const;
   std::int64_t most_layers(int board, Role role, std::uint64_t budget) const;
   Candidate candidate(const Split& split, std::int64_t even_chunk) const;
   Plan plan_of(std::span<const StageCost> costs, std::int64_t even_chunk) const;
   GroupCost group_cost(const std::vector<int>& boards, const GroupSplit& split) const;
   std::vector<StageCost> costs_of_groups(const GroupSplit& split) const;
-  std::optional<Plan> best_repeat(GroupSplit split) const;
+  double even_cost(const GroupSplit& split) const;
+  GroupSplit even_groups(std::span<const int> boards, std::int64_t stages) const;
+  std::optional<Plan> plan_that_fits(const GroupSplit& split) const;
   int board_of(const std::string& host, int slot) const;
   [[noreturn]] void nothing_fits() const;
   std::vector<std::int64_t> chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
@@ -137,8 +146,8 @@ class Planner {
   const Manifest& manifest_;
   PlanRequest request_;
   std::vector<std::uint64_t> heaviest_;  // [n_layers + 1]: bytes of weights of the heaviest run of so many layers
-  // Caches: costs by chunk, and candidates, because many searches come to the same splits.
-  mutable std::map<std::int64_t, std::vector<BoardCost>> costs_;
+  // Caches: costs by chunk and width, and candidates, because many searches come to the same splits.
+  mutable std::map<std::pair<std::int64_t, std::int64_t>, std::vector<BoardCost>> costs_;
   mutable std::map<std::tuple<std::vector<int>, std::vector<std::int64_t>, std::int64_t>, Candidate> candidates_;
 };
 

@@ -53,8 +53,8 @@ double StageCost::send_s(std::int64_t n) const {
   return board->send.at(kAnswerBytes + (output_head ? 0 : static_cast<double>(n) * row_bytes));
 }
 
-double StageCost::decode_s(std::int64_t context) const {
-  return compute_s(1, context, 1) + (embedding && output_head ? 0 : board->wake_s);
+double StageCost::decode_s(std::int64_t context, std::int64_t rows) const {
+  return compute_s(rows, context, rows) + (embedding && output_head ? 0 : board->wake_s);
 }
 
 double StageCost::arrive_s(std::int64_t n) const {

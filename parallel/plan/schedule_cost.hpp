@@ -50,8 +50,9 @@ struct StageCost {
   // the last one sends is an answer instead.
   double receive_s(std::int64_t n) const;
   double send_s(std::int64_t n) const;
-  // Seconds of one decoded token at this context. The stages of a pipeline compute it after a wait, which costs wake_s.
-  double decode_s(std::int64_t context) const;
+  // Seconds of a frame of decoded rows (one: plain decoding) at this context, all of which pass the output head. The
+  // stages of a pipeline compute it after a wait, which costs wake_s.
+  double decode_s(std::int64_t context, std::int64_t rows = 1) const;
   // Seconds that n rows are on their way into this stage.
   double arrive_s(std::int64_t n) const;
 };

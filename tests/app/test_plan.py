@@ -30,7 +30,7 @@ class Plan(ProgramTest):
 
     def all_boards(self):
         """A plan that uses all three ranks, whatever the measurements were."""
-        path, plan, _ = self.plan()
+        path, plan, _ = self.plan("--kind", "pipeline")
         boards = [s["host"] + ":" + str(s["slot"]) for s in plan["stages"]] + plan["left_out"]
         host = plan["stages"][0]["host"]
         order, cuts = sorted(boards, reverse=True), [0, 5, 20, 32]
@@ -78,6 +78,56 @@ class Plan(ProgramTest):
         group = plan["stages"][0]["tensor_group"]
         self.assertAlmostEqual(group["share"] + sum(board["share"] for board in group["others"]), 1)
         self.assertEqual(len(group["others"]) + len(plan["left_out"]), 2)
+
+    def test_a_plan_expects_drafts_unless_there_are_none(self):
+        _, drafted, text = self.plan("--hit-rate", "0.8")
+        self.assertEqual(drafted["hit_rate"], 0.8)
+        self.assertGreater(drafted["predicted_speculative_tokens_per_s"], drafted["predicted_decode_tokens_per_s"])
+        self.assertIn("80 % of drafted tokens are right", text)
+        _, plain, _ = self.plan("--decode", "plain")
+        self.assertEqual(plain["hit_rate"], 0)
+        self.assertEqual(plain["predicted_speculative_tokens_per_s"], plain["predicted_decode_tokens_per_s"])
+        self.assertEqual(self.plan()[1]["hit_rate"], 0.3)  # the model has no draft file
+
+    def test_other_systems_and_their_plans_that_run(self):
+        folder = self.folder / "baselines"
+        _, _, text = self.plan("--baselines", "--baselines-output", folder)
+        found = json.loads((folder / "baselines.json").read_text())
+        names = [b["name"] for b in found["baselines"]]
+        self.assertEqual(names[:6], ["one board", "EdgeShard", "Megatron-LM", "SP", "Galaxy", "DeTransformer"])
+        for b in found["baselines"]:
+            self.assertIn(b["name"], text)
+            self.assertEqual(b["reason"], "", b)
+            self.assertGreater(b["request_s"], b["ttft_s"])
+            self.assertEqual(len(b["memory_bytes"]), 3)
+        alone = self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "4")["logits_hash"]
+        runnable = [b["plan"] for b in found["baselines"] if "plan" in b]
+        self.assertEqual(len(runnable), 7)
+        for plan in runnable:
+            j = self.run_json(self.tiny, "--raw", "-p", "hello", "-n", "4", "--plan", folder / plan, ranks=3)
+            self.assertEqual(j["logits_hash"], alone, plan)
+
+    def test_boards_that_nobody_has(self):
+        shape, boards = self.folder / "shape", self.folder / "boards.json"
+        result = jupiter("synth", "--shape", "llama2-7b", "--manifest-only", "-o", shape)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        description = {"boards": [{"name": "pi", "count": 4, "threads": 4, "memory_mib": 2600, "read_gb_per_s": 10,
+                                   "int8_gmac_per_s": 100, "float_gmac_per_s": 20}],
+                       "network": {"mbit_per_s": 940, "latency_us": 120, "message_us": 30}}
+        boards.write_text(json.dumps(description))
+        plan = ("plan", "-m", shape, "--boards", boards, "-c", "1024")
+        result = jupiter(*plan, "--baselines")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, "one board +out of memory")
+        self.assertRegex(result.stdout, r"Jupiter +[0-9.]+ +[0-9.]+")
+        self.assertEqual(jupiter(*plan, "--kind", "pipeline", "--simulate").returncode, 0)
+        # A manifest alone is no model, and does not hide one.
+        self.assert_fails(jupiter("run", "-m", shape, "--raw", "-p", "x"), 3, "embed.h5")
+        self.assert_fails(jupiter("synth", "--shape", "tiny", "--manifest-only", "-o", self.tiny), 2, "found a model")
+        description["boards"][0]["threads"] = "four"
+        boards.write_text(json.dumps(description))
+        self.assert_fails(jupiter(*plan), 3, "boards.json", "threads")
+        self.assert_fails(jupiter("plan", "-m", self.tiny, "--boards", self.folder / "missing.json"), 3, "missing.json")
 
     def test_tensor_groups_give_the_same_bits(self):
         """One group of all boards, a group behind a single board, and what every command makes of such a plan."""
@@ -369,7 +419,7 @@ class PlannedMemory(ProgramTest):
     def plan(self, mib, *arguments):
         target = self.folder / "plan.json"
         result = jupiter("plan", "-m", REAL_MODEL, "--cluster", self.cluster, "-p", "256", "-n", "32", "-c", self.context, "-o",
-                         target, "--memory", mib, *arguments)
+                         target, "--memory", mib, "--kind", "pipeline", *arguments)
         self.assertEqual(result.returncode, 0, result.stderr)
         plan = json.loads(target.read_text())
         self.assertEqual(len(plan["stages"]), 2)
