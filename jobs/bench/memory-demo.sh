@@ -35,7 +35,7 @@ sed 's/ 230$/ 0/' "$small" > "$work/free.boards"
 "$emulate" up "$work/free.boards"
 "$emulate" mpirun "$JUPITER" profile -m "$model" -o "$work/cluster.json" --context 256 --memory 230
 "$emulate" down
-plan=("$JUPITER" plan -m "$model" --cluster "$work/cluster.json" -p 64 -n 64 -c 256)
+plan=("$JUPITER" plan -m "$model" --cluster "$work/cluster.json" --kind pipeline -p 64 -n 64 -c 256)
 refused 4 "a plan for boards of 100 MiB" "${plan[@]}" --memory 100
 "${plan[@]}" -o "$work/plan.json"
 
