@@ -4,12 +4,14 @@
 #   bash jobs/ci/check-tidy.sh recent [N]   the N sources (default 12, two minutes) that commits changed last; for a
 #                                           header one source that includes it
 #   bash jobs/ci/check-tidy.sh FILE...      these
-# The compiler's commands come from build-test (BUILD_TEST), which is configured, not built.
+# The compiler's commands come from build-tidy (BUILD_TIDY), which is configured, not built: clang cannot read headers
+# that GCC precompiled.
 source "$(dirname "$0")/../setup.sh"
-BUILD=${BUILD_TEST:-$root/build-test}
+BUILD=${BUILD_TIDY:-$root/build-tidy}
 need_packages "${build_packages[@]}" "${test_packages[@]}" clang-tidy
 cd "$root"
-[ -e "$BUILD/compile_commands.json" ] || cmake -S . -B "$BUILD" -G Ninja -DBUILD_TESTING=ON > "$BUILD.log"
+cmake -S . -B "$BUILD" -G Ninja -DBUILD_TESTING=ON -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON > "$BUILD.log"
+ninja -C "$BUILD" git_commit > "$BUILD.log"
 
 # Sources in the order of their last change, newest first. The log is read to its end: a pipe that closes is an error.
 recent_sources() {
