@@ -66,8 +66,7 @@ std::string model_type(const Manifest& m) {
 
 // Multiply-adds with weights that a token costs in all layers, and those of a row of logits.
 double layer_multiplies(const ModelConfig& c) {
-  const std::int64_t attention = 2 * c.dim * c.q_dim() + 2 * c.dim * c.kv_dim();
-  return static_cast<double>(c.n_layers * (attention + 3 * c.dim * c.hidden_dim));
+  return static_cast<double>(c.n_layers * c.layer_multiplies());
 }
 double head_multiplies(const ModelConfig& c) {
   return static_cast<double>(c.dim * c.vocab_size);
@@ -76,7 +75,7 @@ double head_multiplies(const ModelConfig& c) {
 // Weights that one generated token reads on this rank; of the embedding it reads a row.
 double bytes_per_token(const Manifest& m, std::int64_t first_layer, std::int64_t last_layer) {
   const bool head = last_layer == m.config.n_layers;
-  return static_cast<double>(weight_bytes(m, {first_layer, last_layer, false, head}));
+  return static_cast<double>(read_bytes(m, {first_layer, last_layer, false, head}));
 }
 
 // What a row's mean time says about the machine; the peaks are those of all ranks together.

@@ -38,6 +38,10 @@ void print_model(const std::string& folder, const Manifest& m) {
       hex(m.hash), c.n_layers, c.dim, c.hidden_dim, c.n_heads, c.head_dim, c.n_kv_heads, c.vocab_size,
       c.tied_embeddings ? " (tied)" : "", c.max_seq_len, name(c.residual), static_cast<double>(total) / 1e6,
       m.files.size());
+  if (c.n_experts > 0) {
+    std::cout << fmt::format("  experts       {} of {} (hidden {})\n", c.n_experts_used, c.n_experts,
+                             c.expert_hidden_dim);
+  }
   for (const std::string& note : m.notes) std::cout << "  note          " << note << "\n";
   for (const FileInfo& f : m.files) {
     std::cout << fmt::format("  {:<16} {:>12} bytes  {}\n", f.name, f.bytes(), formats_of(f));

@@ -33,7 +33,10 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
   if (shape.empty() || folder.empty()) throw UsageError("synth: expected --shape NAME and -o DIR (see --help)");
   auto config = synth_shape(shape);
   if (!config) throw UsageError(fmt::format("--shape: expected {}, found '{}'", synth_shape_names(), shape));
-  if (layers > 0) config->n_layers = layers;
+  if (layers > 0) {
+    config->n_layers = layers;
+    std::erase_if(config->full_attention_layers, [&](std::int64_t layer) { return layer >= layers; });
+  }
 
   if (manifest_only) {
     write_synth_manifest(synth_manifest(*config, type), folder);

@@ -69,18 +69,13 @@ std::vector<Tile> make_tiles(const std::vector<RowRun>& runs, const AttentionSha
   return tiles;
 }
 
-float inverse_sqrt(std::int64_t head_dim) {
-  return 1.0f / std::sqrt(static_cast<float>(head_dim));  // both operations round correctly on every machine
-}
-
 // Copies the tile's queries, scaled, to [position][head of the group][head_dim].
 void gather_queries(const Tile& tile, const AttentionShape& shape, MatrixView<const float> q, PerThread& s) {
-  const float scale = inverse_sqrt(shape.head_dim);
   const std::int64_t width = tile.heads.size() * shape.head_dim;
   for (std::int64_t i = 0; i < tile.positions; ++i) {
     const float* from = q.row(tile.batch_row + i) + tile.heads.first * shape.head_dim;
     float* to = s.queries.data() + i * width;
-    for (std::int64_t d = 0; d < width; ++d) to[d] = from[d] * scale;
+    for (std::int64_t d = 0; d < width; ++d) to[d] = from[d] * shape.scale;
   }
 }
 
@@ -120,7 +115,8 @@ void attend_rows(const Walk& w, const float* keys, const float* values, std::int
                              .end_visible = w.s.end.data() + first_row,
                              .max = w.s.max.data() + first_row,
                              .sums = w.s.sums.data() + first_row * kSumLanes,
-                             .outputs = w.s.outputs.data() + first_row * dim});
+                             .outputs = w.s.outputs.data() + first_row * dim,
+                             .softcap = w.shape.softcap});
 }
 
 // Rows of a tree that see a block of their own: the shared one with the lanes of their path replaced.
@@ -173,8 +169,15 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
 
 }  // namespace
 
-AttentionShape attention_shape(const ModelConfig& c, const TensorSlice& slice) {
-  return {slice.heads, slice.kv_heads, c.n_heads / c.n_kv_heads, c.head_dim, c.sliding_window};
+AttentionShape attention_shape(const ModelConfig& c, const TensorSlice& slice, const LayerKind& kind) {
+  const float inverse_sqrt = 1.0f / std::sqrt(static_cast<float>(c.head_dim));  // both round correctly everywhere
+  return {.heads = slice.heads,
+          .kv_heads = slice.kv_heads,
+          .group = c.n_heads / c.n_kv_heads,
+          .head_dim = c.head_dim,
+          .window = kind.window,
+          .scale = c.attention_scale > 0 ? c.attention_scale : inverse_sqrt,
+          .softcap = c.attention_softcap};
 }
 
 AttentionScratch::AttentionScratch(const AttentionShape& shape, int threads) {

@@ -30,6 +30,8 @@ struct AttentionShape {
   std::int64_t group = 1;  // query heads of the model that share a key-value head
   std::int64_t head_dim = 0;
   std::int64_t window = 0;  // positions that a row attends to, its own included; 0: all up to its own
+  float scale = 1;          // of scores
+  float softcap = 0;        // of scores; 0: none
 
   // The query heads of key-value head h of this board (from 0 on), counted from this board's first one.
   IndexRange heads_of(std::int64_t h) const {
@@ -38,7 +40,7 @@ struct AttentionShape {
     return {first - heads.first, std::clamp(of_model + group, first, heads.last) - heads.first};
   }
 };
-AttentionShape attention_shape(const ModelConfig& config, const TensorSlice& slice);
+AttentionShape attention_shape(const ModelConfig& config, const TensorSlice& slice, const LayerKind& kind = {});
 
 // Per-thread work space, made once for the longest tile.
 class AttentionScratch {

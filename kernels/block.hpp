@@ -5,6 +5,7 @@
 
 #include "io/model/weights.hpp"
 #include "kernels/attention.hpp"
+#include "kernels/feed_forward.hpp"
 #include "kernels/linear.hpp"
 #include "kernels/rope.hpp"
 
@@ -24,6 +25,7 @@ class BlockScratch {
   Buffer<float> normed, q, k, v, attended, projected, gate, up;
   LinearInput input;
   AttentionScratch attention;
+  ExpertScratch experts;
 
  private:
   std::int64_t max_rows_;
@@ -33,7 +35,7 @@ struct BlockContext {
   const Runtime& rt;
   const ModelConfig& config;
   KvCache& cache;
-  RopeTable& rope;  // extended to all positions of the batch
+  RopeTables& rope;  // extended to all positions of the batch
   BlockScratch& scratch;
   const TensorGroup& group;
 };

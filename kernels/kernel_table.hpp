@@ -98,6 +98,7 @@ struct AttendBlock {
   float* max = nullptr;                         // [rows], starts at -infinity
   float* sums = nullptr;                        // [rows][16] lane sums (lane = position % 16), start at 0
   float* outputs = nullptr;                     // [rows][head_dim], start at 0
+  float softcap = 0;                            // > 0: score = softcap * tanh(score / softcap)
 };
 
 struct KernelTable {
@@ -117,6 +118,10 @@ struct KernelTable {
   void (*rope)(float* x, const float* cos, const float* sin, std::int64_t head_dim);
   // out[i] = silu(gate[i]) * up[i]; out may be gate.
   void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
+  // The same with GELU in its tanh form.
+  void (*geglu)(const float* gate, const float* up, std::int64_t n, float* out);
+  // x[i] = cap * tanh(x[i] / cap), cap > 0
+  void (*softcap)(float cap, std::int64_t n, float* x);
   // x[i] += y[i]
   void (*add)(float* x, const float* y, std::int64_t n);
   // f32 <-> the narrow types, nearest even. narrow: false if a value does not fit (f16 overflow, or not finite).

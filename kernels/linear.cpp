@@ -2,6 +2,7 @@
 #include "kernels/linear.hpp"
 
 #include <algorithm>
+#include <vector>
 
 namespace jupiter {
 
@@ -19,30 +20,39 @@ void add_bias(const Product& p, PanelRange panels) {
   }
 }
 
-void multiply_panels(const Runtime& rt, const LinearInput& x, const Product& p, PanelRange panels) {
+void multiply_panels(const Runtime& rt, const LinearView& x, const Product& p, PanelRange panels) {
   if (is_float(p.w.format)) {
-    rt.kernels.matmul_float(p.w, panels, x.floats(), p.out);
+    rt.kernels.matmul_float(p.w, panels, x.floats, p.out);
   } else {
-    rt.kernels.matmul_quantized(p.w, panels, x.integers(), p.out);
+    rt.kernels.matmul_quantized(p.w, panels, x.integers, p.out);
   }
   add_bias(p, panels);
 }
 
-// Panels of all products are numbered one after the other; a thread owns one run of the numbers.
-void multiply_share(const Runtime& rt, const LinearInput& x, std::span<const Product> products, int thread,
-                    std::int64_t total) {
+// What a panel costs: products of more rows take longer.
+std::int64_t cost_of_panel(const Product& p) {
+  return std::max<std::int64_t>(p.out.rows, 1);
+}
+
+// The panels of all products stand one after the other, each as long as its cost; a thread owns those that begin in its
+// run.
+void multiply_share(const Runtime& rt, std::span<const BoundProduct> products, int thread, std::int64_t total) {
   const Slice mine = slice_of(total, thread, rt.pool.size());
   std::int64_t base = 0;
-  for (const Product& p : products) {
-    const std::int64_t first = std::max<std::int64_t>(mine.first - base, 0);
-    const std::int64_t last = std::min(mine.last - base, p.w.panels());
-    const std::int64_t panel_work = kPanelRows * p.w.cols * std::max<std::int64_t>(p.out.rows, 1);
+  for (const auto& [x, p] : products) {
+    const std::int64_t cost = cost_of_panel(p);
+    const auto panel_at = [&](std::int64_t place) {
+      return std::clamp<std::int64_t>((place - base + cost - 1) / cost, 0, p.w.panels());
+    };
+    const std::int64_t first = mine.first > base ? panel_at(mine.first) : 0;
+    const std::int64_t last = mine.last > base ? panel_at(mine.last) : 0;
+    const std::int64_t panel_work = kPanelRows * p.w.cols * cost;
     const std::int64_t step = std::max<std::int64_t>(1, kSliceWork / panel_work);
     for (std::int64_t at = first; at < last; at += step) {
       multiply_panels(rt, x, p, {at, std::min(at + step, last)});
       rt.pool.poll(thread);
     }
-    base += p.w.panels();
+    base += p.w.panels() * cost;
   }
 }
 
@@ -81,10 +91,16 @@ void LinearInput::gather(const Runtime& rt, const TensorGroup& group, std::span<
   set(rt, x, quantised);
 }
 
-void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products) {
+void multiply(const Runtime& rt, std::span<const BoundProduct> products) {
   std::int64_t total = 0;
-  for (const Product& p : products) total += p.w.panels();
-  rt.pool.run([&](int thread) { multiply_share(rt, x, products, thread, total); });
+  for (const BoundProduct& p : products) total += p.product.w.panels() * cost_of_panel(p.product);
+  rt.pool.run([&](int thread) { multiply_share(rt, products, thread, total); });
+}
+
+void multiply(const Runtime& rt, const LinearView& x, std::span<const Product> products) {
+  std::vector<BoundProduct> bound;
+  for (const Product& p : products) bound.push_back({x, p});
+  multiply(rt, bound);
 }
 
 namespace {
@@ -95,13 +111,13 @@ bool is_quantised(std::span<const Product> products) {
 
 void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products) {
   input.set(rt, x, is_quantised(products));
-  multiply(rt, input, products);
+  multiply(rt, input.view(), products);
 }
 
 void multiply(const Runtime& rt, LinearInput& input, const TensorGroup& group, std::span<const IndexRange> columns,
               MatrixView<float> x, std::span<const Product> products) {
   input.gather(rt, group, columns, x, is_quantised(products));
-  multiply(rt, input, products);
+  multiply(rt, input.view(), products);
 }
 
 }  // namespace jupiter

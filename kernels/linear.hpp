@@ -8,7 +8,13 @@
 
 namespace jupiter {
 
-// Rows of activations in the forms that the kernels read. Made once for the largest batch.
+// Rows of activations in the forms that the kernels read; integers only where a quantised matrix reads them.
+struct LinearView {
+  MatrixView<const float> floats;
+  QuantizedRows integers = {};
+};
+
+// Owns the integers. Made once for the largest batch.
 class LinearInput {
  public:
   LinearInput(std::int64_t max_rows, std::int64_t max_cols);
@@ -20,7 +26,7 @@ class LinearInput {
   void gather(const Runtime& rt, const TensorGroup& group, std::span<const IndexRange> columns, MatrixView<float> x,
               bool quantised);
 
-  MatrixView<const float> floats() const { return floats_; }
+  LinearView view() const { return {floats_, integers_}; }
   const QuantizedRows& integers() const { return integers_; }
   std::size_t bytes() const { return buffer_.bytes(); }
 
@@ -38,8 +44,14 @@ struct Product {
   const float* bias = nullptr;  // [w.rows] or null
 };
 
-// All products of one input in one parallel region.
-void multiply(const Runtime& rt, const LinearInput& x, std::span<const Product> products);
+struct BoundProduct {
+  LinearView x;
+  Product product;
+};
+
+// All products in one parallel region, each of its own input or all of one.
+void multiply(const Runtime& rt, std::span<const BoundProduct> products);
+void multiply(const Runtime& rt, const LinearView& x, std::span<const Product> products);
 
 // Sets x and multiplies: quantises only if a matrix is quantised.
 void multiply(const Runtime& rt, LinearInput& input, MatrixView<const float> x, std::span<const Product> products);

@@ -26,4 +26,8 @@ inline constexpr int kExpTerms = 7;
 inline constexpr float kExpPoly[kExpTerms] = {
     0x1.6a1a72p-10f, 0x1.123fc6p-7f, 0x1.555916p-5f, 0x1.55548ap-3f, 0x1.fffffcp-2f, 1.0f, 1.0f};
 
+// GELU in its tanh form is x / (1 + e^-u), u = 2 sqrt(2 / pi) (x + 0.044715 x^3).
+inline constexpr float kGeluLinear = 0x1.988454p+0f;
+inline constexpr float kGeluCubic = 0x1.2444f2p-4f;
+
 }  // namespace jupiter

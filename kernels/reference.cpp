@@ -190,6 +190,20 @@ void swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + exp_reference(-gate[i])) * up[i];
 }
 
+void geglu(const float* gate, const float* up, std::int64_t n, float* out) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = gate[i];
+    const float u = std::fma(g * g, kGeluCubic, kGeluLinear) * g;
+    out[i] = g / (1.0f + exp_reference(-u)) * up[i];
+  }
+}
+
+// cap * tanh(x / cap) = cap - 2 cap / (e^(2 x / cap) + 1)
+void softcap(float cap, std::int64_t n, float* x) {
+  const float twice = cap + cap, inverse = 2.0f / cap;
+  for (std::int64_t i = 0; i < n; ++i) x[i] = cap - twice / (exp_reference(x[i] * inverse) + 1.0f);
+}
+
 void add(float* x, const float* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) x[i] += y[i];
 }
@@ -233,6 +247,7 @@ Block attention_scores(const AttendBlock& b, std::int64_t row) {
   for (std::int64_t d = 0; d < b.head_dim; ++d) {
     for (std::size_t j = 0; j < kKvBlock; ++j) scores[j] = std::fma(q[d], b.keys[d * kKvBlock + j], scores[j]);
   }
+  if (b.softcap > 0) softcap(b.softcap, kKvBlock, scores.data());
   return scores;
 }
 
@@ -276,9 +291,9 @@ void attend_finish(std::int64_t rows, std::int64_t head_dim, const float* sums, 
 }  // namespace
 
 const KernelTable& reference_kernels() {
-  static const KernelTable table = {
-      "reference", quantize_rows, matmul_quantized, matmul_float, rms_norm,      rope,       swiglu,
-      add,         widen,         narrow,           attend_block, attend_finish, exponential};
+  static const KernelTable table = {"reference",  quantize_rows, matmul_quantized, matmul_float, rms_norm, rope,
+                                    swiglu,       geglu,         softcap,          add,          widen,    narrow,
+                                    attend_block, attend_finish, exponential};
   return table;
 }
 

@@ -89,15 +89,17 @@ double log_exact(double x) {
   return 2 * sum + static_cast<double>(exponent) * kLn2;
 }
 
-RopeTable::RopeTable(const ModelConfig& config, std::int64_t positions) : half_(config.head_dim / 2) {
+RopeTable::RopeTable(float theta, std::int64_t dim, const std::vector<float>& factors, float attention_factor,
+                     std::int64_t positions)
+    : half_(dim / 2), attention_factor_(static_cast<double>(attention_factor)) {
   frequencies_.reserve(half_);
   cos_.reserve(positions * half_);
   sin_.reserve(positions * half_);
-  const double log_theta = log_exact(static_cast<double>(config.rope_theta));
+  const double log_theta = log_exact(static_cast<double>(theta));
   for (std::int64_t i = 0; i < half_; ++i) {
-    const double fraction = static_cast<double>(2 * i) / static_cast<double>(config.head_dim);
+    const double fraction = static_cast<double>(2 * i) / static_cast<double>(dim);
     double frequency = exp_exact(-fraction * log_theta);
-    if (!config.rope_factors.empty()) frequency /= static_cast<double>(config.rope_factors[i]);
+    if (!factors.empty()) frequency /= static_cast<double>(factors[i]);
     frequencies_.push_back(frequency);
   }
 }
@@ -110,10 +112,27 @@ void RopeTable::extend(std::int64_t end) {
   for (std::int64_t p = have; p < end; ++p) {
     for (std::int64_t i = 0; i < half_; ++i) {
       const SinCos v = sin_cos(static_cast<double>(p) * frequencies_[i]);
-      cos_[p * half_ + i] = static_cast<float>(v.cos);
-      sin_[p * half_ + i] = static_cast<float>(v.sin);
+      cos_[p * half_ + i] = static_cast<float>(v.cos * attention_factor_);
+      sin_[p * half_ + i] = static_cast<float>(v.sin * attention_factor_);
     }
   }
+}
+
+RopeTables::RopeTables(const ModelConfig& c, std::int64_t positions) {
+  tables_.emplace_back(c.rope_theta, c.rotary_dim(), c.rope_factors, c.rope_attention_factor, positions);
+  if (c.sliding_rope_theta > 0) {
+    tables_.emplace_back(c.sliding_rope_theta, c.rotary_dim(), std::vector<float>{}, 1.0f, positions);
+  }
+}
+
+void RopeTables::extend(std::int64_t end) {
+  for (RopeTable& table : tables_) table.extend(end);
+}
+
+std::size_t RopeTables::bytes() const {
+  std::size_t sum = 0;
+  for (const RopeTable& table : tables_) sum += table.bytes();
+  return sum;
 }
 
 }  // namespace jupiter

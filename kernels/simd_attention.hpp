@@ -24,7 +24,15 @@ struct AttendTile {
   float* outputs;
   int first;
   int end;
+  float softcap;
 };
+
+template <class Isa>
+JUPITER_INLINE void cap_scores(float* scores, float cap) {
+  for (int half = 0; half < kBlockKeys; half += kWide) {
+    store<Isa>(scores + half, capped<Isa>(load<Isa>(scores + half), cap));
+  }
+}
 
 // weights[r][j] = exp(score - max) and correction[r] = exp(old max - max)
 struct AttendWeights {
@@ -131,6 +139,9 @@ void attend_tile(AttendTile t) {
   if constexpr (kHeadDim != 0) t.head_dim = kHeadDim;
   AttendWeights w;
   score_tile<Isa, kRows>(t, w.weights);
+  if (t.softcap > 0) {
+    for (int r = 0; r < kRows; ++r) cap_scores<Isa>(w.weights[r], t.softcap);
+  }
   weigh_tile<Isa, kRows>(t, w);
   std::int64_t d = 0;
   for (; d + 2 * kWide <= t.head_dim; d += 2 * kWide) output_tile<Isa, kRows, 2>(t, w, d);
@@ -166,7 +177,8 @@ void attend_block(const AttendBlock& b) {
                             b.sums + from * kSumLanes,
                             b.outputs + from * b.head_dim,
                             first,
-                            end};
+                            end,
+                            b.softcap};
       attend_rows<Isa, Isa::kAttendRows>(t, to - from);
     }
     row = same;

@@ -18,6 +18,8 @@ constexpr KernelTable simd_table(const char* name) {
           rms_norm<Isa>,
           rope<Isa>,
           swiglu<Isa>,
+          geglu<Isa>,
+          softcap<Isa>,
           add<Isa>,
           widen<Isa>,
           narrow<Isa>,

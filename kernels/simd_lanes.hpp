@@ -113,5 +113,12 @@ JUPITER_INLINE Lanes<Isa> exp(const Lanes<Isa>& x) {
   return out;
 }
 
+// cap * tanh(x / cap), in the steps of the reference.
+template <class Isa>
+JUPITER_INLINE Lanes<Isa> capped(const Lanes<Isa>& x, float cap) {
+  const auto e = exp<Isa>(mul<Isa>(x, set1<Isa>(2.0f / cap)));
+  return sub<Isa>(set1<Isa>(cap), div<Isa>(set1<Isa>(cap + cap), add<Isa>(e, set1<Isa>(1.0f))));
+}
+
 }  // namespace
 }  // namespace jupiter

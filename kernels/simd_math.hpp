@@ -198,6 +198,26 @@ void swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
 }
 
 template <class Isa>
+void geglu(const float* gate, const float* up, std::int64_t n, float* out) {
+  const auto one = set1<Isa>(1.0f), linear = set1<Isa>(kGeluLinear), cubic = set1<Isa>(kGeluCubic);
+  for (std::int64_t i = 0; i < n; i += kWide) {
+    const std::int64_t part = part_of(n, i);
+    const auto g = load_part<Isa>(gate + i, part);
+    const auto u = mul<Isa>(fma<Isa>(mul<Isa>(g, g), cubic, linear), g);
+    const auto gelu = div<Isa>(g, add<Isa>(one, exp<Isa>(negate<Isa>(u))));
+    store_part<Isa>(out + i, mul<Isa>(gelu, load_part<Isa>(up + i, part)), part);
+  }
+}
+
+template <class Isa>
+void softcap(float cap, std::int64_t n, float* x) {
+  for (std::int64_t i = 0; i < n; i += kWide) {
+    const std::int64_t part = part_of(n, i);
+    store_part<Isa>(x + i, capped<Isa>(load_part<Isa>(x + i, part), cap), part);
+  }
+}
+
+template <class Isa>
 void add(float* x, const float* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += kWide) {
     const std::int64_t part = part_of(n, i);

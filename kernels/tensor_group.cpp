@@ -67,7 +67,8 @@ TensorGroup::TensorGroup(const ModelConfig& c, std::vector<TensorSlice> all, int
       attended(attended_columns(c, slices)),
       attention_out(columns_of(slices, &TensorSlice::attention_out, c.dim)),
       hidden(columns_of(slices, &TensorSlice::hidden, c.hidden_dim)),
-      feed_forward_out(columns_of(slices, &TensorSlice::feed_forward_out, c.dim)) {}
+      feed_forward_out(columns_of(slices, &TensorSlice::feed_forward_out, c.dim)),
+      expert_hidden(columns_of(slices, &TensorSlice::expert_hidden, c.expert_hidden_dim)) {}
 
 void gather(const TensorGroup& group, std::span<const IndexRange> columns, MatrixView<float> x) {
   if (columns.empty()) return;

@@ -35,7 +35,7 @@ struct TensorGroup {
   int board = 0;                    // this one
   GroupLink* link = nullptr;        // none: this board has everything
   // Columns by board, from the slices. Empty: every board computes all of them, and nothing is exchanged.
-  std::vector<IndexRange> attended, attention_out, hidden, feed_forward_out;
+  std::vector<IndexRange> attended, attention_out, hidden, feed_forward_out, expert_hidden;
 };
 
 // Each fills in the columns of the other boards; this board's columns are there. Nothing happens where `columns` is

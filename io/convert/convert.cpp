@@ -39,7 +39,7 @@ class Converter {
       : source_(source), options_(options), folder_(folder) {
     manifest_.config = source.config();
     const bool f32 = options.quantization == Quantization::f32;
-    manifest_.config.residual = options.residual.value_or(f32 ? Precision::f32 : Precision::f16);
+    manifest_.config.residual = options.residual.value_or(f32 ? Precision::f32 : source.config().residual);
     manifest_.source = std::filesystem::path(source.file()).filename().string();
     manifest_.quantization = name(options.quantization);
     for (const TensorSpec& spec : tensor_specs(manifest_.config)) {
@@ -78,10 +78,29 @@ class Converter {
 
   void layer(ShardWriter& w, std::int64_t i) {
     const std::string prefix = fmt::format("layers.{}.", i);
-    for (const char* part : {"attn_norm", "wq", "wk", "wv", "bq", "bk", "bv", "q_norm", "k_norm", "wo", "ffn_norm",
-                             "w_gate", "w_up", "w_down"}) {
+    for (const char* part : {"attn_norm",
+                             "wq",
+                             "wk",
+                             "wv",
+                             "bq",
+                             "bk",
+                             "bv",
+                             "q_norm",
+                             "k_norm",
+                             "wo",
+                             "attn_post_norm",
+                             "ffn_norm",
+                             "router",
+                             "w_gate_experts",
+                             "w_up_experts",
+                             "w_down_experts",
+                             "shared_router",
+                             "w_gate",
+                             "w_up",
+                             "w_down",
+                             "ffn_post_norm"}) {
       if (!source_.has(prefix + part)) continue;  // the source checked that what the configuration needs is there
-      if (part[0] == 'w') {
+      if (part[0] == 'w' || is_router(part)) {
         matrix(w, prefix + part, part);
       } else {
         vector(w, prefix + part, part);
@@ -96,7 +115,11 @@ class Converter {
     advance(canonical);
   }
 
+  // Routers stay f32: they are small, and a little error may choose another expert.
+  static bool is_router(std::string_view dataset) { return dataset.ends_with("router"); }
+
   Format target(const SourceTensor& t, const std::string& dataset) const {
+    if (is_router(dataset)) return Format::f32;
     const bool end_of_model = dataset == "embed" || dataset == "output";
     switch (options_.quantization) {
       case Quantization::keep:

@@ -9,6 +9,6 @@
 namespace jupiter {
 
 // Refuses tensors that the architecture as we compute it does not use: ignoring them would change the answer.
-std::unique_ptr<ModelSource> open_gguf_source(const std::string& path);
+std::unique_ptr<ModelSource> open_gguf_source(const std::string& path, std::int64_t context);
 
 }  // namespace jupiter

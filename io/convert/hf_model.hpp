@@ -16,11 +16,12 @@ namespace jupiter {
 
 class HfFolder {
  public:
-  // Maps the safetensors files: model.safetensors, or all that model.safetensors.index.json names.
-  explicit HfFolder(const std::string& path);
+  // Maps the safetensors files: model.safetensors, or all that model.safetensors.index.json names. context: as for
+  // open_model_source().
+  explicit HfFolder(const std::string& path, std::int64_t context = 0);
 
-  // LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM; FormatError for others, and for options
-  // that would change the result and are not implemented.
+  // FormatError for architectures that we do not know, and for options that would change the result and are not
+  // implemented.
   ModelConfig config() const;
   // FormatError where the tokenizer is none of the kinds that TokenizerData can describe.
   TokenizerData tokenizer_data() const;
@@ -34,11 +35,12 @@ class HfFolder {
  private:
   void open_weights(const std::string& file_name);
   std::string path_;
+  std::int64_t context_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*, std::less<>> files_by_tensor_;
 };
 
 // config.json alone. has_output: the weights hold an output head of their own.
-ModelConfig parse_hf_config(const JsonObject& json, bool has_output);
+ModelConfig parse_hf_config(const JsonObject& json, bool has_output, std::int64_t context = 0);
 
 }  // namespace jupiter

@@ -15,19 +15,41 @@ bool is_redundant(std::string_view name, const ModelConfig& config) {
   return name.ends_with("rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight");
 }
 
+// A model of texts and pictures has the text model's tensors under names of its own.
+std::string name_in_folder(const HfFolder& folder, const std::string& name) {
+  if (folder.has_tensor(name) || !name.starts_with("model.")) return name;
+  for (const std::string& other : {"language_model." + name, "model.language_model." + name.substr(6)}) {
+    if (folder.has_tensor(other)) return other;
+  }
+  return name;
+}
+
+bool is_of_pictures(std::string_view name) {
+  if (name.starts_with("model.")) name.remove_prefix(6);
+  return name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.");
+}
+
 }  // namespace
 
-std::unique_ptr<ModelSource> open_hf_source(const std::string& path) {
-  const auto folder = std::make_shared<const HfFolder>(path);
+std::unique_ptr<ModelSource> open_hf_source(const std::string& path, std::int64_t context) {
+  const auto folder = std::make_shared<const HfFolder>(path, context);
   ModelConfig config = folder->config();
   TokenizerData tokenizer = folder->tokenizer_data();
   std::vector<SourceTensor> tensors;
   std::set<std::string, std::less<>> used;
+  bool pictures = false;
+  const auto find = [&](const std::string& name) {
+    const std::string in_folder = name_in_folder(*folder, name);
+    pictures = pictures || in_folder != name;
+    used.insert(in_folder);
+    return folder->tensor(in_folder);
+  };
   for (const TensorSpec& spec : tensor_specs(config)) {
-    tensors.push_back(source_tensor(folder->tensor(spec.hugging_face), spec, config, false, path));
-    used.insert(spec.hugging_face);
+    tensors.push_back(source_tensor(find, spec.hugging_face, spec, config, false, path));
+    if (spec.stored_less_one) tensors.back().added = 1;
   }
   for (const std::string_view name : folder->tensor_names()) {
+    if (pictures && is_of_pictures(name)) continue;  // texts do not pass through them
     if (!used.contains(name) && !is_redundant(name, config)) refuse_tensor(name, path);
   }
   return std::make_unique<ModelSource>(path, std::move(config), std::move(tokenizer), std::move(tensors), folder);

@@ -88,6 +88,11 @@ void check_byte_level(const JsonObject& tokenizer, const JsonObject& model, PreT
   }
 }
 
+bool splits_at_spaces(const JsonObject& step) {
+  const auto pattern = step.find_object("pattern");
+  return type_of(step) == "Split" && pattern && pattern->find_string("String").value_or("") == " ";
+}
+
 // SentencePiece's spaces: spelled as a mark, and one put in front. As a normaliser's step that happens in every part
 // between control tokens; as a pre-tokenizer's it may be the first part only.
 void read_space_prefix(const JsonObject& tokenizer, TokenizerData& data) {
@@ -98,6 +103,7 @@ void read_space_prefix(const JsonObject& tokenizer, TokenizerData& data) {
     data.add_space_prefix = data.add_space_prefix || prepend;
   }
   for (const JsonObject& step : steps_of(tokenizer, "pre_tokenizer", "pretokenizers")) {
+    if (splits_at_spaces(step)) continue;  // Gemma: the normaliser has left none
     if (type_of(step) != "Metaspace") tokenizer.fail("pre_tokenizer", "Metaspace or nothing", json_text(step.value()));
     if (step.find_bool("split").value_or(true)) step.fail("split", "false (pieces that hold spaces)", "true");
     const std::string scheme = step.find_string("prepend_scheme").value_or("always");

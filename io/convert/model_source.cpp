@@ -1,4 +1,4 @@
-// The table of tensor names and shapes, and reading of rows in canonical order.
+// Reading of rows in canonical order.
 #include "io/convert/model_source.hpp"
 
 #include <cassert>
@@ -23,43 +23,7 @@ std::int64_t stored_row(const SourceTensor& t, std::int64_t r) {
   return head * d + 2 * (within % (d / 2)) + within / (d / 2);
 }
 
-void add_layer_specs(const ModelConfig& c, std::int64_t layer, std::vector<TensorSpec>& specs) {
-  const std::string number = std::to_string(layer);
-  const auto add = [&](const char* canonical, const std::string& gguf, const std::string& hf, std::int64_t rows,
-                       std::int64_t cols, bool rotary = false) {
-    specs.push_back({"layers." + number + "." + canonical, "blk." + number + "." + gguf,
-                     "model.layers." + number + "." + hf, rows, cols, rotary});
-  };
-  add("attn_norm", "attn_norm.weight", "input_layernorm.weight", 0, c.dim);
-  add("wq", "attn_q.weight", "self_attn.q_proj.weight", c.q_dim(), c.dim, true);
-  add("wk", "attn_k.weight", "self_attn.k_proj.weight", c.kv_dim(), c.dim, true);
-  add("wv", "attn_v.weight", "self_attn.v_proj.weight", c.kv_dim(), c.dim);
-  if (c.qkv_bias) {
-    add("bq", "attn_q.bias", "self_attn.q_proj.bias", 0, c.q_dim(), true);
-    add("bk", "attn_k.bias", "self_attn.k_proj.bias", 0, c.kv_dim(), true);
-    add("bv", "attn_v.bias", "self_attn.v_proj.bias", 0, c.kv_dim());
-  }
-  if (c.qk_norm) {
-    add("q_norm", "attn_q_norm.weight", "self_attn.q_norm.weight", 0, c.head_dim);
-    add("k_norm", "attn_k_norm.weight", "self_attn.k_norm.weight", 0, c.head_dim);
-  }
-  add("wo", "attn_output.weight", "self_attn.o_proj.weight", c.dim, c.q_dim());
-  add("ffn_norm", "ffn_norm.weight", "post_attention_layernorm.weight", 0, c.dim);
-  add("w_gate", "ffn_gate.weight", "mlp.gate_proj.weight", c.hidden_dim, c.dim);
-  add("w_up", "ffn_up.weight", "mlp.up_proj.weight", c.hidden_dim, c.dim);
-  add("w_down", "ffn_down.weight", "mlp.down_proj.weight", c.dim, c.hidden_dim);
-}
-
 }  // namespace
-
-std::vector<TensorSpec> tensor_specs(const ModelConfig& c) {
-  std::vector<TensorSpec> specs;
-  specs.push_back({"embed", "token_embd.weight", "model.embed_tokens.weight", c.vocab_size, c.dim});
-  for (std::int64_t layer = 0; layer < c.n_layers; ++layer) add_layer_specs(c, layer, specs);
-  specs.push_back({"output_norm", "output_norm.weight", "model.norm.weight", 0, c.dim});
-  if (!c.tied_embeddings) specs.push_back({"output", "output.weight", "lm_head.weight", c.vocab_size, c.dim});
-  return specs;
-}
 
 namespace {
 
@@ -73,21 +37,47 @@ std::string shape_text(const std::vector<std::int64_t>& columns_first) {
 
 }  // namespace
 
-SourceTensor source_tensor(const StoredTensor& stored, const TensorSpec& spec, const ModelConfig& config,
-                           bool interleaved, std::string_view file) {
-  std::vector<std::int64_t> expected = {spec.cols};
-  if (spec.rows != 0) expected.push_back(spec.rows);
-  if (stored.shape != expected) {
-    throw FormatError(file, "tensor " + std::string(stored.name), "shape " + shape_text(expected),
-                      shape_text(stored.shape));
-  }
+namespace {
+
+// Rows of each part of a spec in its stored tensor.
+std::int64_t stored_rows(const StoredPlace& place, const TensorSpec& spec) {
+  return place.stored_rows != 0 ? place.stored_rows : spec.rows / spec.parts;
+}
+
+// parts: that this stored tensor holds.
+void expect_shape(const StoredTensor& stored, const StoredPlace& place, const TensorSpec& spec, std::int64_t parts,
+                  std::string_view file) {
+  std::vector<std::int64_t> expected = {spec.cols}, found = stored.shape;
+  if (spec.rows != 0) expected.push_back(stored_rows(place, spec));
+  if (parts > 1) expected.push_back(parts);
+  if (spec.rows == 1 && found.size() == 1) found.push_back(1);  // a matrix of one row, written as a vector
+  if (found == expected) return;
+  throw FormatError(file, "tensor " + std::string(stored.name), "shape " + shape_text(expected), shape_text(found));
+}
+
+}  // namespace
+
+SourceTensor source_tensor(const std::function<StoredTensor(const std::string&)>& find, const StoredPlace& place,
+                           const TensorSpec& spec, const ModelConfig& config, bool interleaved, std::string_view file) {
   SourceTensor t;
   t.name = spec.canonical;
-  t.format = packed_format(stored.type).value();
-  t.rows = stored.rows();
-  t.cols = stored.cols();
-  t.stored = stored.type;
-  t.data = stored.data;
+  t.rows = std::max<std::int64_t>(spec.rows, 1);
+  t.cols = spec.cols;
+  const std::size_t hole = place.name.find("{}");
+  const bool apart = hole != std::string::npos;
+  for (std::int64_t part = 0; part < spec.parts; ++part) {
+    const StoredTensor stored =
+        find(apart ? std::string(place.name).replace(hole, 2, std::to_string(part)) : place.name);
+    expect_shape(stored, place, spec, apart ? 1 : spec.parts, file);
+    if (part > 0 && stored.type != t.stored) {
+      throw FormatError(file, "tensor " + std::string(stored.name),
+                        "the type of the other experts, " + gguf_type_name(t.stored), gguf_type_name(stored.type));
+    }
+    t.stored = stored.type;
+    const std::int64_t row = place.first_row + (apart ? 0 : part * stored_rows(place, spec));
+    t.parts.push_back(stored.data + static_cast<std::size_t>(row) * t.row_bytes());
+  }
+  t.format = packed_format(t.stored).value();
   if (spec.rotary && interleaved) t.interleaved_head_dim = config.head_dim;
   return t;
 }
@@ -114,7 +104,8 @@ const SourceTensor& ModelSource::tensor(std::string_view name) const {
 
 const std::byte* ModelSource::row_bytes(const SourceTensor& t, std::int64_t row) const {
   assert(row >= 0 && row < t.rows);
-  return t.data + static_cast<std::size_t>(t.rows == 1 ? row : stored_row(t, row)) * t.row_bytes();
+  const std::int64_t stored = t.rows == 1 ? row : stored_row(t, row);
+  return t.parts[stored / t.part_rows()] + static_cast<std::size_t>(stored % t.part_rows()) * t.row_bytes();
 }
 
 void ModelSource::read_row(const SourceTensor& t, std::int64_t row, QuantizedRow& out) const {
@@ -131,16 +122,16 @@ std::vector<float> ModelSource::read_vector(std::string_view name) const {
   std::vector<float> stored(t.cols);
   read_row_f32(t, 0, stored.data());
   std::vector<float> out(stored.size());
-  for (std::int64_t i = 0; i < t.cols; ++i) out[i] = stored[stored_row(t, i)];
+  for (std::int64_t i = 0; i < t.cols; ++i) out[i] = stored[stored_row(t, i)] + t.added;
   return out;
 }
 
 void ModelSource::release(const SourceTensor& t) const {
-  release_mapped_pages(t.data, t.bytes());
+  for (const std::byte* part : t.parts) release_mapped_pages(part, t.bytes() / t.parts.size());
 }
 
-std::unique_ptr<ModelSource> open_model_source(const std::string& path) {
-  auto source = std::filesystem::is_directory(path) ? open_hf_source(path) : open_gguf_source(path);
+std::unique_ptr<ModelSource> open_model_source(const std::string& path, std::int64_t context) {
+  auto source = std::filesystem::is_directory(path) ? open_hf_source(path, context) : open_gguf_source(path, context);
   const Tokenizer tokenizer(source->tokenizer(), path);  // a broken one is to be found now, not when the model runs
   return source;
 }

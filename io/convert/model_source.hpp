@@ -2,13 +2,16 @@
 //   "embed" [vocab][dim]  "output" [vocab][dim] (absent: tied to embed)  "output_norm" [dim]
 //   per layer "layers.N.": wq [q_dim][dim]  wk wv [kv_dim][dim]  wo [dim][q_dim]  w_gate w_up [hidden][dim]
 //   w_down [dim][hidden]; vectors attn_norm ffn_norm [dim]; with qkv_bias: bq [q_dim]  bk bv [kv_dim];
-//   with qk_norm: q_norm k_norm [head_dim]
+//   with qk_norm: q_norm k_norm [head_dim]; with post_norms: attn_post_norm ffn_post_norm [dim];
+//   with experts: router [n_experts][dim]  w_gate_experts w_up_experts [n_experts * expert_hidden][dim]
+//   w_down_experts [n_experts * dim][expert_hidden], and with a gate of the shared one shared_router [1][dim]
 // Rows of wq and wk (and bq, bk) come in Hugging Face's order, where RoPE pairs element i of a head with i +
 // head_dim/2.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -29,9 +32,11 @@ struct SourceTensor {
 
   // How the source stores it; read through ModelSource.
   GgufType stored = GgufType::f32;
-  const std::byte* data = nullptr;
+  std::vector<const std::byte*> parts;    // the rows lie in so many equal parts: one, or one for each expert
   std::int64_t interleaved_head_dim = 0;  // > 0: rows (elements of a bias) of each head are stored interleaved
+  float added = 0;                        // to each value of a vector
   std::size_t row_bytes() const { return gguf_row_bytes(stored, cols); }
+  std::int64_t part_rows() const { return rows / static_cast<std::int64_t>(parts.size()); }
   std::size_t bytes() const { return static_cast<std::size_t>(rows) * row_bytes(); }
 };
 
@@ -70,25 +75,38 @@ class ModelSource {
   std::shared_ptr<const void> keep_;
 };
 
-// A GGUF file, or a Hugging Face folder. Every tensor's shape is checked against the configuration.
-std::unique_ptr<ModelSource> open_model_source(const std::string& path);
+// A GGUF file, or a Hugging Face folder. Every tensor's shape is checked against the configuration. context: the
+// longest sequence that the model is for, where that decides about its arithmetic (choose_long_rope()); 0: its own.
+std::unique_ptr<ModelSource> open_model_source(const std::string& path, std::int64_t context = 0);
 
-// One tensor that a configuration asks for, under the names that it has in each kind of source.
+// Where a source has a tensor.
+struct StoredPlace {
+  std::string name;
+  std::int64_t first_row = 0;    // of a stored tensor that holds several matrices one below the other
+  std::int64_t stored_rows = 0;  // of that stored tensor; 0: it holds this matrix alone
+};
+
+// One tensor that a configuration asks for, and where each kind of source has it.
 struct TensorSpec {
   std::string canonical;
-  std::string gguf;
-  std::string hugging_face;
+  StoredPlace gguf;
+  StoredPlace hugging_face;
   std::int64_t rows = 0;  // 0: a vector
   std::int64_t cols = 0;
-  bool rotary = false;  // its rows are rotated by RoPE: GGUF interleaves them for architecture llama
+  bool rotary = false;           // its rows are rotated by RoPE: some GGUF architectures interleave them
+  bool stored_less_one = false;  // Hugging Face stores this norm's weight less one, which GGUF adds
+  // Experts, of rows / parts rows each. A name with {} stands for a tensor for each of them; else one tensor has them
+  // all, and the place is that of each expert in its own part.
+  std::int64_t parts = 1;
 };
 // Every tensor of a model, in the order of the forward pass.
 std::vector<TensorSpec> tensor_specs(const ModelConfig& config);
 
-// `stored` under its canonical name. FormatError, naming `file`, where its shape is not the one that `spec` asks for.
-// interleaved: the source stores the halves of each rotary head as pairs.
-SourceTensor source_tensor(const StoredTensor& stored, const TensorSpec& spec, const ModelConfig& config,
-                           bool interleaved, std::string_view file);
+// The tensor of a spec under its canonical name, from its place in this source. find: the stored tensor of a name, or
+// FormatError. FormatError, naming `file`, where a shape is not the one that `spec` asks for. interleaved: the source
+// stores the halves of each rotary head as pairs.
+SourceTensor source_tensor(const std::function<StoredTensor(const std::string&)>& find, const StoredPlace& place,
+                           const TensorSpec& spec, const ModelConfig& config, bool interleaved, std::string_view file);
 // A tensor that the architecture as we compute it does not use: ignoring it would change the answer.
 [[noreturn]] void refuse_tensor(std::string_view name, std::string_view file);
 

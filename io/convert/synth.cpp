@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "io/error.hpp"
@@ -20,7 +21,35 @@ struct Shape {
   std::int64_t dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, max_seq_len;
   float rope_theta;
   bool tied;
+  void (*more)(ModelConfig&) = nullptr;  // what is not the same in every architecture
 };
+
+void qwen3(ModelConfig& c) {
+  c.architecture = Architecture::qwen3;
+  c.qk_norm = true;
+  c.norm_eps = 1e-6f;
+}
+void qwen3_30b_a3b(ModelConfig& c) {
+  qwen3(c);
+  c.architecture = Architecture::qwen3moe;
+  c.n_experts = 128;
+  c.n_experts_used = 8;
+  c.expert_hidden_dim = 768;
+  c.normalised_expert_weights = true;
+}
+void gemma3(ModelConfig& c) {
+  c.architecture = Architecture::gemma3;
+  c.qk_norm = c.post_norms = true;
+  c.norm_eps = 1e-6f;
+  c.activation = Activation::gelu;
+  c.residual = Precision::bf16;
+  c.embedding_scale = std::sqrt(static_cast<float>(c.dim));
+  c.rope_factors.assign(static_cast<std::size_t>(c.head_dim / 2), 8.0f);
+  c.sliding_window = 1024;
+  c.sliding_rope_theta = 10000.0f;
+  for (std::int64_t layer = 5; layer < c.n_layers; layer += 6) c.full_attention_layers.push_back(layer);
+}
+
 constexpr std::array kShapes = {
     Shape{"tiny", 64, 192, 32, 4, 2, 16, 512, 1024, 10000.0f, true},
     Shape{"smollm2-135m", 576, 1536, 30, 9, 3, 64, 49152, 8192, 100000.0f, true},
@@ -28,6 +57,12 @@ constexpr std::array kShapes = {
     Shape{"llama2-7b", 4096, 11008, 32, 32, 32, 128, 32000, 4096, 10000.0f, false},
     Shape{"llama2-13b", 5120, 13824, 40, 40, 40, 128, 32000, 4096, 10000.0f, false},
     Shape{"llama3-8b", 4096, 14336, 32, 32, 8, 128, 128256, 8192, 500000.0f, false},
+    Shape{"llama3-70b", 8192, 28672, 80, 64, 8, 128, 128256, 8192, 500000.0f, false},
+    Shape{"qwen3-8b", 4096, 12288, 36, 32, 8, 128, 151936, 40960, 1000000.0f, false, qwen3},
+    Shape{"qwen3-14b", 5120, 17408, 40, 40, 8, 128, 151936, 40960, 1000000.0f, false, qwen3},
+    Shape{"qwen3-30b-a3b", 2048, 0, 48, 32, 4, 128, 151936, 40960, 1000000.0f, false, qwen3_30b_a3b},
+    Shape{"gemma3-4b", 2560, 10240, 34, 8, 4, 256, 262144, 131072, 1000000.0f, true, gemma3},
+    Shape{"gemma3-12b", 3840, 15360, 48, 16, 8, 256, 262144, 131072, 1000000.0f, true, gemma3},
 };
 
 class Random {  // SplitMix64
@@ -136,6 +171,7 @@ std::optional<ModelConfig> synth_shape(std::string_view name) {
     c.max_seq_len = s.max_seq_len;
     c.rope_theta = s.rope_theta;
     c.tied_embeddings = s.tied;
+    if (s.more != nullptr) s.more(c);
     return c;
   }
   return std::nullopt;
@@ -152,7 +188,7 @@ std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType ty
   const std::size_t slack = largest / 4 / block.bytes;  // blocks by which a tensor's stretch may start later
   auto pool = std::make_shared<Pool>(largest + (slack + 1) * block.bytes);
   fill(*pool, type, random);
-  auto ones = std::make_shared<std::vector<float>>(std::max(config.dim, config.head_dim), 1.0f);
+  auto ones = std::make_shared<std::vector<float>>(std::max(config.dim, config.q_dim()), 1.0f);
 
   std::vector<SourceTensor> tensors;
   for (const TensorSpec& spec : tensor_specs(config)) {
@@ -163,11 +199,11 @@ std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType ty
     t.cols = spec.cols;
     if (spec.rows == 0) {
       t.stored = GgufType::f32;
-      t.data = reinterpret_cast<const std::byte*>(ones->data());
+      t.parts = {reinterpret_cast<const std::byte*>(ones->data())};
     } else {
       t.stored = type;
       t.format = *packed_format(type);
-      t.data = pool->data() + random.next() % (slack + 1) * block.bytes;
+      t.parts = {pool->data() + random.next() % (slack + 1) * block.bytes};
     }
     tensors.push_back(t);
   }

@@ -46,8 +46,9 @@ class Gguf {
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   const StoredTensor* find_tensor(std::string_view name) const;
 
-  // What the metadata says, checked. FormatError on unknown architectures, RoPE scalings, tokenizers.
-  ModelConfig config() const;
+  // What the metadata says, checked. FormatError on unknown architectures, RoPE scalings, tokenizers. context: as for
+  // open_model_source().
+  ModelConfig config(std::int64_t context = 0) const;
   TokenizerData tokenizer_data() const;
 
  private:
@@ -68,7 +69,7 @@ class GgufFile {
 
   const Gguf& content() const { return content_; }
   const MappedFile& mapping() const { return mapping_; }
-  ModelConfig config() const { return content_.config(); }
+  ModelConfig config(std::int64_t context = 0) const { return content_.config(context); }
   TokenizerData tokenizer_data() const { return content_.tokenizer_data(); }
   const StoredTensor* find_tensor(std::string_view name) const { return content_.find_tensor(name); }
 

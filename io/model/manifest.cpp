@@ -30,25 +30,77 @@ const char* kind_name(DatasetInfo::Kind kind) {
   }
 }
 
+// Fields that came after format version 1: each is written only where it has not its neutral value, so that older
+// models keep their bytes, hence their hash.
+template <typename Config, typename Visit>
+void visit_newer_fields(Config& c, const Visit& visit) {
+  visit("full_attention_layers", c.full_attention_layers);
+  visit("no_rope_layers", c.no_rope_layers);
+  visit("sliding_rope_theta", c.sliding_rope_theta);
+  visit("rope_attention_factor", c.rope_attention_factor);
+  visit("rope_dim", c.rope_dim);
+  visit("post_norms", c.post_norms);
+  visit("activation", c.activation);
+  visit("embedding_scale", c.embedding_scale);
+  visit("attention_scale", c.attention_scale);
+  visit("residual_scale", c.residual_scale);
+  visit("logit_scale", c.logit_scale);
+  visit("attention_softcap", c.attention_softcap);
+  visit("logit_softcap", c.logit_softcap);
+  visit("n_experts", c.n_experts);
+  visit("n_experts_used", c.n_experts_used);
+  visit("expert_hidden_dim", c.expert_hidden_dim);
+  visit("normalised_expert_weights", c.normalised_expert_weights);
+  visit("shared_expert_gate", c.shared_expert_gate);
+  visit("qk_norm_whole", c.qk_norm_whole);
+}
+
+json newer_fields(const ModelConfig& c) {
+  const auto all_of = [](const ModelConfig& config) {
+    json all = json::object();
+    visit_newer_fields(config, [&](const char* key, const auto& value) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(value)>, Activation>) {
+        all[key] = name(value);
+      } else {
+        all[key] = value;
+      }
+    });
+    return all;
+  };
+  json fields = all_of(c);
+  const json neutral = all_of(ModelConfig{});
+  for (const auto& [key, value] : neutral.items()) {
+    if (fields[key] == value) fields.erase(key);
+  }
+  return fields;
+}
+
+// A program that knows version 1 only would leave the newer fields out of the arithmetic, so it must refuse them.
+int format_version(const ModelConfig& c) {
+  return newer_fields(c).empty() ? 1 : kFormatVersion;
+}
+
 json config_json(const ModelConfig& c) {
-  return {{"architecture", name(c.architecture)},
-          {"model_name", c.model_name},
-          {"dim", c.dim},
-          {"hidden_dim", c.hidden_dim},
-          {"n_layers", c.n_layers},
-          {"n_heads", c.n_heads},
-          {"n_kv_heads", c.n_kv_heads},
-          {"head_dim", c.head_dim},
-          {"vocab_size", c.vocab_size},
-          {"max_seq_len_tokens", c.max_seq_len},
-          {"sliding_window_tokens", c.sliding_window},
-          {"rope_theta", c.rope_theta},
-          {"rope_factors", c.rope_factors},
-          {"norm_eps", c.norm_eps},
-          {"tied_embeddings", c.tied_embeddings},
-          {"qkv_bias", c.qkv_bias},
-          {"qk_norm", c.qk_norm},
-          {"residual", name(c.residual)}};
+  json fields = newer_fields(c);
+  fields.update(json{{"architecture", name(c.architecture)},
+                     {"model_name", c.model_name},
+                     {"dim", c.dim},
+                     {"hidden_dim", c.hidden_dim},
+                     {"n_layers", c.n_layers},
+                     {"n_heads", c.n_heads},
+                     {"n_kv_heads", c.n_kv_heads},
+                     {"head_dim", c.head_dim},
+                     {"vocab_size", c.vocab_size},
+                     {"max_seq_len_tokens", c.max_seq_len},
+                     {"sliding_window_tokens", c.sliding_window},
+                     {"rope_theta", c.rope_theta},
+                     {"rope_factors", c.rope_factors},
+                     {"norm_eps", c.norm_eps},
+                     {"tied_embeddings", c.tied_embeddings},
+                     {"qkv_bias", c.qkv_bias},
+                     {"qk_norm", c.qk_norm},
+                     {"residual", name(c.residual)}});
+  return fields;
 }
 
 // A field of the expected type, or a FormatError that names it.
@@ -106,6 +158,16 @@ ModelConfig parse_config(const json& j, const std::string& file) {
   c.qk_norm = field<bool>(j, "qk_norm", file);
   const auto residual = field<std::string>(j, "residual", file);
   c.residual = named(precision_from_name(residual), "residual", residual, file);
+  visit_newer_fields(c, [&](const char* key, auto& value) {
+    using Value = std::decay_t<decltype(value)>;
+    if (!j.contains(key)) return;
+    if constexpr (std::is_same_v<Value, Activation>) {
+      const auto text = field<std::string>(j, key, file);
+      value = named(activation_from_name(text), key, text, file);
+    } else {
+      value = field<Value>(j, key, file);
+    }
+  });
   check(c, file);
   return c;
 }
@@ -200,7 +262,7 @@ std::uint64_t sum_of(const Manifest& m, const ModelPart& part, const Count& coun
   const auto add = [&](const std::string& file, bool whole) {
     for (const DatasetInfo& d : m.file(file).datasets) {
       const IndexRange rows = whole ? IndexRange{0, d.rows} : rows_of(m.config, slice, d.name, d.rows);
-      sum += count(bytes_of_rows(d, rows.size()));
+      sum += count(d, bytes_of_rows(d, rows.size()));
     }
   };
   for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) add(layer_file_name(i), false);
@@ -220,16 +282,29 @@ IndexRange rows_of(const ModelConfig& c, const TensorSlice& s, std::string_view 
   if (dataset == "wo") return s.attention_out;
   if (dataset == "w_gate" || dataset == "w_up") return s.hidden;
   if (dataset == "w_down") return s.feed_forward_out;
+  if (dataset == "w_gate_experts" || dataset == "w_up_experts") return {0, c.n_experts * s.expert_hidden.size()};
+  if (dataset == "w_down_experts") return {0, c.n_experts * s.feed_forward_out.size()};
   if (dataset == "output" || dataset == "embed") return s.vocabulary;  // as the output head
   return {0, rows};
 }
 
 std::uint64_t weight_bytes(const Manifest& m, const ModelPart& part) {
-  return sum_of(m, part, [](std::uint64_t bytes) { return bytes; });
+  return sum_of(m, part, [](const DatasetInfo&, std::uint64_t bytes) { return bytes; });
+}
+
+std::uint64_t read_bytes(const Manifest& m, const ModelPart& part) {
+  return sum_of(m, part, [&](const DatasetInfo& d, std::uint64_t bytes) {
+    if (!holds_experts(d.name) || m.config.n_experts == 0) return bytes;
+    return bytes / static_cast<std::uint64_t>(m.config.n_experts) * static_cast<std::uint64_t>(m.config.n_experts_used);
+  });
+}
+
+bool holds_experts(std::string_view dataset) {
+  return dataset.ends_with("_experts");
 }
 
 std::uint64_t mapped_bytes(const Manifest& m, const ModelPart& part) {
-  return sum_of(m, part, aligned);
+  return sum_of(m, part, [](const DatasetInfo&, std::uint64_t bytes) { return aligned(bytes); });
 }
 
 const FileInfo& Manifest::file(std::string_view file_name) const {
@@ -267,7 +342,7 @@ std::string to_json(const Manifest& m) {
     }
     files.push_back({{"name", f.name}, {"datasets", std::move(datasets)}});
   }
-  const json all = {{"creator", "jupiter"},     {"format_version", kFormatVersion},
+  const json all = {{"creator", "jupiter"},     {"format_version", format_version(m.config)},
                     {"source", m.source},       {"quantization", m.quantization},
                     {"notes", m.notes},         {"config", config_json(m.config)},
                     {"files", std::move(files)}};
@@ -278,8 +353,8 @@ Manifest parse_manifest(const std::string& text, const std::string& file) {
   const json j = parse_json(text, file);
   if (!j.is_object()) throw FormatError(file, "content", "a JSON object", j.type_name());
   const int version = field<int>(j, "format_version", file);
-  if (version != kFormatVersion) {
-    throw FormatError(file, "format_version", std::to_string(kFormatVersion) + " (convert the model again)",
+  if (version < 1 || version > kFormatVersion) {
+    throw FormatError(file, "format_version", fmt::format("1 to {} (convert the model again)", kFormatVersion),
                       std::to_string(version));
   }
   Manifest m;

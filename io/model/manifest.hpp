@@ -14,7 +14,7 @@
 
 namespace jupiter {
 
-inline constexpr int kFormatVersion = 1;
+inline constexpr int kFormatVersion = 2;  // the newest that is read; a manifest has the oldest that can say it all
 inline constexpr const char* kManifestName = "manifest.json";
 inline constexpr std::uint64_t kDatasetAlignment = 64 << 10;  // bytes; pages are 16 KiB on some boards
 
@@ -65,10 +65,15 @@ struct ModelPart {
 
   TensorSlice rows(const ModelConfig& config) const { return slice.value_or(whole_slice(config)); }
 };
-// The rows of a layer's matrix that a slice has; all of `rows` for other datasets. The embedding is not sliced.
+// Whether a dataset holds all experts of a layer, of which a token reads only some.
+bool holds_experts(std::string_view dataset);
+// The rows of a layer's matrix that a slice has (of experts: as many as it has of all together); all of `rows` for
+// other datasets. The embedding is not sliced.
 IndexRange rows_of(const ModelConfig& config, const TensorSlice& slice, std::string_view dataset, std::int64_t rows);
 // Bytes of the part's matrices and vectors. Tied embeddings count once.
 std::uint64_t weight_bytes(const Manifest& manifest, const ModelPart& part);
+// Of those, what one token reads: of the experts only those that it uses.
+std::uint64_t read_bytes(const Manifest& manifest, const ModelPart& part);
 // Bytes that they take once they are mapped and read.
 std::uint64_t mapped_bytes(const Manifest& manifest, const ModelPart& part);
 

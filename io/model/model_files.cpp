@@ -6,8 +6,9 @@
 namespace jupiter {
 
 namespace {
-LayerWeights view_layer(const ShardFile& f, const ModelConfig& c) {
+LayerWeights view_layer(const ShardFile& f, const ModelConfig& c, std::int64_t layer) {
   LayerWeights w;
+  w.kind = c.layer_kind(layer);
   w.attn_norm = f.vector("attn_norm", c.dim).data();
   w.wq = f.matrix("wq", c.q_dim(), c.dim);
   w.wk = f.matrix("wk", c.kv_dim(), c.dim);
@@ -19,13 +20,26 @@ LayerWeights view_layer(const ShardFile& f, const ModelConfig& c) {
     w.bv = f.vector("bv", c.kv_dim()).data();
   }
   if (c.qk_norm) {
-    w.q_norm = f.vector("q_norm", c.head_dim).data();
-    w.k_norm = f.vector("k_norm", c.head_dim).data();
+    w.q_norm = f.vector("q_norm", c.qk_norm_whole ? c.q_dim() : c.head_dim).data();
+    w.k_norm = f.vector("k_norm", c.qk_norm_whole ? c.kv_dim() : c.head_dim).data();
+  }
+  if (c.post_norms) {
+    w.attn_post_norm = f.vector("attn_post_norm", c.dim).data();
+    w.ffn_post_norm = f.vector("ffn_post_norm", c.dim).data();
   }
   w.ffn_norm = f.vector("ffn_norm", c.dim).data();
-  w.w_gate = f.matrix("w_gate", c.hidden_dim, c.dim);
-  w.w_up = f.matrix("w_up", c.hidden_dim, c.dim);
-  w.w_down = f.matrix("w_down", c.dim, c.hidden_dim);
+  if (c.hidden_dim > 0) {
+    w.w_gate = f.matrix("w_gate", c.hidden_dim, c.dim);
+    w.w_up = f.matrix("w_up", c.hidden_dim, c.dim);
+    w.w_down = f.matrix("w_down", c.dim, c.hidden_dim);
+  }
+  if (c.n_experts > 0) {
+    w.router = f.matrix("router", c.n_experts, c.dim);
+    w.w_gate_experts = f.matrix("w_gate_experts", c.n_experts * c.expert_hidden_dim, c.dim);
+    w.w_up_experts = f.matrix("w_up_experts", c.n_experts * c.expert_hidden_dim, c.dim);
+    w.w_down_experts = f.matrix("w_down_experts", c.n_experts * c.dim, c.expert_hidden_dim);
+  }
+  if (c.shared_expert_gate) w.shared_router = f.matrix("shared_router", 1, c.dim);
   return w;
 }
 }  // namespace
@@ -45,9 +59,11 @@ LayerWeights slice_layer(const LayerWeights& whole, const ModelConfig& c, const 
   cut(w.wk, "wk");
   cut(w.wv, "wv");
   cut(w.wo, "wo");
-  cut(w.w_gate, "w_gate");
-  cut(w.w_up, "w_up");
-  cut(w.w_down, "w_down");
+  if (c.hidden_dim > 0) {
+    cut(w.w_gate, "w_gate");
+    cut(w.w_up, "w_up");
+    cut(w.w_down, "w_down");
+  }
   return w;
 }
 
@@ -70,7 +86,7 @@ ModelFiles::ModelFiles(const std::filesystem::path& folder, const Manifest& mani
     embedding_ = open(folder, manifest, embed_file_name(), verify).matrix("embed", c.vocab_size, c.dim);
   }
   for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) {
-    const LayerWeights layer = view_layer(open(folder, manifest, layer_file_name(i), verify), c);
+    const LayerWeights layer = view_layer(open(folder, manifest, layer_file_name(i), verify), c, i);
     layers_.push_back(part.slice ? slice_layer(layer, c, slice) : layer);
   }
   if (part.output_head) {

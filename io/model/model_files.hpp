@@ -34,7 +34,8 @@ class ModelFiles {
   std::uint64_t weight_bytes_ = 0;
 };
 
-// The rows of a layer that a board of a tensor group holds. A matrix of which it holds none is left without rows.
+// The rows of a layer that a board of a tensor group holds. A matrix of which it holds none is left without rows; of
+// the experts, whose rows follow each other, a board takes its part of each when it uses it.
 LayerWeights slice_layer(const LayerWeights& whole, const ModelConfig& config, const TensorSlice& slice);
 
 TokenizerData load_tokenizer(const std::filesystem::path& folder, const Manifest& manifest, bool verify);

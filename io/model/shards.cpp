@@ -14,6 +14,7 @@ namespace jupiter {
 namespace {
 
 constexpr hsize_t kSmallestMatrixBytes = 320;  // a panel of 4-bit weights with 32 columns
+constexpr int kShardVersion = 1;               // of the datasets' layout
 constexpr const char* kCreatorVersion = JUPITER_VERSION;
 
 }  // namespace
@@ -62,7 +63,7 @@ ShardWriter::ShardWriter(const std::filesystem::path& folder, const std::string&
   if (!impl_->file.valid()) throw RunError(impl_->path.string() + ": cannot be created");
   write_string(impl_->file, "creator", "jupiter");
   write_string(impl_->file, "creator_version", kCreatorVersion);
-  write_integer(impl_->file, "format_version", kFormatVersion);
+  write_integer(impl_->file, "format_version", kShardVersion);
   write_string(impl_->file, "architecture", std::string(jupiter::name(config.architecture)));
   write_string(impl_->file, "model_name", config.model_name.empty() ? "unnamed" : config.model_name);
 }
@@ -187,7 +188,7 @@ ShardFile::ShardFile(const std::filesystem::path& folder, const FileInfo& info, 
     const std::byte* bytes = mapping_.bytes().data() + offsets_.back();
     if (read) {
       check_checksum(path, d, bytes);
-    } else {
+    } else if (!holds_experts(d.name)) {      // of experts only what is used is read
       populate_mapped_pages(bytes, d.bytes);  // as checksums do: else the first token waits for every page
     }
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 
@@ -57,17 +58,29 @@ void check(const ModelConfig& c, const TensorSplit& split) {
   if (std::abs(sum - 1) > kShareError) {
     throw UsageError("shares of a tensor group: expected a sum of 1, found " + std::to_string(sum));
   }
-  const std::int64_t units = units_of(c.hidden_dim, kGroupCols);
-  if (std::ssize(split.shares) > units) {
-    throw UsageError("tensor group: expected at most " + std::to_string(units) + " boards (groups of " +
+  if (std::ssize(split.shares) > most_boards(c)) {
+    throw UsageError("tensor group: expected at most " + std::to_string(most_boards(c)) + " boards (groups of " +
                      std::to_string(kGroupCols) + " hidden rows), found " + std::to_string(split.shares.size()));
+  }
+  if (c.qk_norm_whole && split.shares.size() > 1) {
+    throw UsageError("tensor group: expected norms of single heads, found architecture " +
+                     std::string(name(c.architecture)) + ", whose norms of q and k read all heads");
   }
 }
 
 }  // namespace
 
 TensorSlice whole_slice(const ModelConfig& c) {
-  return {{0, c.n_heads}, {0, c.n_kv_heads}, {0, c.hidden_dim}, {0, c.dim}, {0, c.dim}, {0, c.vocab_size}};
+  return {{0, c.n_heads}, {0, c.n_kv_heads}, {0, c.hidden_dim},       {0, c.dim},
+          {0, c.dim},     {0, c.vocab_size}, {0, c.expert_hidden_dim}};
+}
+
+std::int64_t most_boards(const ModelConfig& c) {
+  std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t width : {c.hidden_dim, c.expert_hidden_dim}) {
+    if (width > 0) most = std::min(most, units_of(width, kGroupCols));
+  }
+  return most;
 }
 
 std::vector<TensorSlice> slices_of(const ModelConfig& c, const TensorSplit& split) {
@@ -78,18 +91,21 @@ std::vector<TensorSlice> slices_of(const ModelConfig& c, const TensorSplit& spli
   const bool whole_kv_heads = units_of(c.n_heads, kv_unit) >= boards;
   const auto heads = divide(c.n_heads, whole_kv_heads ? kv_unit : panel_heads(c), split.shares);
   const auto hidden = divide(c.hidden_dim, kGroupCols, split.shares);
+  const auto expert_hidden = divide(c.expert_hidden_dim, kGroupCols, split.shares);
   const auto dim = divide(c.dim, kPanelRows, split.shares);
   const auto vocabulary = divide(c.vocab_size, kPanelRows, split.shares);
   std::vector<TensorSlice> slices;
   for (std::int64_t b = 0; b < boards; ++b) {
-    if (hidden[b].size() == 0) {
+    const bool left_out =
+        (c.hidden_dim > 0 && hidden[b].size() == 0) || (c.expert_hidden_dim > 0 && expert_hidden[b].size() == 0);
+    if (left_out) {
       throw UsageError("tensor group: expected shares of at least " + std::to_string(kGroupCols) +
                        " hidden rows, found board " + std::to_string(b) + " without any (share " +
                        std::to_string(split.shares[b]) + ")");
     }
     const IndexRange all{0, c.dim};
     slices.push_back({heads[b], kv_heads_of(c, heads[b]), hidden[b], split.repeat_attention_out ? all : dim[b],
-                      split.repeat_feed_forward_out ? all : dim[b], vocabulary[b]});
+                      split.repeat_feed_forward_out ? all : dim[b], vocabulary[b], expert_hidden[b]});
   }
   return slices;
 }

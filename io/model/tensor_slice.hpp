@@ -26,6 +26,7 @@ struct TensorSlice {
   IndexRange attention_out;     // rows of wo; where every board has all of them, no gather follows
   IndexRange feed_forward_out;  // rows of w_down, likewise
   IndexRange vocabulary;        // rows of the output head
+  IndexRange expert_hidden;     // rows of each expert's w_gate and w_up
   bool operator==(const TensorSlice&) const = default;
 };
 
@@ -43,6 +44,9 @@ TensorSlice whole_slice(const ModelConfig& config);
 // 32 columns, heads to whole panels and, where there are as many key-value heads as boards, to whole key-value heads.
 // A board may be left without heads, but not without hidden rows (UsageError).
 std::vector<TensorSlice> slices_of(const ModelConfig& config, const TensorSplit& split);
+
+// How many boards a group can have: each needs hidden rows of every feed-forward part.
+std::int64_t most_boards(const ModelConfig& config);
 
 // Columns that boards exchange after a product, by board, and whether they may travel as groups of 32 int8.
 std::vector<IndexRange> attended_columns(const ModelConfig& config, std::span<const TensorSlice> slices);

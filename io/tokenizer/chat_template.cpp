@@ -12,8 +12,8 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::array<std::string_view, 8> kNames = {"chatml", "qwen",   "smollm",  "llama2",
-                                                    "llama3", "vicuna", "mistral", "zephyr"};
+constexpr std::array<std::string_view, 11> kNames = {"chatml",  "qwen",   "smollm", "llama2", "llama3", "vicuna",
+                                                     "mistral", "zephyr", "gemma",  "phi3",   "granite"};
 
 constexpr std::string_view kSmolSystem = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 constexpr std::string_view kQwenSystem = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
@@ -25,8 +25,9 @@ bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
+constexpr std::string_view kSpace = " \t\n\r\f\v";
+
 std::string trimmed(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\r\f\v";
   const std::size_t first = text.find_first_not_of(kSpace);
   if (first == std::string_view::npos) return {};
   return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
@@ -171,6 +172,44 @@ struct ChatTemplateTable {
     return t;
   }
 
+  // Gemma 3 puts the system message before the first user's words. Gemma 2's template knows none; it is put there too.
+  static ChatTemplate gemma() {
+    ChatTemplate t;
+    t.name_ = "gemma";
+    t.system_ = {"", "\n\n"};
+    t.user_ = {"<start_of_turn>user\n", "<end_of_turn>\n"};
+    t.assistant_before_ = t.generation_prompt_ = "<start_of_turn>model\n";
+    t.assistant_end_ = "<end_of_turn>";
+    t.assistant_after_ = "\n";
+    t.system_inside_user_ = true;
+    t.trim_ = true;
+    return t;
+  }
+
+  // Its text has a new line behind every marker, but its tokenizer drops white space there: we write none.
+  static ChatTemplate phi3() {
+    ChatTemplate t;
+    t.name_ = "phi3";
+    t.system_ = {"<|system|>", "<|end|>"};
+    t.user_ = {"<|user|>", "<|end|>"};
+    t.assistant_before_ = t.generation_prompt_ = "<|assistant|>";
+    t.assistant_end_ = "<|end|>";
+    t.trim_start_ = true;
+    return t;
+  }
+
+  static ChatTemplate granite() {
+    const auto role = [](const std::string& name) { return "<|start_of_role|>" + name + "<|end_of_role|>"; };
+    ChatTemplate t;
+    t.name_ = "granite";
+    t.system_ = {role("system"), "<|end_of_text|>\n"};
+    t.user_ = {role("user"), "<|end_of_text|>\n"};
+    t.assistant_before_ = t.generation_prompt_ = role("assistant");
+    t.assistant_end_ = "<|end_of_text|>";
+    t.assistant_after_ = "\n";
+    return t;
+  }
+
   static ChatTemplate zephyr(const std::string& eos) {
     ChatTemplate t;
     t.name_ = "zephyr";
@@ -204,10 +243,23 @@ struct ChatTemplateTable {
       return mistral(has("[INST] ") ? "[INST] " : "[INST]", has(" [/INST]") ? " [/INST]" : "[/INST]",
                      reply_space ? " " : "");
     }
+    if (has("<start_of_turn>") && has("<end_of_turn>") && has("model")) return gemma();
+    if (has("<|start_of_role|>") && has("<|end_of_role|>")) {
+      // Later templates write today's date into a system message of their own, or ask for documents.
+      const bool known =
+          has_only_markers(jinja, {"<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", "<|tool_call|>"});
+      return known && !has("strftime_now") ? std::optional(granite()) : std::nullopt;
+    }
+    if (has("<|user|>") && has("<|assistant|>") && has("<|end|>")) {
+      const bool known =
+          has_only_markers(jinja, {"<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|endoftext|>"});
+      const bool lines = has("<|user|>\n") || has("<|user|>\\n") || has("<|user|>' + '\\n'");
+      return known && lines ? std::optional(phi3()) : std::nullopt;  // not Phi 4
+    }
     if (has("<|user|>") && has("<|assistant|>")) {
       const bool known = has_only_markers(jinja, {"<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>", eos}) &&
                          (has("eos_token") || has(eos));
-      return known ? std::optional(zephyr(std::string(eos))) : std::nullopt;  // not Phi 3 and others
+      return known ? std::optional(zephyr(std::string(eos))) : std::nullopt;
     }
     if (has("USER: ") && has("ASSISTANT:")) return vicuna(has("A chat between") ? kVicunaSystem : "");
     return std::nullopt;
@@ -230,6 +282,9 @@ std::optional<ChatTemplate> ChatTemplate::from_name(std::string_view name) {
   if (name == "vicuna") return Table::vicuna(kVicunaSystem);
   if (name == "mistral") return Table::mistral("[INST] ", " [/INST]", " ");
   if (name == "zephyr") return Table::zephyr("</s>");
+  if (name == "gemma") return Table::gemma();
+  if (name == "phi3") return Table::phi3();
+  if (name == "granite") return Table::granite();
   return std::nullopt;
 }
 
@@ -240,13 +295,17 @@ std::optional<ChatTemplate> ChatTemplate::recognise(std::string_view jinja, std:
   const auto prompt = jupiter::generation_prompt(jinja);
   if (!prompt) return std::nullopt;
   const bool longer = t->name_ == "chatml" && prompt->starts_with(t->generation_prompt_);
-  if (!prompt->empty() && *prompt != t->generation_prompt_ && !longer) return std::nullopt;
+  const bool same = (t->trim_start_ ? trimmed(*prompt) : *prompt) == t->generation_prompt_;
+  if (!prompt->empty() && !same && !longer) return std::nullopt;
   if (longer) t->generation_prompt_ = *prompt;
   return t;
 }
 
 std::string ChatTemplate::content_of(const ChatMessage& message) const {
-  return trim_ ? trimmed(message.content) : message.content;
+  if (trim_) return trimmed(message.content);
+  return trim_start_
+             ? message.content.substr(std::min(message.content.find_first_not_of(kSpace), message.content.size()))
+             : message.content;
 }
 
 void ChatTemplate::add_message(const ChatMessage& message, bool first_user, std::vector<PromptSegment>& out) const {

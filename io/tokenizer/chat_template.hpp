@@ -61,6 +61,7 @@ class ChatTemplate {
   std::string default_system_;
   bool system_inside_user_ = false;  // the system message stands inside the first user turn
   bool trim_ = false;                // white space around contents is dropped
+  bool trim_start_ = false;          // white space before contents is dropped
 };
 
 // All segments as tokens; bos in front where the tokenizer asks for it and `first` (the start of a sequence).

@@ -75,7 +75,7 @@ struct BoardMeasurement::Impl {
         scratch_(config, group_.mine(), options.max_rows, pool.size()),
         residual_(options.max_rows * config.dim),
         logits_(files.part().output_head ? static_cast<std::size_t>(16 * config.vocab_size) : 0) {
-    if (config.hidden_dim >= 2 * kGroupCols && config.n_heads > 1) {
+    if (most_boards(config) >= 2 && config.n_heads > 1 && !config.qk_norm_whole) {
       half_.emplace(config, files, options.max_rows, slots(), pool.size());
     }
     cache_.reserve(sequence_, 0, slots());
@@ -308,7 +308,7 @@ struct BoardMeasurement::Impl {
   std::int64_t n_layers_;
   KvCache cache_;
   Sequence sequence_;
-  RopeTable rope_;
+  RopeTables rope_;
   TensorGroup group_;
   BlockScratch scratch_;
   std::optional<HalfLayers> half_;  // where the model can be halved

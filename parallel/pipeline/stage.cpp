@@ -291,13 +291,13 @@ FrameResult Stage::forward(Frame& frame, const std::function<void()>& on_layer_d
   return result;
 }
 
-// A part of a large model is enough, and quick: a server that starts again keeps its users waiting. How much is measured
-// follows from the model alone, because the boards of a tensor group must do it together.
+// A part of a large model is enough, and quick: a server that starts again keeps its users waiting. How much is
+// measured follows from the model alone, because the boards of a tensor group must do it together.
 void Stage::learn_widths() {
   constexpr SequenceId probe = 0;
   constexpr std::int64_t enough_weights = 200'000'000;  // no cache holds them, so they come from memory as in a run
   const ModelConfig& c = config_;
-  const std::int64_t layer_weights = c.dim * (2 * c.q_dim() + 2 * c.kv_dim() + 3 * c.hidden_dim);
+  const std::int64_t layer_weights = c.layer_multiplies();
   const std::int64_t layers = std::min(std::ssize(files_.layers()), enough_weights / layer_weights + 1);
   const int repeats = layers * layer_weights < enough_weights ? 4 : 2;  // the first one warms up
   std::vector<double> seconds;
@@ -306,7 +306,9 @@ void Stage::learn_widths() {
     double best = std::numeric_limits<double>::infinity();
     for (int i = 0; i < repeats; ++i) {
       const MatrixView<float> x(residual_.data(), rows, c.dim);
-      std::fill_n(residual_.data(), rows * c.dim, 0.0f);
+      for (std::int64_t n = 0; n < rows * c.dim; ++n) {  // different in every row: rows then use different experts
+        residual_[n] = static_cast<float>(n * 2654435761 >> 8 & 1023) / 512.0f - 1.0f;
+      }
       Frame f;
       f.runs.push_back(FrameRun::consecutive(probe, 0, rows));
       const std::vector<RowRun> runs = place(f);

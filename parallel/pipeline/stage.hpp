@@ -98,7 +98,7 @@ class Stage {
   GroupChannels* channels_;
   TensorGroup group_;
   KvCache cache_;
-  RopeTable rope_;
+  RopeTables rope_;
   BlockScratch scratch_;
   Buffer<float> residual_;  // [max_rows][dim]
   Buffer<float> logits_;    // [kMaxDrawnRows][vocab_size], of a board that follows its tokens only; last stage only

@@ -42,9 +42,19 @@ std::uint64_t attention_scratch(const ModelConfig& c) {
          buffer<float>(rows * kSumLanes) + 2 * buffer<std::int32_t>(rows);
 }
 
-std::uint64_t rope_table(const ModelConfig& c, std::int64_t positions) {
-  const auto half = static_cast<std::uint64_t>(c.head_dim / 2);
-  return half * sizeof(double) + 2 * static_cast<std::uint64_t>(positions) * half * sizeof(float);
+std::uint64_t rope_tables(const ModelConfig& c, std::int64_t positions) {
+  const auto half = static_cast<std::uint64_t>(c.rotary_dim() / 2);
+  const std::uint64_t tables = c.sliding_rope_theta > 0 ? 2 : 1;
+  return tables * (half * sizeof(double) + 2 * static_cast<std::uint64_t>(positions) * half * sizeof(float));
+}
+
+std::uint64_t expert_scratch(const ModelConfig& c, const TensorSlice& slice, std::int64_t rows) {
+  if (c.n_experts == 0) return 0;
+  const std::int64_t entries = rows * c.n_experts_used;
+  return buffer<float>(rows * c.n_experts) + buffer<float>(c.shared_expert_gate ? rows : 0) +
+         buffer<float>(entries * c.dim) + buffer<float>(entries * c.expert_hidden_dim) +
+         buffer<float>(entries * slice.expert_hidden.size()) +
+         quantised_rows(entries, std::max(c.dim, c.expert_hidden_dim));
 }
 
 // Frames that wait for this stage or leave it: as many as are in flight, in the worst case, but not more rows than the
@@ -104,7 +114,7 @@ StageOptions draft_model_options(const ModelConfig& draft, std::int64_t context_
 }
 
 std::uint64_t most_piece_bytes(const ModelConfig& c, const StageOptions& o) {
-  const std::int64_t row = std::max({c.dim, c.q_dim(), c.hidden_dim});
+  const std::int64_t row = std::max({c.dim, c.q_dim(), c.hidden_dim, c.n_experts_used * c.expert_hidden_dim});
   const std::int64_t logits = kMaxDrawnRows * c.vocab_size;
   const auto floats = static_cast<std::uint64_t>(std::max(o.max_rows * row, logits)) * sizeof(float);
   return floats + (64 << 10);  // and what a frame has beside its rows
@@ -124,8 +134,8 @@ StageBuffers stage_buffers(const ModelConfig& c, const ModelPart& part, const St
            + 2 * buffer<float>(rows * slice.kv_heads.size() * c.head_dim)                             // k, v
            + buffer<float>(rows * c.hidden_dim) + buffer<float>(rows * slice.hidden.size())           // gate, up
            + quantised_rows(rows, std::max({c.dim, c.q_dim(), c.hidden_dim})) +
-           static_cast<std::uint64_t>(threads) * attention_scratch(c) + rope_table(c, o.context_tokens) +
-           (part.output_head ? buffer<float>(kMaxDrawnRows * tokens) : 0);
+           static_cast<std::uint64_t>(threads) * attention_scratch(c) + rope_tables(c, o.context_tokens) +
+           expert_scratch(c, slice, rows) + (part.output_head ? buffer<float>(kMaxDrawnRows * tokens) : 0);
   return b;
 }
 

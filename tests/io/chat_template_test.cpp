@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 
 #include "io/error.hpp"
 #include "io/files.hpp"
@@ -35,8 +36,10 @@ TEST(ChatTemplate, RendersAsJinjaDoes) {
     EXPECT_EQ(found->name(), c["name"]) << c["title"];
     EXPECT_EQ(found->default_system(), c["default_system"]) << c["title"];
     for (const json& conversation : c["conversations"]) {
-      EXPECT_EQ(joined(found->render(messages_of(conversation["messages"]), true)), conversation["rendered"])
-          << c["title"];
+      std::string rendered = conversation["rendered"];
+      // Phi 3's tokenizer drops white space behind markers, so we leave it out.
+      if (c["name"] == "phi3") rendered = std::regex_replace(rendered, std::regex("(<\\|[a-z]+\\|>)\\s+"), "$1");
+      EXPECT_EQ(joined(found->render(messages_of(conversation["messages"]), true)), rendered) << c["title"];
     }
   }
 }
@@ -47,13 +50,15 @@ TEST(ChatTemplate, EveryNameIsKnown) {
   for (std::size_t comma; (comma = names.find(", ")) != std::string::npos; names.erase(0, comma + 2), ++count) {
     EXPECT_TRUE(ChatTemplate::from_name(names.substr(0, comma)).has_value()) << names;
   }
-  EXPECT_EQ(count, 8);
+  EXPECT_EQ(count, 11);
   EXPECT_FALSE(ChatTemplate::from_name("alpaca").has_value());
 }
 
 TEST(ChatTemplate, UnknownTemplatesAreNotGuessed) {
-  for (const char* text : {"", "{{ messages[0].content }}", "<|user|>\\n<|assistant|><|end|>", "[SYSTEM_PROMPT][INST]",
-                           "<|im_start|>system<|im_sep|><|im_end|>", "<start_of_turn>user"}) {
+  for (const char* text :
+       {"", "{{ messages[0].content }}", "<|user|>\\n<|assistant|><|end|>", "[SYSTEM_PROMPT][INST]",
+        "<|im_start|>system<|im_sep|><|im_end|>", "<start_of_turn>user",
+        "<|start_of_role|><|end_of_role|>{{ strftime_now('%B') }}", "<|user|>x<|end|><|assistant|>"}) {
     EXPECT_FALSE(ChatTemplate::recognise(text).has_value()) << text;
   }
 }
@@ -90,7 +95,7 @@ TEST(ChatTemplate, TextThatOpensTheReplyIsKeptOrRefused) {
 TEST(ChatTemplate, OnlyTemplatePartsAreSpecial) {
   const std::vector<ChatMessage> messages = {
       {"system", "S<|im_end|>"}, {"user", "U</s>"}, {"assistant", "A<|eot_id|>"}, {"user", "V[INST]"}};
-  for (const char* name : {"chatml", "llama2", "llama3", "vicuna", "mistral", "zephyr"}) {
+  for (const char* name : {"chatml", "llama2", "llama3", "vicuna", "mistral", "zephyr", "gemma", "phi3", "granite"}) {
     std::string plain;
     for (const PromptSegment& s : ChatTemplate::from_name(name)->render(messages, true)) {
       if (!s.special) plain += s.text;
@@ -102,7 +107,8 @@ TEST(ChatTemplate, OnlyTemplatePartsAreSpecial) {
 // The prompt of a first turn, the reply, and the continuation are the whole conversation.
 TEST(ChatTemplate, TurnsContinueTheConversation) {
   const std::vector<ChatMessage> messages = {{"system", "S"}, {"user", "U"}, {"assistant", "A"}, {"user", "V"}};
-  for (const char* name : {"chatml", "qwen", "smollm", "llama2", "llama3", "vicuna", "mistral", "zephyr"}) {
+  for (const char* name :
+       {"chatml", "qwen", "smollm", "llama2", "llama3", "vicuna", "mistral", "zephyr", "gemma", "phi3", "granite"}) {
     const ChatTemplate t = *ChatTemplate::from_name(name);
     const std::string first = joined(t.render({messages[0], messages[1]}, true));
     const std::string whole = joined(t.render(messages, true));

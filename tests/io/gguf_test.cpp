@@ -105,8 +105,12 @@ TEST(Gguf, RopeScaling) {
   EXPECT_TRUE(parse_gguf(none, "f").config().rope_factors.empty());
   const Bytes tensor = tiny_llama().tensor_f32("rope_freqs.weight", {2}, 1).build();
   EXPECT_EQ(parse_gguf(tensor, "f").config().rope_factors, (std::vector<float>{1, 2}));
+  mentions(config_error(tiny_llama().text("llama.rope.scaling.type", "dynamic")),
+           {"tiny.gguf", "rope.scaling.type", "yarn or longrope", "dynamic"});
   mentions(config_error(tiny_llama().text("llama.rope.scaling.type", "yarn")),
-           {"tiny.gguf", "rope.scaling.type", "yarn"});
+           {"tiny.gguf", "rope.scaling.factor", "positive"});
+  mentions(config_error(tiny_llama().text("llama.rope.scaling.type", "longrope")),
+           {"tiny.gguf", "original_context_length", "nothing"});
   mentions(config_error(tiny_llama().tensor_f32("rope_freqs.weight", {3})), {"rope_freqs.weight", "F32 [2]"});
   mentions(config_error(tiny_llama().u32("llama.rope.dimension_count", 2)),
            {"rope.dimension_count", "expected 4", "found 2"});
@@ -146,7 +150,11 @@ TEST(Gguf, RefusesWhatItDoesNotKnow) {
   mentions(parse_error(tiny_llama().tensor("x", {256}, 10, Bytes(84)).build()), {"\"x\"", "Q4_K", "found Q2_K"});
   mentions(parse_error(tiny_llama().tensor("x", {256}, 99, Bytes(84)).build()), {"\"x\"", "found type 99"});
   mentions(config_error(tiny_llama().text("general.architecture", "gpt2")), {"general.architecture", "llama", "gpt2"});
-  mentions(config_error(tiny_llama().u32("llama.expert_count", 8)), {"expert_count", "expected 0", "found 8"});
+  const auto experts = [] { return tiny_llama().u32("llama.expert_count", 8); };
+  mentions(config_error(experts()), {"expert_used_count", "an integer", "nothing"});
+  mentions(config_error(experts().u32("llama.expert_used_count", 9)), {"n_experts_used", "1 to 8", "found 9"});
+  mentions(config_error(experts().u32("llama.expert_used_count", 2).u32("llama.expert_gating_func", 2)),
+           {"expert_gating_func", "expected 1", "found 2"});
   mentions(tokenizer_error(tiny_llama().text("tokenizer.ggml.model", "bert")),
            {"tokenizer.ggml.model", "gpt2 or llama", "bert"});
   GgufBuilder bpe = tiny_llama();

@@ -87,9 +87,97 @@ TEST(HfConfig, RopeScalingInBothSpellings) {
   EXPECT_EQ(config_of(with({{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}})).rope_factors,
             std::vector<float>(8, 4.0f));
   EXPECT_TRUE(config_of(with({{"rope_scaling", nullptr}})).rope_factors.empty());
-  expect_config_error({{"rope_scaling", {{"type", "yarn"}, {"factor", 4}}}},
-                      {"config.json: rope_scaling", "rope_type", "yarn"});
+  expect_config_error({{"rope_scaling", {{"type", "dynamic"}, {"factor", 4}}}},
+                      {"config.json: rope_scaling", "rope_type", "longrope", "dynamic"});
+  expect_config_error({{"rope_scaling", {{"type", "yarn"}, {"factor", 4}, {"beta_fast", 1}, {"beta_slow", 2}}}},
+                      {"rope_scaling", "beta_slow < beta_fast"});
   expect_config_error({{"rope_scaling", {{"rope_type", "llama3"}, {"factor", 4}}}}, {"low_freq_factor", "nothing"});
+}
+
+// The ramp by hand: with 4096 tokens and theta 10000 pair 20 of 64 turns 32 times, pair 45 once.
+TEST(HfConfig, Yarn) {
+  const json yarn = {{"type", "yarn"}, {"factor", 16.0}, {"original_max_position_embeddings", 4096}};
+  const ModelConfig c = config_of(with({{"head_dim", 128}, {"rope_theta", 10000.0}, {"rope_scaling", yarn}}));
+  ASSERT_EQ(c.rope_factors.size(), 64u);
+  EXPECT_EQ(c.rope_factors[20], 1.0f);
+  EXPECT_EQ(c.rope_factors[46], 16.0f);
+  EXPECT_NEAR(c.rope_factors[33], 1 / ((13.0 / 26) / 16 + 13.0 / 26), 1e-5);
+  EXPECT_NEAR(c.rope_attention_factor, 1 + 0.1 * std::log(16.0), 1e-6);
+}
+
+json gemma3_config() {
+  return with({{"architectures", {"Gemma3ForCausalLM"}},
+               {"hidden_act", nullptr},
+               {"head_dim", 16},
+               {"num_hidden_layers", 8},
+               {"sliding_window", 32},
+               {"rope_theta", 1e6},
+               {"query_pre_attn_scalar", 64},
+               {"rope_local_base_freq", 10000.0},
+               {"tie_word_embeddings", true}});
+}
+
+TEST(HfConfig, Gemma) {
+  const ModelConfig c = config_of(gemma3_config());
+  EXPECT_EQ(c.full_attention_layers, std::vector<std::int64_t>{5});
+  EXPECT_EQ(c.sliding_rope_theta, 10000.0f);
+  EXPECT_EQ(c.attention_scale, 0.125f);
+  EXPECT_EQ(c.embedding_scale, 8.0f);
+  EXPECT_EQ(c.residual, Precision::bf16);
+  EXPECT_TRUE(c.post_norms && c.qk_norm);
+  json listed = gemma3_config();
+  listed["layer_types"] = {"full_attention"};
+  expect_error([&] { config_of(listed); }, {"layer_types", "8 entries", "1"});
+  listed["layer_types"] = json::array();
+  for (int i = 0; i < 8; ++i) listed["layer_types"].push_back(i == 7 ? "chunked_attention" : "sliding_attention");
+  expect_error([&] { config_of(listed); }, {"layer_types", "chunked_attention"});
+  json gelu = gemma3_config();
+  gelu["hidden_activation"] = "silu";
+  expect_error([&] { config_of(gelu); }, {"hidden_activation", "gelu_pytorch_tanh", "silu"});
+}
+
+TEST(HfConfig, LongRopeIsChosenByTheContext) {
+  const json rope = {
+      {"type", "longrope"}, {"short_factor", {1, 1, 1, 1, 1, 1, 1, 2}}, {"long_factor", {1, 2, 3, 4, 5, 6, 7, 8}}};
+  const JsonObject phi(
+      with({{"architectures", {"Phi3ForCausalLM"}}, {"rope_scaling", rope}, {"original_max_position_embeddings", 512}}),
+      "config.json");
+  const ModelConfig usual = parse_hf_config(phi, true), of_512 = parse_hf_config(phi, true, 512);
+  EXPECT_EQ(usual.rope_factors.back(), 2.0f);
+  EXPECT_EQ(usual.max_seq_len, 512);
+  EXPECT_EQ(of_512.rope_factors, usual.rope_factors);
+  const ModelConfig longer = parse_hf_config(phi, true, 513);
+  EXPECT_EQ(longer.rope_factors.back(), 8.0f);
+  EXPECT_EQ(longer.max_seq_len, 2048);
+  EXPECT_NEAR(longer.rope_attention_factor, std::sqrt(1 + std::log(4.0) / std::log(512.0)), 1e-6);
+  EXPECT_EQ(longer.rope_attention_factor, usual.rope_attention_factor);
+  json few =
+      with({{"architectures", {"Phi3ForCausalLM"}}, {"rope_scaling", rope}, {"original_max_position_embeddings", 512}});
+  few["rope_scaling"]["long_factor"] = {1, 2};
+  expect_error([&] { config_of(few); }, {"long_factor", "8 factors", "2"});
+}
+
+TEST(HfConfig, Experts) {
+  const json moe = {{"architectures", {"Qwen3MoeForCausalLM"}},
+                    {"num_experts", 8},
+                    {"num_experts_per_tok", 2},
+                    {"moe_intermediate_size", 32},
+                    {"norm_topk_prob", true}};
+  const ModelConfig c = config_of(with(moe));
+  EXPECT_EQ(c.n_experts, 8);
+  EXPECT_EQ(c.expert_hidden_dim, 32);
+  EXPECT_EQ(c.hidden_dim, 0);
+  EXPECT_TRUE(c.normalised_expert_weights && c.qk_norm);
+  const auto expect_moe_error = [&](const json& change, std::initializer_list<std::string_view> parts) {
+    json config = moe;
+    config.merge_patch(change);
+    expect_config_error(config, parts);
+  };
+  expect_moe_error({{"num_experts_per_tok", 9}}, {"n_experts_used", "1 to 8", "9"});
+  expect_moe_error({{"num_experts", nullptr}}, {"num_local_experts", "nothing"});
+  expect_moe_error({{"decoder_sparse_step", 2}}, {"decoder_sparse_step", "1", "2"});
+  expect_moe_error({{"mlp_only_layers", {0}}}, {"mlp_only_layers"});
+  expect_moe_error({{"moe_intermediate_size", 20}}, {"expert_hidden_dim", "multiple of 16", "20"});
 }
 
 TEST(HfConfig, RefusesWhatItWouldComputeWrongly) {

@@ -234,6 +234,13 @@ TEST_P(EveryTable, GatesAndAdds) {
     kReference.swiglu(gate.data(), up.data(), n, expected.data());
     table().swiglu(gate.data(), up.data(), n, found.data());
     EXPECT_TRUE(same_bits(expected, found)) << n;
+    Floats gelu(n, 3), gelu_found(n, 0);
+    kReference.geglu(gate.data(), up.data(), n, gelu.data());
+    table().geglu(gate.data(), up.data(), n, gelu_found.data());
+    EXPECT_TRUE(same_bits(gelu, gelu_found)) << n;
+    kReference.softcap(2.5f, n, gelu.data());
+    table().softcap(2.5f, n, gelu_found.data());
+    EXPECT_TRUE(same_bits(gelu, gelu_found)) << n;
     kReference.add(expected.data(), up.data(), n);
     table().add(found.data(), up.data(), n);
     EXPECT_TRUE(same_bits(expected, found)) << n;
@@ -307,6 +314,7 @@ TEST_P(EveryTable, WidensEveryHalfPrecisionNumber) {
 // Rows that look at `blocks` blocks; visibility differs from row to row as `kind` says.
 struct Attention {
   std::int64_t rows, head_dim;
+  float softcap = 0;
   Floats keys, values, queries, max, sums, outputs;
   std::vector<std::int32_t> first, end;
 
@@ -333,8 +341,8 @@ struct Attention {
     }
   }
   AttendBlock block() {
-    return {keys.data(),  values.data(), head_dim,   rows,        queries.data(),
-            first.data(), end.data(),    max.data(), sums.data(), outputs.data()};
+    return {keys.data(), values.data(), head_dim,    rows,           queries.data(), first.data(),
+            end.data(),  max.data(),    sums.data(), outputs.data(), softcap};
   }
 };
 
@@ -363,6 +371,8 @@ TEST_P(EveryTable, Attends) {
         SCOPED_TRACE("head_dim " + std::to_string(head_dim) + " rows " + std::to_string(rows));
         Random data(31), same_data(31), random(37);
         Attention a(data, rows, head_dim), b(same_data, rows, head_dim);
+        compare_attention(table(), a, b, random, kind);
+        a.softcap = b.softcap = 1.5f;
         compare_attention(table(), a, b, random, kind);
       }
     }
@@ -446,7 +456,43 @@ TEST_P(EveryTable, HasTheBitsOfEveryOtherMachine) {
   EXPECT_EQ(h, 8011285565918560544ull);
 }
 
+// The kernels of the second constant came later.
+TEST_P(EveryTable, HasTheBitsOfEveryOtherMachineInGeluAndCaps) {
+  Random random(67);
+  const Floats x(random, 576, 0, -6, 6), y(random, 576, 0, -3, 3);
+  Floats out(576, 0);
+  table().geglu(x.data(), y.data(), 576, out.data());
+  std::uint64_t h = hash(0xcbf29ce484222325ull, out);
+  table().softcap(3.0f, 576, out.data());
+  h = hash(h, out);
+  Attention attention(random, 11, 64);
+  attention.softcap = 2.0f;
+  attention.see(random, 1);
+  table().attend_block(attention.block());
+  h = hash(hash(h, attention.sums), attention.outputs);
+  EXPECT_EQ(h, 12393714148032192144ull);
+}
+
 // ---- the reference against exact arithmetic
+
+TEST(Reference, GeluAndCapsAreThoseOfExactArithmetic) {
+  for (double x = -12; x < 12; x += 0.01) {
+    const auto gate = static_cast<float>(x);
+    const float one = 1.0f;
+    float found = 0;
+    kReference.geglu(&gate, &one, 1, &found);
+    const auto g = static_cast<double>(gate);
+    const double gelu = 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g)));
+    EXPECT_NEAR(found, gelu, 3e-7 * (1 + std::abs(g))) << x;
+    float capped = gate;
+    kReference.softcap(4.0f, 1, &capped);
+    EXPECT_NEAR(capped, 4 * std::tanh(g / 4), 2e-6) << x;
+  }
+  float large[] = {1e30f, -1e30f};
+  kReference.softcap(30.0f, 2, large);
+  EXPECT_EQ(large[0], 30.0f);
+  EXPECT_EQ(large[1], -30.0f);
+}
 
 TEST(Reference, ExponentialIsWithinItsStatedError) {
   double worst = 0;

@@ -27,7 +27,7 @@ TEST(Rope, TableHoldsTheAnglesOfEveryPosition) {
   c.rope_theta = 100000.0f;
   c.rope_factors.assign(32, 1.0f);
   c.rope_factors[31] = 8.0f;
-  RopeTable table(c);
+  RopeTable table(c.rope_theta, c.head_dim, c.rope_factors, 1.0f, 0);
   table.extend(3);
   table.extend(5000);
   for (const std::int64_t p : {0, 1, 2, 3, 77, 4999}) {
@@ -37,6 +37,28 @@ TEST(Rope, TableHoldsTheAnglesOfEveryPosition) {
       EXPECT_NEAR(table.sin(p)[i], std::sin(angle), 1e-7) << p << " " << i;
     }
   }
+}
+
+TEST(Rope, LayersHaveTheTableOfTheirKind) {
+  ModelConfig c;
+  c.head_dim = 64;
+  c.rope_dim = 32;
+  c.rope_theta = 1000000.0f;
+  c.rope_factors.assign(16, 8.0f);
+  c.rope_attention_factor = 1.5f;
+  c.sliding_window = 4;
+  c.sliding_rope_theta = 10000.0f;
+  c.full_attention_layers = {1};
+  c.no_rope_layers = {2};
+  c.n_layers = 3;
+  RopeTables tables(c);
+  tables.extend(10);
+  const RopeTable *sliding = tables.of(c.layer_kind(0)), *full = tables.of(c.layer_kind(1));
+  ASSERT_NE(sliding, nullptr);
+  ASSERT_NE(full, nullptr);
+  EXPECT_EQ(tables.of(c.layer_kind(2)), nullptr);
+  EXPECT_NEAR(sliding->cos(7)[5], std::cos(7 * std::pow(10000.0, -10.0 / 32)), 1e-7);
+  EXPECT_NEAR(full->sin(7)[5], 1.5 * std::sin(7 * std::pow(1000000.0, -10.0 / 32) / 8), 1e-7);
 }
 
 }  // namespace

@@ -105,7 +105,21 @@ int test(int layouts) {
       convert_model(*synth_source(config, type, 3), folder, {});
     }));
   }
-  for (const char* name : {"llama-tied", "llama-untied", "llama-linear", "llama3", "mistral", "qwen2", "qwen3"}) {
+  for (const GgufType type : {GgufType::q4_0, GgufType::f32}) {
+    models.push_back(make_model(mpi, [&](const fs::path& folder) {
+      ModelConfig config = *synth_shape("tiny");
+      config.architecture = Architecture::qwen2moe;
+      config.n_layers = 4;
+      config.hidden_dim = 256;
+      config.n_experts = 6;
+      config.n_experts_used = 3;
+      config.expert_hidden_dim = 256;
+      config.shared_expert_gate = true;
+      convert_model(*synth_source(config, type, 3), folder, {});
+    }));
+  }
+  for (const char* name : {"llama-tied", "llama-untied", "llama-linear", "llama3", "mistral", "qwen2", "qwen3",
+                           "gemma2", "gemma3", "phi3", "granite", "smollm3"}) {
     models.push_back(make_model(mpi, [&](const fs::path& folder) {
       ConvertOptions options;
       options.quantization = Quantization::f32;
@@ -115,7 +129,7 @@ int test(int layouts) {
   }
   std::uint64_t seed = 0;
   for (const fs::path& model : models) {
-    const bool few_boards = read_manifest(model).config.hidden_dim < mpi.size() * kGroupCols;
+    const bool few_boards = most_boards(read_manifest(model).config) < mpi.size();
     if (!few_boards || mpi.size() <= 4) compare(mpi, model, ++seed, layouts);
   }
   barrier(mpi);

@@ -36,6 +36,17 @@ class StageMemoryTest : public testing::Test {
     c.dim = 32 * between(1, 6);
     c.hidden_dim = 32 * between(1, 8);
     c.n_layers = between(1, 6);
+    if (between(0, 1) == 1) {
+      c.architecture = Architecture::qwen2moe;
+      c.n_experts = between(1, 9);
+      c.n_experts_used = between(1, c.n_experts);
+      c.expert_hidden_dim = 32 * between(1, 4);
+      c.shared_expert_gate = true;
+    }
+    if (between(0, 1) == 1) {
+      c.sliding_window = 8;
+      c.sliding_rope_theta = 1000;
+    }
     c.vocab_size = 300 + between(0, 500);
     c.max_seq_len = 32 * between(1, 40) + between(0, 31);
     c.tied_embeddings = between(0, 1) == 1;
