@@ -18,8 +18,8 @@ DatasetInfo dataset(const TensorSpec& spec, Format format) {
   d.rows = std::max<std::int64_t>(spec.rows, 1);
   d.cols = spec.cols;
   d.kind = spec.rows > 0 ? DatasetInfo::Kind::matrix : DatasetInfo::Kind::vector;
-  d.format = spec.rows > 0 ? format : Format::f32;
-  d.bytes = spec.rows > 0 ? PackedMatrix{format, spec.rows, spec.cols, nullptr}.bytes()
+  d.format = spec.rows > 0 && !d.name.ends_with("router") ? format : Format::f32;  // as a conversion stores routers
+  d.bytes = spec.rows > 0 ? PackedMatrix{d.format, spec.rows, spec.cols, nullptr}.bytes()
                           : static_cast<std::uint64_t>(spec.cols) * sizeof(float);
   return d;
 }
@@ -29,6 +29,7 @@ DatasetInfo dataset(const TensorSpec& spec, Format format) {
 Manifest synth_manifest(const ModelConfig& config, GgufType type) {
   Manifest m;
   m.config = config;
+  if (type == GgufType::f32) m.config.residual = Precision::f32;
   m.source = "random";
   m.quantization = "keep";
   m.notes.push_back("only a manifest: there are no weights");

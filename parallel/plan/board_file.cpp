@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "io/error.hpp"
 #include "io/hash.hpp"
@@ -41,22 +42,46 @@ struct Work {
   }
 };
 
+Work work_of(const DatasetInfo& d) {
+  if (d.kind != DatasetInfo::Kind::matrix) return {};
+  return {static_cast<double>(d.bytes), static_cast<double>(d.rows) * static_cast<double>(d.cols)};
+}
+
 Work work_of(const FileInfo& file) {
   Work w;
-  for (const DatasetInfo& d : file.datasets) {
-    if (d.kind == DatasetInfo::Kind::matrix) {
-      w = w + Work{static_cast<double>(d.bytes), static_cast<double>(d.rows) * static_cast<double>(d.cols)};
-    }
-  }
+  for (const DatasetInfo& d : file.datasets) w = w + work_of(d);
   return w;
 }
 
-// The mean over all layers, as `profile` measures it.
-Work layer_work(const Manifest& manifest) {
-  Work sum;
-  for (std::int64_t i = 0; i < manifest.config.n_layers; ++i) sum = sum + work_of(manifest.file(layer_file_name(i)));
-  const auto layers = static_cast<double>(manifest.config.n_layers);
-  return {sum.bytes / layers, sum.macs / layers};
+// Of a layer, the mean over all of them, as `profile` measures it.
+struct LayerWork {
+  Work dense;    // what every row uses
+  Work experts;  // all of them
+  double n_experts = 0, used = 0;
+
+  // n rows that choose their experts independently and evenly touch this share of them.
+  double seconds(const BoardDescription& b, double rows, double share) const {
+    Work w{share * dense.bytes, share * dense.macs};
+    if (n_experts > 0) {
+      const double touched = 1 - std::pow(1 - used / n_experts, rows);
+      w = w + Work{share * touched * experts.bytes, share * used / n_experts * experts.macs};
+    }
+    return w.seconds(b, rows);
+  }
+};
+
+LayerWork layer_work(const Manifest& manifest) {
+  const ModelConfig& c = manifest.config;
+  LayerWork sum{{}, {}, static_cast<double>(c.n_experts), static_cast<double>(c.n_experts_used)};
+  for (std::int64_t i = 0; i < c.n_layers; ++i) {
+    for (const DatasetInfo& d : manifest.file(layer_file_name(i)).datasets) {
+      Work& part = d.name.ends_with("_experts") ? sum.experts : sum.dense;
+      part = part + work_of(d);
+    }
+  }
+  const auto layers = static_cast<double>(c.n_layers);
+  for (Work* w : {&sum.dense, &sum.experts}) *w = {w->bytes / layers, w->macs / layers};
+  return sum;
 }
 
 CostCurve curve(std::int64_t most_rows, const auto& seconds) {
@@ -75,15 +100,14 @@ BoardProfile estimate(const BoardDescription& b, const Manifest& manifest, doubl
   p.threads = b.threads;
   p.kernels = "described";
   p.memory_bytes = b.memory_bytes;
-  const Work layer = layer_work(manifest);
+  const LayerWork layer = layer_work(manifest);
   // Scores and weighted values; of one row the cache is read, of several it is read once for all.
   const double context_bytes = 2.0 * static_cast<double>(c.kv_dim()) * 2, context_macs = 2.0 * static_cast<double>(c.q_dim());
   p.layer.per_context_s = context_bytes / b.read_bytes_per_s;
   p.layer.per_row_context_s = context_macs / b.float_macs_per_s;
   const auto within_rows = [&](double n) { return n * (n + 1) / 2 * p.layer.per_row_context_s; };
-  p.layer.base = curve(kMostRows, [&](double n) { return layer.seconds(b, n) + within_rows(n); });
-  const Work half{layer.bytes / 2, layer.macs / 2};
-  p.half_layer = curve(kMostRows, [&](double n) { return half.seconds(b, n) + within_rows(n) / 2; });
+  p.layer.base = curve(kMostRows, [&](double n) { return layer.seconds(b, n, 1) + within_rows(n); });
+  p.half_layer = curve(kMostRows, [&](double n) { return layer.seconds(b, n, 0.5) + within_rows(n) / 2; });
   const auto row_s = static_cast<double>(c.dim) / b.float_macs_per_s;
   p.embedding = curve(kMostRows, [&](double n) { return n * row_s; });
   const Work head = work_of(manifest.file(c.tied_embeddings ? embed_file_name() : output_file_name()));

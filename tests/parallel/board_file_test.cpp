@@ -30,9 +30,14 @@ std::string with(std::string text, const std::string& part, const std::string& b
 
 TEST(SynthManifest, HasTheBytesThatAConversionWrites) {
   const std::filesystem::path folder = std::filesystem::temp_directory_path() / "jupiter-synth-manifest";
-  for (const char* name : {"tiny", "smollm2-135m"}) {
+  for (const char* name : {"tiny", "smollm2-135m", "qwen3-30b-a3b"}) {
     ModelConfig config = *synth_shape(name);
     config.n_layers = 2;
+    if (config.n_experts > 0) {  // smaller, to be written quickly
+      config.n_experts = 4;
+      config.n_experts_used = 2;
+      config.vocab_size = 512;
+    }
     const Manifest planned = synth_manifest(config, GgufType::q4_0);
     const Manifest written = convert_model(*synth_source(config, GgufType::q4_0, 1), folder, {});
     for (const FileInfo& file : written.files) {
@@ -70,6 +75,18 @@ TEST(BoardFile, TimesAreThoseOfTheRoofline) {
   EXPECT_DOUBLE_EQ(p.hop_into(2).bytes_per_s, 125e6);
   ASSERT_TRUE(p.gather_of(4).has_value());
   EXPECT_NEAR(p.gather_of(4)->latency_s, 100e-6 + 6 * 20e-6, 1e-9);
+}
+
+TEST(BoardFile, RowsReadTheExpertsThatTheyChoose) {
+  const Manifest m = shape("qwen3-30b-a3b");
+  const Profile p = described_profile(parse_boards(kFourBoards, "f"), m, "1");
+  // Attention 2 x 2048 x (32 + 4) x 128 weights, 8 of 128 experts of 3 x 2048 x 768, and a router in f32.
+  const double attention = 2.0 * 2048 * 36 * 128 * 18 / 32, expert = 3.0 * 2048 * 768 * 18 / 32, router = 2048 * 128 * 4;
+  const LayerCost& layer = p.boards[0].layer;
+  EXPECT_NEAR(layer.at(1, 0), (attention + 8 * expert + router) / 10e9, 3e-6);
+  // Two rows share half an expert on average.
+  EXPECT_NEAR(layer.at(2, 0) - layer.at(1, 0), 7.5 * expert / 10e9, 3e-6);
+  EXPECT_LT(layer.at(512, 0), 512 * layer.at(1, 0) / 8);
 }
 
 TEST(BoardFile, NonsenseIsRefusedByName) {
