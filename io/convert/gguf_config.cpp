@@ -186,8 +186,9 @@ void read_experts(const Fields& fields, ModelConfig& c) {
   }
 }
 
-// Gemma's files need not name their window; of other architectures only those with the key have one.
+// Gemma 2's files need not name their window, Gemma 3's must; of other architectures only those with the key have one.
 std::int64_t read_window(const Fields& fields, Architecture a) {
+  if (a == Architecture::gemma3) return fields.required_int("attention.sliding_window");
   return fields.int_or("attention.sliding_window", a == Architecture::gemma2 ? 4096 : 0);
 }
 

@@ -58,6 +58,11 @@ void expect_false(const JsonObject& json, std::string_view key) {
   if (json.find_bool(key).value_or(false)) json.fail(key, "false", "true");
 }
 
+// A number that Transformers takes to be `usual` where the file leaves it out, and null for none (0).
+double number_or_none(const JsonObject& json, std::string_view key, double usual) {
+  return json.value().contains(key) ? json.find_number(key).value_or(0) : usual;
+}
+
 Architecture read_architecture(const JsonObject& json) {
   std::string found = json.find_string("model_type").value_or("nothing");
   const auto& names = json.array_or_empty("architectures");
@@ -187,7 +192,8 @@ void read_rope(const JsonObject& json, std::int64_t context, ModelConfig& c) {
 // Mistral's and Phi's window holds for all layers, Gemma's for those that layer_types names; Qwen's, where switched on,
 // only for some, which we do not implement.
 std::int64_t read_window(const JsonObject& json, Architecture architecture) {
-  const std::int64_t window = json.find_int("sliding_window").value_or(0);
+  const bool usual = is_gemma(architecture) && !json.value().contains("sliding_window");
+  const std::int64_t window = usual ? 4096 : json.find_int("sliding_window").value_or(0);
   if (is_gemma(architecture) || architecture == Architecture::phi3) return window;
   if (architecture == Architecture::llama) {
     const std::string type = json.find_string("model_type").value_or("");
@@ -249,8 +255,9 @@ void read_gemma(const JsonObject& json, ModelConfig& c) {
   const double scalar = json.find_number("query_pre_attn_scalar").value_or(256);
   if (!(scalar > 0)) json.fail("query_pre_attn_scalar", "a positive number", std::to_string(scalar));
   if (scalar != static_cast<double>(c.head_dim)) c.attention_scale = static_cast<float>(1.0 / std::sqrt(scalar));
-  c.attention_softcap = static_cast<float>(json.find_number("attn_logit_softcapping").value_or(0));
-  c.logit_softcap = static_cast<float>(json.find_number("final_logit_softcapping").value_or(0));
+  const bool second = c.architecture == Architecture::gemma2;
+  c.attention_softcap = static_cast<float>(number_or_none(json, "attn_logit_softcapping", second ? 50 : 0));
+  c.logit_softcap = static_cast<float>(number_or_none(json, "final_logit_softcapping", second ? 30 : 0));
   expect_false(json, "use_bidirectional_attention");
 }
 

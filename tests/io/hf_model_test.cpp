@@ -131,6 +131,17 @@ TEST(HfConfig, Gemma) {
   listed["layer_types"] = json::array();
   for (int i = 0; i < 8; ++i) listed["layer_types"].push_back(i == 7 ? "chunked_attention" : "sliding_attention");
   expect_error([&] { config_of(listed); }, {"layer_types", "chunked_attention"});
+  // What a file leaves out has Transformers' default, and null is none.
+  json second = gemma3_config();
+  second["architectures"] = {"Gemma2ForCausalLM"};
+  second.erase("sliding_window");
+  EXPECT_EQ(config_of(second).sliding_window, 4096);
+  EXPECT_EQ(config_of(second).attention_softcap, 50.0f);
+  EXPECT_EQ(config_of(second).logit_softcap, 30.0f);
+  second["attn_logit_softcapping"] = nullptr;
+  second["sliding_window"] = nullptr;
+  EXPECT_EQ(config_of(second).attention_softcap, 0.0f);
+  EXPECT_EQ(config_of(second).sliding_window, 0);
   json gelu = gemma3_config();
   gelu["hidden_activation"] = "silu";
   expect_error([&] { config_of(gelu); }, {"hidden_activation", "gelu_pytorch_tanh", "silu"});

@@ -3,9 +3,11 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "io/convert/convert.hpp"
+#include "io/convert/synth.hpp"
 #include "io/files.hpp"
 #include "parallel/pipeline/stage.hpp"
 
@@ -128,6 +130,46 @@ TEST(ArchitecturesExact, RowsDoNotDependOnChunksOrThreads) {
       }
     }
   }
+}
+
+// Bytes of a mapped file that this process has touched.
+std::uint64_t resident_bytes(const fs::path& file) {
+  std::ifstream maps("/proc/self/smaps");
+  std::uint64_t sum = 0;
+  bool of_file = false;
+  for (std::string line; std::getline(maps, line);) {
+    const std::string first = line.substr(0, line.find(' '));
+    if (!first.ends_with(":")) of_file = line.ends_with(file.string());  // the head of a mapping
+    if (of_file && first == "Rss:") sum += std::stoull(line.substr(line.find_first_of("0123456789"))) << 10;
+  }
+  return sum;
+}
+
+TEST(Experts, OnlyThoseThatAreUsedAreRead) {
+  const TemporaryFolder folder;
+  ModelConfig c = *synth_shape("tiny");
+  c.architecture = Architecture::qwen3moe;
+  c.n_layers = 1;
+  c.dim = 256;
+  c.hidden_dim = 0;
+  c.n_experts = 16;
+  c.n_experts_used = 2;
+  c.expert_hidden_dim = 256;
+  const Manifest m = convert_model(*synth_source(c, GgufType::f32, 1), folder.path(), {});
+  ThreadPool pool({.threads = 1, .share_cores = true});
+  Stage stage(c, ModelFiles(folder.path(), m, {0, 1, true, true}, false),
+              {.context_tokens = 32, .cache_tokens = 32, .max_rows = 64}, pool, 1);
+  const fs::path file = folder.path() / layer_file_name(0);
+  const std::uint64_t expert = 3 * 256 * 256 * sizeof(float), rest = 1 << 20;
+  EXPECT_LT(resident_bytes(file), rest) << "loading touches no expert";
+  stage.set_logits_sink([](SequenceId, std::int64_t, std::span<const float>) {});
+  stage.open(1, {});
+  Frame f;
+  f.runs = {FrameRun::consecutive(1, 0, 1, FrameRun::every_row)};
+  f.tokens = {7};
+  stage.forward(f);
+  EXPECT_GE(resident_bytes(file), 2 * expert);
+  EXPECT_LT(resident_bytes(file), 4 * expert + rest) << "of 16 experts";
 }
 
 }  // namespace
