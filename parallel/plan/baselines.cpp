@@ -219,8 +219,7 @@ class Forecasts {
       slowest = std::max(slowest, profile_.boards[b].layer.at(rows, n_ - rows));
     }
     const Shared s(profile_, manifest_, std::vector<double>(profile_.boards.size(), 1.0 / static_cast<double>(boards)));
-    const double cache_bytes =
-        2 * kSumBytes * static_cast<double>(n_) * static_cast<double>(manifest_.config.kv_dim());
+    const double cache_bytes = 2 * kSumBytes * static_cast<double>(n_) * static_cast<double>(manifest_.config.kv_dim());
     const Plan alone = one_board(plain);
     f.token_s = 1 / alone.predicted_decode_tokens_per_s;
     f.ttft_s = s.all_layers(slowest + s.ring_s(cache_bytes)) + s.head_s();

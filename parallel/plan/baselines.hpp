@@ -1,5 +1,5 @@
-// What other systems' schedules would take on the same boards, from the same profile: the comparison of the Jupiter paper
-// (arXiv 2504.08242), of schedules instead of programs. The kernels, formats and links are Jupiter's everywhere.
+// What other systems' schedules would take on the same boards, from the same profile: the comparison of the Jupiter
+// paper (arXiv 2504.08242), of schedules instead of programs. The kernels, formats and links are Jupiter's everywhere.
 #pragma once
 
 #include <string>

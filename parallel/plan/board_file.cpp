@@ -102,7 +102,8 @@ BoardProfile estimate(const BoardDescription& b, const Manifest& manifest, doubl
   p.memory_bytes = b.memory_bytes;
   const LayerWork layer = layer_work(manifest);
   // Scores and weighted values; of one row the cache is read, of several it is read once for all.
-  const double context_bytes = 2.0 * static_cast<double>(c.kv_dim()) * 2, context_macs = 2.0 * static_cast<double>(c.q_dim());
+  const double context_bytes = 2.0 * static_cast<double>(c.kv_dim()) * 2,
+               context_macs = 2.0 * static_cast<double>(c.q_dim());
   p.layer.per_context_s = context_bytes / b.read_bytes_per_s;
   p.layer.per_row_context_s = context_macs / b.float_macs_per_s;
   const auto within_rows = [&](double n) { return n * (n + 1) / 2 * p.layer.per_row_context_s; };

@@ -14,10 +14,10 @@ struct BoardDescription {
   std::string name;
   int count = 1;
   int threads = 1;
-  std::uint64_t memory_bytes = 0;   // that the program may use
-  double read_bytes_per_s = 0;      // weights from memory, by all cores together
-  double int8_macs_per_s = 0;       // products of quantised weights
-  double float_macs_per_s = 0;      // attention
+  std::uint64_t memory_bytes = 0;  // that the program may use
+  double read_bytes_per_s = 0;     // weights from memory, by all cores together
+  double int8_macs_per_s = 0;      // products of quantised weights
+  double float_macs_per_s = 0;     // attention
 };
 
 struct ClusterDescription {

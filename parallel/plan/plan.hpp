@@ -59,10 +59,10 @@ struct Plan {
   double predicted_decode_tokens_per_s = 0;       // plain decoding
   double hit_rate = 0;                            // of drafts, as the plan expects it
   double predicted_speculative_tokens_per_s = 0;  // with such drafts
-  std::vector<StagePlan> stages;      // in the order of the pipeline
-  std::vector<std::string> left_out;  // "host:slot" of the boards that do not take part
-  std::vector<ChunkPlan> chunks;      // by ascending prompt_tokens
-  std::optional<DraftPlace> draft;    // on the board of one of the stages
+  std::vector<StagePlan> stages;                  // in the order of the pipeline
+  std::vector<std::string> left_out;              // "host:slot" of the boards that do not take part
+  std::vector<ChunkPlan> chunks;                  // by ascending prompt_tokens
+  std::optional<DraftPlace> draft;                // on the board of one of the stages
 
   ModelPart part(std::size_t stage) const;  // of all boards of the stage together
   // Of each of its boards, the leader first.

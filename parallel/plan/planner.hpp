@@ -33,7 +33,7 @@ struct PlanRequest {
   Objective objective = Objective::latency;
   PlanKind kind = PlanKind::any;
   double hit_rate = 0;  // that drafts are expected to have (DraftForecast); 0: plain decoding
-  Workload workload;  // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
+  Workload workload;    // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
 };
 
 // A board that holds a draft model beside layers.
@@ -72,8 +72,9 @@ class Planner {
     bool repeat_feed_forward_out = false;
   };
   Plan plan_of(const GroupSplit& split) const;
-  // The best of the layouts that are tried, by their time with even chunks: the fastest 2, 3, ... boards in one group or in groups of equal size, with
-  // shares and layers by speed. None where the profile has no gathers, or nothing fits.
+  // The best of the layouts that are tried, by their time with even chunks: the fastest 2, 3, ... boards in one group
+  // or in groups of equal size, with shares and layers by speed. None where the profile has no gathers, or nothing
+  // fits.
   std::optional<Plan> best_of_groups(PlanKind kind) const;
   // What the request's objective minimises.
   double cost(const Plan& plan) const;

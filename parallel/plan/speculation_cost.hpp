@@ -9,7 +9,7 @@ namespace jupiter {
 
 // Drafts that are right with the same probability at every token, given that those before them are.
 struct DraftForecast {
-  double hit_rate = 0;        // in [0, 1); 0: plain decoding
+  double hit_rate = 0;          // in [0, 1); 0: plain decoding
   std::int64_t draft_max = 16;  // most drafted tokens of a segment
 };
 

@@ -68,9 +68,9 @@ TEST(BoardFile, TimesAreThoseOfTheRoofline) {
   EXPECT_EQ(p.boards[0].memory_bytes, std::uint64_t{7400} << 20);
   // A layer of Llama 2 7B: 4 x 4096 x 4096 + 3 x 4096 x 11008 weights, 18 bytes for 32 of them.
   const double weights = 4.0 * 4096 * 4096 + 3.0 * 4096 * 11008;
-  EXPECT_NEAR(p.boards[0].layer.at(1, 0), weights * 18 / 32 / 10e9, 2e-6);             // one row: reading
+  EXPECT_NEAR(p.boards[0].layer.at(1, 0), weights * 18 / 32 / 10e9, 2e-6);                        // one row: reading
   EXPECT_NEAR(p.boards[0].layer.at(512, 0), 512 * weights / 100e9, 0.2 * 512 * weights / 100e9);  // many: multiplying
-  EXPECT_GT(p.boards[0].layer.at(512, 0), 512 * weights / 100e9);                      // and attention within the rows
+  EXPECT_GT(p.boards[0].layer.at(512, 0), 512 * weights / 100e9);  // and attention within the rows
   EXPECT_EQ(p.links.size(), 12u);
   EXPECT_DOUBLE_EQ(p.hop_into(2).bytes_per_s, 125e6);
   ASSERT_TRUE(p.gather_of(4).has_value());
@@ -81,7 +81,8 @@ TEST(BoardFile, RowsReadTheExpertsThatTheyChoose) {
   const Manifest m = shape("qwen3-30b-a3b");
   const Profile p = described_profile(parse_boards(kFourBoards, "f"), m, "1");
   // Attention 2 x 2048 x (32 + 4) x 128 weights, 8 of 128 experts of 3 x 2048 x 768, and a router in f32.
-  const double attention = 2.0 * 2048 * 36 * 128 * 18 / 32, expert = 3.0 * 2048 * 768 * 18 / 32, router = 2048 * 128 * 4;
+  const double attention = 2.0 * 2048 * 36 * 128 * 18 / 32, expert = 3.0 * 2048 * 768 * 18 / 32,
+               router = 2048 * 128 * 4;
   const LayerCost& layer = p.boards[0].layer;
   EXPECT_NEAR(layer.at(1, 0), (attention + 8 * expert + router) / 10e9, 3e-6);
   // Two rows share half an expert on average.
@@ -219,9 +220,8 @@ TEST(Planner, PlansForDraftsPreferStagesThatWorkAtOnce) {
 TEST(Planner, SixtyFourBoardsOfALargeModel) {
   const Manifest m = shape("llama2-13b");
   for (const int count : {8, 16, 32, 64}) {
-    const Profile p =
-        described_profile(parse_boards(with(kFourBoards, "\"count\": 4", "\"count\": " + std::to_string(count)), "f"), m,
-                          "1");
+    const Profile p = described_profile(
+        parse_boards(with(kFourBoards, "\"count\": 4", "\"count\": " + std::to_string(count)), "f"), m, "1");
     PlanRequest r{.prompt_tokens = 2048, .new_tokens = 128, .hit_rate = 0.5, .workload = {}};
     const Plan plan = Planner(p, m, r).best();
     check(plan, m.config, "plan");
