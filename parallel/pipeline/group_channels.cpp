@@ -53,21 +53,24 @@ Message GroupChannels::wait_for(Peer& peer, ReceiveChannel& channel, MessageKind
   return std::move(*message);
 }
 
-void GroupChannels::exchange(std::vector<std::byte> mine,
-                             const std::function<void(int board, std::span<const std::byte> piece)>& take) {
-  ++gather_;
+void GroupChannels::send(std::vector<std::byte> mine) {
+  ++sent_;
   ++stats_.gathers;
   stats_.sent_bytes += mine.size() * peers_.size();
   for (std::size_t i = 0; i + 1 < peers_.size(); ++i) {
-    peers_[i].pieces_out.send({MessageKind::piece, gather_, mine});
+    peers_[i].pieces_out.send({MessageKind::piece, sent_, mine});
   }
-  peers_.back().pieces_out.send({MessageKind::piece, gather_, std::move(mine)});
+  peers_.back().pieces_out.send({MessageKind::piece, sent_, std::move(mine)});
+}
+
+void GroupChannels::receive(const Take& take) {
+  ++received_;
   const auto start = Clock::now();
   std::vector<bool> taken(peers_.size());
   const auto take_piece = [&](std::size_t i, const Message& m) {
-    if (m.id != gather_) {
+    if (m.id != received_) {
       throw PeerError("rank " + std::to_string(peers_[i].rank) + " of the tensor group: expected piece " +
-                      std::to_string(gather_) + ", found " + std::to_string(m.id));
+                      std::to_string(received_) + ", found " + std::to_string(m.id));
     }
     take(peers_[i].board, m.payload);
     taken[i] = true;

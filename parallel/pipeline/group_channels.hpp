@@ -22,8 +22,14 @@ class GroupChannels : public GroupLink {
   // Of this rank's group, with mpi.holds_layers(). deadline: of any piece or answer; PeerError names the rank.
   GroupChannels(const MpiSession& mpi, std::uint64_t max_message_bytes, std::chrono::seconds deadline);
 
-  void exchange(std::vector<std::byte> mine,
-                const std::function<void(int board, std::span<const std::byte> piece)>& take) override;
+  using Take = std::function<void(int board, std::span<const std::byte> piece)>;
+  void exchange(std::vector<std::byte> mine, const Take& take) override {
+    send(std::move(mine));
+    receive(take);
+  }
+  // The two halves of a gather. Several may be under way; they end in the order in which they began.
+  void send(std::vector<std::byte> mine);
+  void receive(const Take& take);
 
   int board() const { return board_; }  // this one; 0 leads
   bool leads() const { return board_ == 0; }
@@ -52,7 +58,7 @@ class GroupChannels : public GroupLink {
   int board_ = 0;
   std::chrono::seconds deadline_;
   std::vector<Peer> peers_;
-  std::uint64_t gather_ = 0;
+  std::uint64_t sent_ = 0, received_ = 0;  // gathers
   GroupStats stats_;
 };
 

@@ -62,10 +62,13 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       residual_(options.max_rows * config.dim),
       logits_(static_cast<std::size_t>(kMaxDrawnRows * logit_columns(config, files_.part(), leads()))),
       decoder_(rt_.kernels, stages),
-      invariants_(stages) {}
+      invariants_(stages) {
+  if (channels_ != nullptr) lanes_.emplace(config_, group_, *channels_, options.max_rows, pool.size());
+}
 
 StageBuffers Stage::buffers() const {
-  return {cache_.allocated_bytes(), scratch_.bytes() + rope_.bytes() + residual_.bytes() + logits_.bytes()};
+  return {cache_.allocated_bytes(),
+          scratch_.bytes() + (lanes_ ? lanes_->bytes() : 0) + rope_.bytes() + residual_.bytes() + logits_.bytes()};
 }
 
 FrameLimits Stage::limits() const {
@@ -223,6 +226,11 @@ bool Stage::is_stale(const Frame& frame) {
 bool Stage::compute_layers(const Frame& frame, const std::vector<RowRun>& runs, MatrixView<float> x,
                            const std::function<void()>& on_layer_done) {
   const auto computing = invariants_.layers_begin();
+  if (lanes_ && LanePass::suits(runs, x.rows)) {
+    lanes_->run(context(), files_.layers(), runs, x);
+    invariants_.frame_computed(frame);
+    return true;
+  }
   for (std::size_t i = 0; i < files_.layers().size(); ++i) {
     forward_block(context(), files_.layers()[i], static_cast<std::int64_t>(i), runs, x);
     if (!on_layer_done) continue;

@@ -14,6 +14,7 @@
 #include "parallel/pipeline/decoder.hpp"
 #include "parallel/pipeline/group_channels.hpp"
 #include "parallel/pipeline/invariants.hpp"
+#include "parallel/pipeline/lane_pass.hpp"
 #include "parallel/plan/stage_memory.hpp"
 
 namespace jupiter {
@@ -100,8 +101,9 @@ class Stage {
   KvCache cache_;
   RopeTables rope_;
   BlockScratch scratch_;
-  Buffer<float> residual_;  // [max_rows][dim]
-  Buffer<float> logits_;    // [kMaxDrawnRows][vocab_size], of a board that follows its tokens only; last stage only
+  std::optional<LanePass> lanes_;  // in a tensor group
+  Buffer<float> residual_;         // [max_rows][dim]
+  Buffer<float> logits_;  // [kMaxDrawnRows][vocab_size], of a board that follows its tokens only; last stage only
   std::int64_t residual_rows_ = 0;  // of the newest frame
   std::map<SequenceId, Sequence> sequences_;
   std::vector<std::pair<SequenceId, Verdict>> verdicts_;  // queued until the next frame boundary

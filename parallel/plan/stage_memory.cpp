@@ -57,6 +57,16 @@ std::uint64_t expert_scratch(const ModelConfig& c, const TensorSlice& slice, std
          quantised_rows(entries, std::max(c.dim, c.expert_hidden_dim));
 }
 
+// Work space of a pass over so many rows, but for the residual.
+std::uint64_t block_scratch(const ModelConfig& c, const TensorSlice& slice, std::int64_t rows, int threads) {
+  return 2 * buffer<float>(rows * c.dim)                                                            // normed, projected
+         + buffer<float>(rows * slice.heads.size() * c.head_dim) + buffer<float>(rows * c.q_dim())  // q, attended
+         + 2 * buffer<float>(rows * slice.kv_heads.size() * c.head_dim)                             // k, v
+         + buffer<float>(rows * c.hidden_dim) + buffer<float>(rows * slice.hidden.size())           // gate, up
+         + quantised_rows(rows, std::max({c.dim, c.q_dim(), c.hidden_dim})) +
+         static_cast<std::uint64_t>(threads) * attention_scratch(c) + expert_scratch(c, slice, rows);
+}
+
 // Frames that wait for this stage or leave it: as many as are in flight, in the worst case, but not more rows than the
 // cache has positions; and the one that is computed.
 std::uint64_t frame_bytes(const ModelConfig& c, const StageOptions& o, int stages) {
@@ -129,13 +139,9 @@ StageBuffers stage_buffers(const ModelConfig& c, const ModelPart& part, const St
   StageBuffers b;
   b.cache = static_cast<std::uint64_t>(
       std::max<std::int64_t>(KvCache::bytes_per_block(shape) * (o.cache_tokens / kKvBlock), kCacheLine));
-  b.work = 3 * buffer<float>(rows * c.dim)  // normed, projected, the residual
-           + buffer<float>(rows * slice.heads.size() * c.head_dim) + buffer<float>(rows * c.q_dim())  // q, attended
-           + 2 * buffer<float>(rows * slice.kv_heads.size() * c.head_dim)                             // k, v
-           + buffer<float>(rows * c.hidden_dim) + buffer<float>(rows * slice.hidden.size())           // gate, up
-           + quantised_rows(rows, std::max({c.dim, c.q_dim(), c.hidden_dim})) +
-           static_cast<std::uint64_t>(threads) * attention_scratch(c) + rope_tables(c, o.context_tokens) +
-           expert_scratch(c, slice, rows) + (part.output_head ? buffer<float>(kMaxDrawnRows * tokens) : 0);
+  b.work = block_scratch(c, slice, rows, threads) + buffer<float>(rows * c.dim) + rope_tables(c, o.context_tokens) +
+           (part.output_head ? buffer<float>(kMaxDrawnRows * tokens) : 0);
+  if (part.slice) b.work += block_scratch(c, slice, second_lane_rows(rows), threads);
   return b;
 }
 

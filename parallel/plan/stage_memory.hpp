@@ -12,6 +12,11 @@ namespace jupiter {
 constexpr std::int64_t kMaxDrawnRows = 16;   // rows of logits at a time; 16 rows of a vocabulary of 150,000 are 10 MB
 constexpr std::int64_t kMaxDraftNodes = 64;  // nodes of one segment of a tree, its root included
 
+// Rows of the second half of a frame, where two halves pass the layers in turn (parallel/pipeline/lane_pass.hpp).
+constexpr std::int64_t second_lane_rows(std::int64_t rows) {
+  return rows / 2;
+}
+
 // Most blocks of the KV cache that the tree of one sequence may need on any stage besides those of its positions
 // (parallel/pipeline/SPECULATION.md, invariant 14): the nodes of 2 (stages + 1) segments, and two begun blocks.
 constexpr std::int64_t spare_tree_blocks(std::int64_t stages, std::int64_t draft_max) {

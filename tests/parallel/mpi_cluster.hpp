@@ -107,8 +107,8 @@ class Cluster {
     return mpi.arranged(world, boards);
   }
   static std::vector<std::int64_t> chunks(std::int64_t n) {
-    std::vector<std::int64_t> lengths(static_cast<std::size_t>(n / 24), 24);
-    if (n % 24 != 0) lengths.push_back(n % 24);
+    std::vector<std::int64_t> lengths(static_cast<std::size_t>(n / 48), 48);  // of 32 rows on two halves overlap
+    if (n % 48 != 0) lengths.push_back(n % 48);
     return lengths;
   }
   MpiSession mpi_;

@@ -58,7 +58,7 @@ std::vector<Request> requests_for(Random& random, const ModelConfig& config) {
   std::vector<Request> requests;
   for (int i = 0; i < 5; ++i) {
     Request r;
-    for (std::int64_t n = 4 + below(random, 40); n > 0; --n) {
+    for (std::int64_t n = 4 + below(random, 80); n > 0; --n) {
       r.prompt.push_back(static_cast<TokenId>(below(random, std::min<std::int64_t>(config.vocab_size, 40))));
     }
     r.max_new_tokens = 6 + below(random, 20);
