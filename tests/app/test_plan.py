@@ -122,7 +122,7 @@ class Plan(ProgramTest):
         self.assertRegex(result.stdout, r"Jupiter +[0-9.]+ +[0-9.]+")
         self.assertEqual(jupiter(*plan, "--kind", "pipeline", "--simulate").returncode, 0)
         # A manifest alone is no model, and does not hide one.
-        self.assert_fails(jupiter("run", "-m", shape, "--raw", "-p", "x"), 3, "embed.h5")
+        self.assert_fails(jupiter("run", "-m", shape, "--raw", "-p", "x"), 3, "tokenizer.h5")
         self.assert_fails(jupiter("synth", "--shape", "tiny", "--manifest-only", "-o", self.tiny), 2, "found a model")
         description["boards"][0]["threads"] = "four"
         boards.write_text(json.dumps(description))
