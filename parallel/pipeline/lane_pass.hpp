@@ -1,6 +1,6 @@
 // Frames of many rows in a tensor group: two halves of their rows pass the layers in turn, so that a board computes one
-// half while the pieces of the other are on their way. Rows do not depend on the rows beside them, so the bits are those
-// of one pass.
+// half while the pieces of the other are on their way. Rows do not depend on the rows beside them, so the bits are
+// those of one pass.
 #pragma once
 
 #include <vector>
