@@ -160,7 +160,7 @@ class Forecasts {
   // As many layers on each board, and four equal chunks for each.
   Plan equal_split(const PlanRequest& request) const {
     const Planner planner(profile_, manifest_, request);
-    const auto boards = std::ssize(profile_.boards);
+    const std::int64_t boards = std::max<std::int64_t>(std::ssize(profile_.boards), 1);
     if (boards > manifest_.config.n_layers) throw UsageError("more boards than layers");
     Planner::Candidate c;
     for (std::int64_t b = 0; b < boards; ++b) {
