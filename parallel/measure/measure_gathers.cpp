@@ -4,6 +4,7 @@
 
 #include "io/timer.hpp"
 #include "parallel/comm/collectives.hpp"
+#include "parallel/measure/fixed_work.hpp"
 #include "parallel/measure/measure.hpp"
 #include "parallel/pipeline/group_channels.hpp"
 
@@ -16,34 +17,18 @@ constexpr int kGathers = 64, kRepeats = 3;
 constexpr double kWork_s = 2e-4;  // of computing before each gather
 constexpr std::chrono::seconds kDeadline{60};
 
-volatile std::uint64_t sink;
-
-// The same computing every time, whatever it takes on this board.
-void work(std::int64_t steps) {
-  std::uint64_t x = sink + 1;
-  for (std::int64_t i = 0; i < steps; ++i) x = x * 6364136223846793005u + 1442695040888963407u;
-  sink = x;
-}
-
-std::int64_t steps_of_work() {
-  constexpr std::int64_t kTrial = 2'000'000;
-  const auto start = Clock::now();
-  work(kTrial);
-  return std::max<std::int64_t>(1, static_cast<std::int64_t>(kTrial * kWork_s / seconds_since(start)));
-}
-
 // Seconds by which a gather of such pieces lengthens the computing before it.
-double gather_s(GroupChannels& channels, std::size_t bytes, std::int64_t steps) {
+double gather_s(GroupChannels& channels, std::size_t bytes, const FixedWork& work) {
   std::vector<double> samples;
   for (int r = 0; r < kRepeats; ++r) {
     channels.exchange({}, [](int, std::span<const std::byte>) {});  // all begin together
     const auto start = Clock::now();
-    for (int i = 0; i < kGathers; ++i) work(steps);
+    for (int i = 0; i < kGathers; ++i) work();
     const double alone_s = seconds_since(start);
     channels.exchange({}, [](int, std::span<const std::byte>) {});
     const auto again = Clock::now();
     for (int i = 0; i < kGathers; ++i) {
-      work(steps);
+      work();
       channels.exchange(std::vector<std::byte>(bytes), [](int, std::span<const std::byte>) {});
     }
     samples.push_back((seconds_since(again) - alone_s) / kGathers);
@@ -66,14 +51,14 @@ MpiSession group_of(const MpiSession& mpi, int n) {
 
 std::vector<GatherCost> measure_gathers(const MpiSession& mpi, const MeasureProgress& progress) {
   std::vector<GatherCost> costs;
-  const std::int64_t steps = steps_of_work();
+  const FixedWork work(kWork_s);
   for (int n = 2; n <= mpi.size(); ++n) {
     double small = 0, large = 0;
     if (mpi.rank() < n) {
       const MpiSession group = group_of(mpi, n);
       GroupChannels channels(group, 2 * kLarge, kDeadline);
-      small = gather_s(channels, kSmall, steps);
-      large = gather_s(channels, kLarge, steps);
+      small = gather_s(channels, kSmall, work);
+      large = gather_s(channels, kLarge, work);
     }
     const auto slowest = [](const std::vector<double>& all) { return *std::max_element(all.begin(), all.end()); };
     const std::vector<double> smalls = all_gather(mpi, small), larges = all_gather(mpi, large);

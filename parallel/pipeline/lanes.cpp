@@ -49,11 +49,9 @@ struct Lanes::Impl {
   }
 };
 
-Lanes::Lanes() : impl_(new Impl) {}
+Lanes::Lanes() : impl_(std::make_unique<Impl>()) {}
 
-Lanes::~Lanes() {
-  delete impl_;
-}
+Lanes::~Lanes() = default;
 
 void Lanes::run(const std::function<void()>& first, const std::function<void()>& second) {
   Impl& s = *impl_;

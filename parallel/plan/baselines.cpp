@@ -160,15 +160,10 @@ class Forecasts {
   // As many layers on each board, and four equal chunks for each.
   Plan equal_split(const PlanRequest& request) const {
     const Planner planner(profile_, manifest_, request);
-    const std::int64_t boards = std::max<std::int64_t>(std::ssize(profile_.boards), 1);
-    if (boards > manifest_.config.n_layers) throw UsageError("more boards than layers");
-    Planner::Candidate c;
-    for (std::int64_t b = 0; b < boards; ++b) {
-      const Slice slice = slice_of(manifest_.config.n_layers, b, boards);
-      c.split.boards.push_back(static_cast<int>(b));
-      c.split.layers.push_back(slice.last - slice.first);
-    }
-    c.even_chunk = std::clamp<std::int64_t>(n_ / (4 * boards), 16, 128);
+    const auto split = planner.equal_split();
+    if (!split) throw UsageError("more boards than layers");
+    Planner::Candidate c{.split = *split};
+    c.even_chunk = std::clamp<std::int64_t>(n_ / (4 * std::ssize(split->boards)), 16, 128);
     return planner.plan_of(c);
   }
 

@@ -78,6 +78,8 @@ class Planner {
   std::optional<Plan> best_of_groups(PlanKind kind) const;
   // What the request's objective minimises.
   double cost(const Plan& plan) const;
+  // As many layers on each board of the profile; none where there are more boards than layers.
+  std::optional<Split> equal_split() const;
   // Seconds between the ends of two requests that follow each other without a gap, which is the slowest stage's work
   // for one request.
   double interval_s(const Plan& plan) const;
@@ -138,7 +140,6 @@ class Planner {
   [[noreturn]] void nothing_fits() const;
   std::vector<std::int64_t> chunk_lengths(std::span<const StageCost> costs, std::int64_t tokens,
                                           std::int64_t even_chunk) const;
-  std::optional<Split> equal_split() const;
   std::optional<Split> proportional_split() const;
   std::vector<std::int64_t> chunk_candidates() const;
   int longest_pipeline() const;

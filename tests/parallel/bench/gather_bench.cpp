@@ -11,6 +11,7 @@
 
 #include "io/timer.hpp"
 #include "parallel/comm/collectives.hpp"
+#include "parallel/measure/fixed_work.hpp"
 #include "parallel/measure/measure.hpp"
 #include "parallel/pipeline/group_channels.hpp"
 
@@ -21,31 +22,16 @@ constexpr double kWork_s = 3e-4;  // of computing before each gather
 constexpr int kGathers = 100;     // of one sample
 constexpr std::chrono::seconds kDeadline{60};
 
-volatile std::uint64_t sink;
-
-void work(std::int64_t steps) {
-  std::uint64_t x = sink + 1;
-  for (std::int64_t i = 0; i < steps; ++i) x = x * 6364136223846793005u + 1442695040888963407u;
-  sink = x;
-}
-
-std::int64_t steps_of_work() {
-  constexpr std::int64_t trial = 2'000'000;
-  const auto start = Clock::now();
-  work(trial);
-  return std::max<std::int64_t>(1, static_cast<std::int64_t>(trial * kWork_s / seconds_since(start)));
-}
-
 // Seconds that a gather adds.
-double added_s(const MpiSession& mpi, std::int64_t steps, const auto& gather) {
+double added_s(const MpiSession& mpi, const FixedWork& work, const auto& gather) {
   barrier(mpi);
   const auto start = Clock::now();
-  for (int i = 0; i < kGathers; ++i) work(steps);
+  for (int i = 0; i < kGathers; ++i) work();
   const double alone_s = seconds_since(start);
   barrier(mpi);
   const auto again = Clock::now();
   for (int i = 0; i < kGathers; ++i) {
-    work(steps);
+    work();
     gather();
   }
   const std::vector<double> all = all_gather(mpi, (seconds_since(again) - alone_s) / kGathers);
@@ -73,7 +59,7 @@ int run(int rounds) {
   std::vector<int> order(static_cast<std::size_t>(boards));
   std::iota(order.begin(), order.end(), 0);
   const MpiSession group = mpi.arranged(order, {boards});
-  const std::int64_t steps = steps_of_work();
+  const FixedWork work(kWork_s);
   if (mpi.rank() == 0) std::cout << "| bytes of a piece | pieces | MPI_Iallgatherv | ratio |\n|---|---|---|---|\n";
   for (const int bytes : {160, 600, 3000, 12'000, 100'000}) {
     std::vector<double> ours, theirs;
@@ -82,12 +68,12 @@ int run(int rounds) {
     for (int b = 0; b < boards; ++b) places.push_back(b * bytes);
     GroupChannels channels(group, static_cast<std::uint64_t>(bytes), kDeadline);
     for (int r = 0; r < rounds; ++r) {
-      ours.push_back(added_s(mpi, steps, [&] {
+      ours.push_back(added_s(mpi, work, [&] {
         channels.exchange(mine, [&](int board, std::span<const std::byte> piece) {
           std::copy(piece.begin(), piece.end(), all.begin() + places[static_cast<std::size_t>(board)]);
         });
       }));
-      theirs.push_back(added_s(mpi, steps, [&] { iallgatherv(mine, all, counts, places); }));
+      theirs.push_back(added_s(mpi, work, [&] { iallgatherv(mine, all, counts, places); }));
     }
     if (mpi.rank() == 0) {
       std::cout << fmt::format("| {} | {:.0f} | {:.0f} | {:.2f} |\n", bytes, median(ours) * 1e6, median(theirs) * 1e6,
