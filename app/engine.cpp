@@ -150,7 +150,7 @@ void Engine::claim(const EngineOptions& options) {
     m.process -= std::min(m.process, resident_memory());
     mine = {m.weights, m.own() - m.cache, m.cache / static_cast<std::uint64_t>(pool_blocks(workload_, mpi_.stages())),
             "", 0};
-    if (part_.embedding || (part_.output_head && config().tied_embeddings)) {
+    if (part_.embedding || (part_.reads_output_head() && config().tied_embeddings)) {
       mine.file = file_identity((std::filesystem::path(options.model) / embed_file_name()).string());
       mine.file_bytes = manifest_.file(embed_file_name()).mapped_bytes();
     }
@@ -179,7 +179,9 @@ DriveEnd Engine::drive(const std::function<ExitCode(Pipeline&, Scheduler&)>& wor
   RankReport report{.rank = mpi_.rank(), .host = mpi_.host()};
   const double computed_before_s = mpi_.holds_layers() ? stage().compute_s() : 0;
   if (mpi_.rank() == 0) {
-    Pipeline pipeline(mpi_, stage(), pool(), trace_, {.deadline = timeout_, .idle = draft_server_.get()});
+    Pipeline pipeline(
+        mpi_, stage(), pool(), trace_,
+        {.deadline = timeout_, .idle = draft_server_.get(), .shared_head = plan_ && !plan_->head_helpers.empty()});
     Scheduler scheduler(pipeline, mpi_.stages(), scheduling());
     end.code = work(pipeline, scheduler);
     pipeline.stop(end.code);
@@ -209,6 +211,7 @@ void Engine::load(const EngineOptions& options) {
   }
   stage_ = std::make_unique<Stage>(config(), ModelFiles(options.model, manifest_, part_, options.verify),
                                    stage_options_, *pool_, mpi_.stages(), group);
+  share_output_head();
   load_drafters(options);
   if (mpi_.rank() == mpi_.stages() - 1) {
     const auto file = std::filesystem::path(options.model) / tokenizer_file_name();
@@ -220,6 +223,19 @@ void Engine::load(const EngineOptions& options) {
     });
   }
   load_s_ = seconds_since(start);
+}
+
+// On the last stage of a plan that says so.
+void Engine::share_output_head() {
+  if (!plan_ || plan_->head_helpers.empty() || mpi_.rank() != mpi_.stages() - 1) return;
+  const std::vector<IndexRange> tokens = vocabulary_parts(config(), plan_->head_shares());
+  std::vector<SharedHead::Helper> helpers;
+  for (std::size_t h = 0; h < plan_->head_helpers.size(); ++h) {
+    const HeadPlan& board = plan_->head_helpers[h];
+    helpers.push_back({static_cast<int>(plan_->stage_of(board.host, board.slot)), tokens[h + 1]});
+  }
+  shared_head_ = std::make_unique<SharedHead>(mpi_, helpers, most_piece_bytes(config(), stage_options_));
+  stage_->share_output_head(shared_head_.get());
 }
 
 // The plan's, else the last one.

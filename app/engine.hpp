@@ -85,6 +85,7 @@ class Engine {
   void choose(EngineOptions& options);
   void claim(const EngineOptions& options);
   void load(const EngineOptions& options);
+  void share_output_head();
   void load_drafters(const EngineOptions& options);
   ModelPart planned_part();
   int draft_rank() const;
@@ -101,7 +102,8 @@ class Engine {
   std::optional<Manifest> draft_;    // of the draft model, where it works on this rank
   std::vector<TensorSlice> slices_;  // of this stage's boards, where there are several
   std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<GroupChannels> group_;  // of a board that computes with others
+  std::unique_ptr<GroupChannels> group_;     // of a board that computes with others
+  std::unique_ptr<SharedHead> shared_head_;  // of a last stage with which others compute the output head
   std::unique_ptr<Stage> stage_;
   std::unique_ptr<DraftServer> draft_server_;
   Trace trace_;

@@ -62,6 +62,7 @@ void PlanOptions::declare(OptionSet& options) {
   options.number("max-chunk", max_chunk, {1, kMaxTokens}, "N", "Longest chunk, tokens (default: 512)");
   options.choice("objective", request.objective, named({Objective::latency, Objective::prefill, Objective::throughput}), "latency, prefill or throughput");
   options.choice("kind", request.kind, named({PlanKind::any, PlanKind::pipeline, PlanKind::tensor, PlanKind::groups}), "any: the best of pipeline (every board some layers), tensor (all boards a part of every layer) and groups (a pipeline of tensor groups)");
+  options.flag("no-shared-head", request.share_output_head, "The last stage computes the output head alone, also where others would help");
   options.choice("wire", wire, kWires, "Residual between ranks that the runs will use: exact or q8");
   options.text("draft-model", draft_model, "DIR", "Also finds a board for this draft model (run --draft model=DIR), and counts its memory");
   options.flag("all-rows", all_rows, "Every prompt row passes the head (evaluation)");
@@ -174,6 +175,11 @@ void print_plan(const Plan& p, const PlanRequest& r, const Planner& planner) {
     }
   }
   for (const std::string& b : p.left_out) std::cout << fmt::format("{:<20}{:>10}\n", b, "left out");
+  if (!p.head_helpers.empty()) {
+    std::cout << fmt::format("output head shared: {:.2f} on the last stage", p.head_shares().front());
+    for (const HeadPlan& h : p.head_helpers) std::cout << fmt::format(", {:.2f} on {}:{}", h.share, h.host, h.slot);
+    std::cout << "\n";
+  }
   if (p.draft) {
     const bool last = p.draft_stage() + 1 == p.stages.size();
     std::cout << fmt::format("draft model on {}:{} ({:.1f} MiB), {}\n", p.draft->host, p.draft->slot,

@@ -266,8 +266,8 @@ std::uint64_t sum_of(const Manifest& m, const ModelPart& part, const Count& coun
     }
   };
   for (std::int64_t i = part.first_layer; i < part.last_layer; ++i) add(layer_file_name(i), false);
-  if (part.embedding || (part.output_head && m.config.tied_embeddings)) add(embed_file_name(), part.embedding);
-  if (part.output_head) add(output_file_name(), false);
+  if (part.embedding || (part.reads_output_head() && m.config.tied_embeddings)) add(embed_file_name(), part.embedding);
+  if (part.reads_output_head()) add(output_file_name(), false);
   return sum;
 }
 

@@ -62,8 +62,16 @@ struct ModelPart {
   bool embedding = false;
   bool output_head = false;
   std::optional<TensorSlice> slice = std::nullopt;  // of a board in a tensor group; none: all rows of every matrix
+  // Rows of the output head that this board computes, where stages share it. A stage that is not the last one helps.
+  std::optional<IndexRange> vocabulary = std::nullopt;
 
-  TensorSlice rows(const ModelConfig& config) const { return slice.value_or(whole_slice(config)); }
+  TensorSlice rows(const ModelConfig& config) const {
+    TensorSlice rows = slice.value_or(whole_slice(config));
+    if (vocabulary) rows.vocabulary = *vocabulary;
+    return rows;
+  }
+  bool reads_output_head() const { return output_head || vocabulary.has_value(); }
+  bool helps_with_output_head() const { return !output_head && vocabulary.has_value(); }
 };
 // Whether a dataset holds all experts of a layer, of which a token reads only some.
 bool holds_experts(std::string_view dataset);

@@ -89,7 +89,7 @@ ModelFiles::ModelFiles(const std::filesystem::path& folder, const Manifest& mani
     const LayerWeights layer = view_layer(open(folder, manifest, layer_file_name(i), verify), c, i);
     layers_.push_back(part.slice ? slice_layer(layer, c, slice) : layer);
   }
-  if (part.output_head) {
+  if (part.reads_output_head()) {
     const ShardFile& output = open(folder, manifest, output_file_name(), verify);
     output_head_.norm = output.vector("output_norm", c.dim).data();
     whole_output_ = c.tied_embeddings

@@ -49,15 +49,19 @@ IndexRange kv_heads_of(const ModelConfig& c, const IndexRange& heads) {
   return {first, std::min(c.n_kv_heads, units_of(units_of(heads.last, group), unit) * unit)};
 }
 
-void check(const ModelConfig& c, const TensorSplit& split) {
+void check_shares(std::span<const double> shares, const std::string& of_what) {
   double sum = 0;
-  for (const double s : split.shares) {
-    if (!(s > 0 && s <= 1)) throw UsageError("shares of a tensor group: expected above 0, found " + std::to_string(s));
+  for (const double s : shares) {
+    if (!(s > 0 && s <= 1)) throw UsageError("shares of " + of_what + ": expected above 0, found " + std::to_string(s));
     sum += s;
   }
   if (std::abs(sum - 1) > kShareError) {
-    throw UsageError("shares of a tensor group: expected a sum of 1, found " + std::to_string(sum));
+    throw UsageError("shares of " + of_what + ": expected a sum of 1, found " + std::to_string(sum));
   }
+}
+
+void check(const ModelConfig& c, const TensorSplit& split) {
+  check_shares(split.shares, "a tensor group");
   if (std::ssize(split.shares) > most_boards(c)) {
     throw UsageError("tensor group: expected at most " + std::to_string(most_boards(c)) + " boards (groups of " +
                      std::to_string(kGroupCols) + " hidden rows), found " + std::to_string(split.shares.size()));
@@ -108,6 +112,18 @@ std::vector<TensorSlice> slices_of(const ModelConfig& c, const TensorSplit& spli
                       split.repeat_feed_forward_out ? all : dim[b], vocabulary[b], expert_hidden[b]});
   }
   return slices;
+}
+
+std::vector<IndexRange> vocabulary_parts(const ModelConfig& c, std::span<const double> shares) {
+  check_shares(shares, "the output head");
+  std::vector<IndexRange> parts = divide(c.vocab_size, kPanelRows, shares);
+  for (std::size_t b = 0; b < parts.size(); ++b) {
+    if (parts[b].size() > 0) continue;
+    throw UsageError("output head: expected shares of at least " + std::to_string(kPanelRows) +
+                     " tokens, found board " + std::to_string(b) + " without any (share " + std::to_string(shares[b]) +
+                     ")");
+  }
+  return parts;
 }
 
 std::vector<IndexRange> attended_columns(const ModelConfig& c, std::span<const TensorSlice> slices) {

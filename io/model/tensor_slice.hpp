@@ -45,6 +45,10 @@ TensorSlice whole_slice(const ModelConfig& config);
 // A board may be left without heads, but not without hidden rows (UsageError).
 std::vector<TensorSlice> slices_of(const ModelConfig& config, const TensorSplit& split);
 
+// Tokens of boards that share the output head, by running sums of the shares as above; UsageError where one of them is
+// left without any, or the shares do not sum to 1.
+std::vector<IndexRange> vocabulary_parts(const ModelConfig& config, std::span<const double> shares);
+
 // How many boards a group can have: each needs hidden rows of every feed-forward part.
 std::int64_t most_boards(const ModelConfig& config);
 

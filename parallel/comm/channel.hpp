@@ -22,7 +22,8 @@ enum class Tag : int {
   context = 6,
   guesses = 7,
   group = 8,
-  piece = 9
+  piece = 9,
+  head = 10
 };
 
 struct ChannelStats {

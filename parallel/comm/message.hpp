@@ -31,6 +31,7 @@ enum class MessageKind : std::uint16_t {
   piece = 12,        // between the boards of a tensor group: the columns that one of them computed
   head_rows = 13,    // leader of a group to its other boards: which rows pass the output head
   head_logits = 14,  // their answer: logits of their part of the vocabulary
+  head_states = 15,  // last stage to those that share the output head: rows that pass it
 };
 
 struct Message {

@@ -40,7 +40,7 @@ std::vector<TokenLogit> best_of(std::span<const float> logits, std::int64_t firs
 }
 
 PeerError unexpected(const std::string& expected, std::int64_t found) {
-  return PeerError("output head of a tensor group: expected " + expected + ", found " + std::to_string(found));
+  return PeerError("output head: expected " + expected + ", found " + std::to_string(found));
 }
 
 }  // namespace
@@ -75,6 +75,32 @@ HeadRows decode_head_rows(const Message& message, std::int64_t rows) {
   if (asked.candidates < 0) throw unexpected("a number of candidates", asked.candidates);
   for (const std::int64_t row : asked.rows) {
     if (row < 0 || row >= rows) throw unexpected("rows below " + std::to_string(rows), row);
+  }
+  return asked;
+}
+
+Message encode_head_states(const HeadStates& asked) {
+  Message m{MessageKind::head_states, 0, {}};
+  PayloadWriter w(m.payload);
+  w.value(asked.rows);
+  w.value(asked.candidates);
+  w.array(std::span<const std::byte>(asked.residual));
+  return m;
+}
+
+HeadStates decode_head_states(const Message& message, std::int64_t row_bytes) {
+  PayloadReader r(message.payload);
+  HeadStates asked;
+  asked.rows = r.value<std::int64_t>();
+  asked.candidates = r.value<std::int64_t>();
+  asked.residual = r.array<std::byte>(static_cast<std::size_t>(kMaxDrawnRows * row_bytes));
+  r.end();
+  if (asked.rows < 1 || asked.rows > kMaxDrawnRows) {
+    throw unexpected("up to " + std::to_string(kMaxDrawnRows) + " rows", asked.rows);
+  }
+  if (asked.candidates < 1) throw unexpected("a number of candidates", asked.candidates);
+  if (std::ssize(asked.residual) != asked.rows * row_bytes) {
+    throw unexpected(std::to_string(asked.rows * row_bytes) + " bytes of rows", std::ssize(asked.residual));
   }
   return asked;
 }

@@ -1,6 +1,6 @@
-// The end of the model: which rows pass it, what comes out, and how the boards of a tensor group share the vocabulary.
-// Every board computes the logits of its tokens. To the leader travel the best of them and a digest, or all logits
-// where sampling needs them.
+// The end of the model: which rows pass it, what comes out, and how boards share the vocabulary: those of a tensor
+// group, or the stages of a pipeline (shared_head.hpp). Every board computes the logits of its tokens. To the leader
+// travel the best of them and a digest, or, in a group, all logits where sampling needs them.
 #pragma once
 
 #include <functional>
@@ -43,6 +43,17 @@ struct HeadRows {
 Message encode_head_rows(const HeadRows& asked);
 // PeerError where there are too many rows, or one that is not below `rows`.
 HeadRows decode_head_rows(const Message& message, std::int64_t rows);
+
+// What the last stage asks the stages that share its head: rows of the residual as they travel between stages, of which
+// so many best logits are wanted (at least 1).
+struct HeadStates {
+  std::int64_t rows = 0;
+  std::int64_t candidates = 0;
+  std::vector<std::byte> residual;  // [rows], each of wire_row_bytes()
+};
+Message encode_head_states(const HeadStates& asked);
+// PeerError where rows are missing or too many.
+HeadStates decode_head_states(const Message& message, std::int64_t row_bytes);
 
 // A board's answer: logits are those of tokens [first, first + logits.cols).
 Message encode_head_logits(MatrixView<const float> logits, std::int64_t first, std::int64_t candidates);

@@ -23,6 +23,32 @@ std::optional<SendChannel> output_of(const MpiSession& mpi) {
 StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
     : stage_(stage), group_(stage.group()), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
   for (int r = 1; last_ && r < mpi.rank(); ++r) verdicts_.emplace_back(mpi, r, Tag::verdict);
+  if (stage.part().helps_with_output_head()) {
+    helper_.emplace(mpi, mpi.stages() - 1, most_piece_bytes(stage.config(), stage.options()));
+  }
+}
+
+void StageRunner::help() {
+  if (helper_) helper_->answer([&](const Message& asked) { return stage_.helped_logits(asked); });
+}
+
+void StageRunner::poll() {
+  if (out_) out_->poll();
+  for (SendChannel& c : verdicts_) c.poll();
+  if (group_ != nullptr) group_->poll();
+  if (helper_) helper_->poll();
+  if (last_ && stage_.shared_head() != nullptr) stage_.shared_head()->poll();
+}
+
+bool StageRunner::idle() const {
+  return (!out_ || out_->idle()) && (group_ == nullptr || group_->idle()) && (!helper_ || helper_->idle()) &&
+         (!last_ || stage_.shared_head() == nullptr || stage_.shared_head()->idle());
+}
+
+std::uint64_t StageRunner::sent_bytes() const {
+  return (out_ ? out_->stats().bytes : 0) + (group_ != nullptr ? group_->stats().sent_bytes : 0) +
+         (helper_ ? helper_->sent_bytes() : 0) +
+         (last_ && stage_.shared_head() != nullptr ? stage_.shared_head()->sent_bytes() : 0);
 }
 
 void StageRunner::pass_on(Message&& message) {
@@ -117,6 +143,7 @@ void Pipeline::poll() {
 
 void Pipeline::take_answers() {
   poll();
+  runner_.help();
   const auto take = [&](const Message& m) {
     if (m.kind == MessageKind::result) {
       results_.push_back(decode_result(m, stage_.limits()));
@@ -197,7 +224,10 @@ SequenceEnd Pipeline::closed(SequenceId sequence) {
   return end;
 }
 
+// Frames that nobody needs any more may still be on their way. The last stage must not find those gone that share its
+// output head.
 void Pipeline::stop(ExitCode code) {
+  if (options_.shared_head) wait_for([&] { return in_flight() == 0; });
   runner_.process(encode_stop(next_id_++, code));
   wait_for([&] { return runner_.idle(); });
 }
@@ -216,6 +246,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
   };
   const auto on_layer_done = [&] {
     poll();
+    runner.help();
     while (const auto m = verdicts->receive()) {
       const SequenceVerdict v = decode_verdict(*m);
       stage.queue_verdict(v.sequence, v.verdict);
@@ -229,6 +260,7 @@ ExitCode serve(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& tra
     const auto start = Clock::now();
     const auto arrived = [&] {
       poll();
+      runner.help();
       if (!message) message = in.receive();
       return message.has_value();
     };

@@ -43,16 +43,12 @@ class StageRunner {
   void process(Message&& message, const std::function<void()>& on_layer_done = {});
   // Last rank: sends rank 0 what drafters on other ranks found since the last answer.
   void send_late_drafts();
-  void poll() {
-    if (out_) out_->poll();
-    for (SendChannel& c : verdicts_) c.poll();
-    if (group_ != nullptr) group_->poll();
-  }
-  bool idle() const { return (!out_ || out_->idle()) && (group_ == nullptr || group_->idle()); }
+  // A stage that shares the output head: computes what the last one asked for. It may be called between two layers.
+  void help();
+  void poll();
+  bool idle() const;
   std::deque<Message>& answers() { return answers_; }
-  std::uint64_t sent_bytes() const {
-    return (out_ ? out_->stats().bytes : 0) + (group_ != nullptr ? group_->stats().sent_bytes : 0);
-  }
+  std::uint64_t sent_bytes() const;
 
  private:
   void pass_on(Message&& message);
@@ -64,6 +60,7 @@ class StageRunner {
   Trace& trace_;
   bool last_;
   std::optional<SendChannel> out_;
+  std::optional<HeadHelper> helper_;   // of a stage that shares the last one's output head
   std::vector<SendChannel> verdicts_;  // last rank only: to the stages between the first one and itself
   std::deque<Message> answers_;
   RingInvariants invariants_;
@@ -85,6 +82,7 @@ class Pipeline {
     std::int64_t max_in_flight = 0;      // frames; 0 means twice the stages and two
     std::chrono::seconds deadline{600};  // for any answer of the last rank
     IdleWork* idle = nullptr;            // may be null; must outlive the pipeline
+    bool shared_head = false;            // stages share the output head
   };
   Pipeline(const MpiSession& mpi, Stage& stage, ThreadPool& pool, Trace& trace, const Options& options);
   ~Pipeline();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "io/error.hpp"
@@ -37,11 +38,6 @@ KvShape kv_shape(const ModelConfig& c, const ModelPart& part, const StageOptions
   return {part.last_layer - part.first_layer, part.rows(c).kv_heads.size(), c.head_dim, o.keys, o.values};
 }
 
-// Columns of logits that a board keeps: the leader's are those of all tokens.
-std::int64_t logit_columns(const ModelConfig& c, const ModelPart& part, bool leads) {
-  return !part.output_head ? 0 : leads ? c.vocab_size : part.rows(c).vocabulary.size();
-}
-
 TensorGroup tensor_group(const ModelConfig& c, const std::optional<Stage::Group>& group) {
   return group ? TensorGroup(c, group->slices, group->channels->board(), *group->channels) : TensorGroup(c);
 }
@@ -61,14 +57,15 @@ Stage::Stage(const ModelConfig& config, ModelFiles files, const StageOptions& op
       scratch_(config, group_.mine(), options.max_rows, pool.size()),
       residual_(options.max_rows * config.dim),
       logits_(static_cast<std::size_t>(kMaxDrawnRows * logit_columns(config, files_.part(), leads()))),
+      helped_rows_(static_cast<std::size_t>(files_.part().helps_with_output_head() ? kMaxDrawnRows * config.dim : 0)),
       decoder_(rt_.kernels, stages),
       invariants_(stages) {
   if (channels_ != nullptr) lanes_.emplace(config_, group_, *channels_, options.max_rows, pool.size());
 }
 
 StageBuffers Stage::buffers() const {
-  return {cache_.allocated_bytes(),
-          scratch_.bytes() + (lanes_ ? lanes_->bytes() : 0) + rope_.bytes() + residual_.bytes() + logits_.bytes()};
+  return {cache_.allocated_bytes(), scratch_.bytes() + (lanes_ ? lanes_->bytes() : 0) + rope_.bytes() +
+                                        residual_.bytes() + logits_.bytes() + helped_rows_.bytes()};
 }
 
 FrameLimits Stage::limits() const {
@@ -338,34 +335,70 @@ void Stage::add_cost(Frame& frame, double seconds) {
   frame.cost.stage_s.push_back(seconds);
 }
 
+// Logits of whole rows that sampling needs are too much for a slow link: a last stage whose head others share computes
+// them alone, since it has the whole head mapped for its drafters.
 OutputHeadRows Stage::pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows,
                                        const OutputHeadNeed& need) {
   if (!need.logits) return {{}, final_norm(context(), files_.output_head(), x, rows)};
   const MatrixView<float> logits(logits_.data(), std::ssize(rows), config_.vocab_size);
-  const IndexRange& mine = group_.mine().vocabulary;
-  const MatrixView<float> my_logits = logits.columns(mine.first, mine.size());
-  if (channels_ == nullptr) return {logits, forward_output_head(context(), files_.output_head(), x, rows, my_logits)};
-  channels_->command(encode_head_rows({{rows.begin(), rows.end()}, need.candidates}));
-  const auto hidden = forward_output_head(context(), files_.output_head(), x, rows, my_logits);
+  if (channels_ == nullptr && (shared_head_ == nullptr || need.candidates == 0)) {
+    const OutputHeadWeights all{files_.output_head().norm, files_.whole_output()};
+    return {logits, forward_output_head(context(), all, x, rows, logits)};
+  }
+  ask_for_logits(x, rows, need.candidates);
+  const IndexRange mine = part().rows(config_).vocabulary;
+  const auto hidden =
+      forward_output_head(context(), files_.output_head(), x, rows, logits.columns(mine.first, mine.size()));
+  return {logits, hidden, take_logits(need.candidates, logits)};
+}
+
+void Stage::ask_for_logits(MatrixView<const float> x, std::span<const std::int64_t> rows, std::int64_t candidates) {
+  if (channels_ != nullptr) return channels_->command(encode_head_rows({{rows.begin(), rows.end()}, candidates}));
+  const std::int64_t row_bytes = wire_row_bytes(Wire::exact, config_);
+  HeadStates asked{std::ssize(rows), candidates, std::vector<std::byte>(rows.size() * row_bytes)};
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    to_wire(rt_, Wire::exact, config_.residual, {x.row(rows[i]), 1, x.cols}, asked.residual.data() + i * row_bytes);
+  }
+  shared_head_->ask(encode_head_states(asked));
+}
+
+// The digests of whole rows, of which this board's part is there already.
+std::vector<std::uint64_t> Stage::take_logits(std::int64_t candidates, MatrixView<float> logits) {
+  const IndexRange mine = part().rows(config_).vocabulary;
   std::vector<std::uint64_t> digests;
   for (std::int64_t i = 0; i < logits.rows; ++i) {
-    digests.push_back(row_digest({my_logits.row(i), static_cast<std::size_t>(mine.size())}, mine.first));
+    digests.push_back(row_digest({logits.row(i) + mine.first, static_cast<std::size_t>(mine.size())}, mine.first));
   }
-  const std::vector<Message> answers = channels_->answers(MessageKind::head_logits);
+  const std::vector<Message> answers =
+      channels_ != nullptr ? channels_->answers(MessageKind::head_logits) : shared_head_->answers();
   for (std::size_t b = 0; b < answers.size(); ++b) {
-    const IndexRange& theirs = group_.slices[b + 1].vocabulary;
-    take_head_logits(answers[b], theirs.first, theirs.last, need.candidates, logits, digests);
+    const IndexRange theirs =
+        channels_ != nullptr ? group_.slices[b + 1].vocabulary : shared_head_->helpers()[b].vocabulary;
+    take_head_logits(answers[b], theirs.first, theirs.last, candidates, logits, digests);
   }
-  return {logits, hidden, std::move(digests)};
+  return digests;
 }
 
 Message Stage::head_logits(const Message& message) {
   const HeadRows asked = decode_head_rows(message, residual_rows_);
   const MatrixView<float> x(residual_.data(), residual_rows_, config_.dim);
-  const IndexRange& mine = group_.mine().vocabulary;
-  const MatrixView<float> logits(logits_.data(), std::ssize(asked.rows), mine.size());
-  forward_output_head(context(), files_.output_head(), x, asked.rows, logits);
-  return encode_head_logits(logits, mine.first, asked.candidates);
+  return my_logits(x, asked.rows, asked.candidates);
+}
+
+Message Stage::helped_logits(const Message& message) {
+  const HeadStates asked = decode_head_states(message, wire_row_bytes(Wire::exact, config_));
+  const MatrixView<float> x(helped_rows_.data(), asked.rows, config_.dim);
+  from_wire(rt_, Wire::exact, config_.residual, asked.residual.data(), x);
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(asked.rows));
+  std::iota(rows.begin(), rows.end(), 0);
+  return my_logits(x, rows, asked.candidates);
+}
+
+Message Stage::my_logits(MatrixView<const float> x, std::span<const std::int64_t> rows, std::int64_t candidates) {
+  const IndexRange mine = part().rows(config_).vocabulary;
+  const MatrixView<float> logits(logits_.data(), std::ssize(rows), mine.size());
+  forward_output_head(context(), files_.output_head(), x, rows, logits);
+  return encode_head_logits(logits, mine.first, candidates);
 }
 
 }  // namespace jupiter

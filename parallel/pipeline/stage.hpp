@@ -15,6 +15,7 @@
 #include "parallel/pipeline/group_channels.hpp"
 #include "parallel/pipeline/invariants.hpp"
 #include "parallel/pipeline/lane_pass.hpp"
+#include "parallel/pipeline/shared_head.hpp"
 #include "parallel/plan/stage_memory.hpp"
 
 namespace jupiter {
@@ -51,18 +52,25 @@ class Stage {
   // A board that follows: passes rows of the newest frame through its part of the output head. The answer is for the
   // leader.
   Message head_logits(const Message& asked);
+  // A stage that shares the output head with the last one: the same for rows that the last one sent. May be called from
+  // on_layer_done.
+  Message helped_logits(const Message& asked);
   // Null where this board computes alone.
   GroupChannels* group() const { return channels_; }
 
   // All boards of the last stage, before any sequence is open: times its layers with frames of 1 to 16 rows, so that
   // the first trees have the shape that suits this machine and model. It takes a few ms with a small model.
   void learn_widths();
+  // Last stage, where others help with its output head; must outlive the stage.
+  void share_output_head(SharedHead* others) { shared_head_ = others; }
+  SharedHead* shared_head() const { return shared_head_; }
   void set_logits_sink(LogitsSink sink) { decoder_.set_logits_sink(std::move(sink)); }
   void set_hidden_sink(HiddenSink sink) { decoder_.set_hidden_sink(std::move(sink)); }
   void set_drafters(DrafterFactory factory) { decoder_.set_drafters(std::move(factory)); }
   void set_vocabulary(VocabularyLoader loader) { decoder_.set_vocabulary(std::move(loader)); }
   FrameLimits limits() const;
   const StageOptions& options() const { return options_; }
+  const ModelConfig& config() const { return config_; }
   const ModelPart& part() const { return files_.part(); }
   const PackedMatrix& output_head() const { return files_.whole_output(); }  // [vocab_size][dim]; last stage only
   const Runtime& runtime() const { return rt_; }
@@ -85,6 +93,9 @@ class Stage {
                       const std::function<void()>& on_layer_done);
   OutputHeadRows pass_output_head(MatrixView<const float> x, std::span<const std::int64_t> rows,
                                   const OutputHeadNeed& need);
+  void ask_for_logits(MatrixView<const float> x, std::span<const std::int64_t> rows, std::int64_t candidates);
+  std::vector<std::uint64_t> take_logits(std::int64_t candidates, MatrixView<float> logits);
+  Message my_logits(MatrixView<const float> x, std::span<const std::int64_t> rows, std::int64_t candidates);
   BlockContext context() { return {rt_, config_, cache_, rope_, scratch_, group_}; }
   bool leads() const { return channels_ == nullptr || channels_->leads(); }
   bool decides() const { return part().output_head && leads(); }
@@ -97,13 +108,15 @@ class Stage {
   StageOptions options_;
   Runtime rt_;
   GroupChannels* channels_;
+  SharedHead* shared_head_ = nullptr;
   TensorGroup group_;
   KvCache cache_;
   RopeTables rope_;
   BlockScratch scratch_;
-  std::optional<LanePass> lanes_;  // in a tensor group
-  Buffer<float> residual_;         // [max_rows][dim]
-  Buffer<float> logits_;  // [kMaxDrawnRows][vocab_size], of a board that follows its tokens only; last stage only
+  std::optional<LanePass> lanes_;   // in a tensor group
+  Buffer<float> residual_;          // [max_rows][dim]
+  Buffer<float> logits_;            // [kMaxDrawnRows][vocab_size]; other boards have their tokens only, or none
+  Buffer<float> helped_rows_;       // [kMaxDrawnRows][dim], of a stage that shares the last one's output head
   std::int64_t residual_rows_ = 0;  // of the newest frame
   std::map<SequenceId, Sequence> sequences_;
   std::vector<std::pair<SequenceId, Verdict>> verdicts_;  // queued until the next frame boundary

@@ -35,6 +35,12 @@ std::vector<ModelPart> Plan::parts(std::size_t stage, const ModelConfig& config)
     parts.push_back(part(stage));
     if (stages[stage].boards() > 1) parts.back().slice = slice;
   }
+  if (head_helpers.empty()) return parts;
+  const std::vector<IndexRange> tokens = vocabulary_parts(config, head_shares());
+  if (stage + 1 == stages.size()) parts.front().vocabulary = tokens.front();
+  for (std::size_t h = 0; h < head_helpers.size(); ++h) {
+    if (stage_of(head_helpers[h].host, head_helpers[h].slot) == stage) parts.front().vocabulary = tokens[h + 1];
+  }
   return parts;
 }
 
@@ -53,10 +59,23 @@ std::int64_t Plan::max_chunk() const {
   return most;
 }
 
-std::size_t Plan::draft_stage() const {
-  const auto it = std::find_if(stages.begin(), stages.end(),
-                               [&](const StagePlan& s) { return s.host == draft->host && s.slot == draft->slot; });
+std::size_t Plan::stage_of(const std::string& host, int slot) const {
+  const auto it =
+      std::find_if(stages.begin(), stages.end(), [&](const StagePlan& s) { return s.host == host && s.slot == slot; });
   return static_cast<std::size_t>(it - stages.begin());
+}
+
+std::size_t Plan::draft_stage() const {
+  return stage_of(draft->host, draft->slot);
+}
+
+std::vector<double> Plan::head_shares() const {
+  std::vector<double> shares{1};
+  for (const HeadPlan& h : head_helpers) {
+    shares.front() -= h.share;
+    shares.push_back(h.share);
+  }
+  return shares;
 }
 
 namespace {
@@ -91,6 +110,10 @@ ordered_json group_json(const StagePlan& s) {
 }
 
 // The shares of all boards must stand there and sum to 1, so that one that was edited alone is noticed.
+void check_sum(const JsonObject& j, double sum) {
+  if (std::abs(sum - 1) > kShareError) j.fail("share", "shares of all boards that sum to 1", fmt::format("{}", sum));
+}
+
 void read_group(const JsonObject& j, StagePlan& s) {
   double sum = j.within<double>("share", 0, 1);
   for (const JsonObject& b : j.objects("others")) {
@@ -99,13 +122,28 @@ void read_group(const JsonObject& j, StagePlan& s) {
                         b.within<std::uint64_t>("private_bytes", 0, kMaxBytes)});
     sum += s.others.back().share;
   }
-  if (std::abs(sum - 1) > kShareError) j.fail("share", "shares of all boards that sum to 1", fmt::format("{}", sum));
+  check_sum(j, sum);
   for (const std::string& name : j.values<std::string>("repeat")) {
     if (name != kAttentionOut && name != kFeedForwardOut) {
       j.fail("repeat", fmt::format("{} or {}", kAttentionOut, kFeedForwardOut), name);
     }
     (name == kAttentionOut ? s.repeat_attention_out : s.repeat_feed_forward_out) = true;
   }
+}
+
+ordered_json head_json(const Plan& p) {
+  ordered_json boards = ordered_json::array();
+  for (const HeadPlan& h : p.head_helpers) boards.push_back({{"host", h.host}, {"slot", h.slot}, {"share", h.share}});
+  return {{"share", p.head_shares().front()}, {"others", boards}};
+}
+
+void read_head(const JsonObject& j, Plan& p) {
+  double sum = j.within<double>("share", 0, 1);
+  for (const JsonObject& b : j.objects("others")) {
+    p.head_helpers.push_back({b.string("host"), b.within<int>("slot", 0, kMaxSlot), b.within<double>("share", 0, 1)});
+    sum += p.head_helpers.back().share;
+  }
+  check_sum(j, sum);
 }
 
 KvType read_kv_type(const JsonObject& j, const char* key) {
@@ -171,6 +209,7 @@ std::string to_json(const Plan& p) {
                           {"slot", p.draft->slot},
                           {"bytes", p.draft->bytes}};
   }
+  if (!p.head_helpers.empty()) all["output_head"] = head_json(p);
   return all.dump(1) + "\n";
 }
 
@@ -212,6 +251,7 @@ Plan parse_plan(const std::string& text, const std::string& file) {
     p.draft = {d.string("model_hash"), d.string("host"), d.within<int>("slot", 0, kMaxSlot),
                d.within<std::uint64_t>("bytes", 0, kMaxBytes)};
   }
+  if (j.has("output_head")) read_head(j.object("output_head"), p);
   return p;
 }
 
@@ -235,10 +275,6 @@ void check_chunks(const Plan& plan, const std::string& file) {
   }
 }
 
-}  // namespace
-
-namespace {
-
 // Every board once, and groups whose boards all have something to do.
 void check_boards(const Plan& plan, const ModelConfig& config, const std::string& file) {
   std::set<std::pair<std::string, int>> boards;
@@ -254,6 +290,27 @@ void check_boards(const Plan& plan, const ModelConfig& config, const std::string
     } catch (const UsageError& e) {
       throw Error(ExitCode::invalid_file, fmt::format("{}: stage of {}:{}: {}", file, s.host, s.slot, e.what()));
     }
+  }
+}
+
+// The output head is shared by single boards that lead other stages, each of which is named once.
+void check_head(const Plan& plan, const ModelConfig& config, const std::string& file) {
+  if (plan.head_helpers.empty()) return;
+  if (plan.stages.back().boards() > 1) {
+    throw FormatError(file, "output_head", "a last stage of one board (a tensor group shares its head by itself)",
+                      fmt::format("{} boards", plan.stages.back().boards()));
+  }
+  std::set<std::size_t> stages;
+  for (const HeadPlan& h : plan.head_helpers) {
+    const std::size_t stage = plan.stage_of(h.host, h.slot);
+    if (stage + 1 < plan.stages.size() && stages.insert(stage).second) continue;
+    throw FormatError(file, "output_head", "boards that lead stages before the last one, each once",
+                      fmt::format("{}:{}", h.host, h.slot));
+  }
+  try {
+    vocabulary_parts(config, plan.head_shares());
+  } catch (const UsageError& e) {
+    throw Error(ExitCode::invalid_file, fmt::format("{}: {}", file, e.what()));
   }
 }
 
@@ -274,6 +331,7 @@ void check(const Plan& plan, const ModelConfig& config, const std::string& file)
     throw FormatError(file, "stages", fmt::format("layers up to {}", config.n_layers), std::to_string(next));
   }
   check_boards(plan, config, file);
+  check_head(plan, config, file);
   if (plan.draft && plan.draft_stage() == plan.stages.size()) {
     throw FormatError(file, "draft_model", "a board of the stages",
                       fmt::format("{}:{}", plan.draft->host, plan.draft->slot));

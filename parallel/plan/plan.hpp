@@ -35,6 +35,13 @@ struct StagePlan {
   TensorSplit split() const;  // the leader has what the others leave
 };
 
+// A stage that computes some of the last stage's output head (parallel/pipeline/shared_head.hpp).
+struct HeadPlan {
+  std::string host;  // of the stage's leader
+  int slot = 0;
+  double share = 0;  // of the vocabulary
+};
+
 struct ChunkPlan {
   std::int64_t prompt_tokens = 0;
   std::vector<std::int64_t> lengths;  // sum to prompt_tokens
@@ -63,12 +70,17 @@ struct Plan {
   std::vector<std::string> left_out;              // "host:slot" of the boards that do not take part
   std::vector<ChunkPlan> chunks;                  // by ascending prompt_tokens
   std::optional<DraftPlace> draft;                // on the board of one of the stages
+  std::vector<HeadPlan> head_helpers;             // none: the last stage computes the output head alone
 
   ModelPart part(std::size_t stage) const;  // of all boards of the stage together
   // Of each of its boards, the leader first.
   std::vector<ModelPart> parts(std::size_t stage, const ModelConfig& config) const;
   std::int64_t max_chunk() const;
   std::size_t draft_stage() const;  // the stage beside which the draft model works
+  // The stage of a board that leads one; the number of stages where none does.
+  std::size_t stage_of(const std::string& host, int slot) const;
+  // Shares of the output head: the last stage's, then those of the helpers.
+  std::vector<double> head_shares() const;
 };
 
 std::string to_json(const Plan& plan);

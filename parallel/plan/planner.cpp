@@ -13,6 +13,7 @@
 #include "io/error.hpp"
 #include "io/hash.hpp"
 #include "io/tokenizer/tokenizer_data.hpp"
+#include "parallel/plan/planner_internal.hpp"
 
 namespace jupiter {
 
@@ -38,7 +39,6 @@ std::optional<Objective> objective_from_name(std::string_view text) {
   return enum_from_name<Objective>(kObjectives, text);
 }
 
-namespace {
 // Slots of an answer count even where a prompt is one chunk; then that chunk counts a little too much.
 double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
   if (r.objective == Objective::throughput) return 1;
@@ -46,13 +46,6 @@ double weight_of_max(const PlanRequest& r, std::int64_t chunk) {
   const bool slots = r.objective == Objective::latency && r.workload.drafts && r.hit_rate > 0;
   return static_cast<double>(std::max<std::int64_t>(chunks - 1, slots ? 1 : 0));
 }
-}  // namespace
-
-// What one board adds to the objective (Planner::best_split()) with so many layers.
-struct Planner::Piece {
-  double sum = 0;  // u
-  double max = 0;  // v
-};
 
 Planner::Planner(const Profile& profile, const Manifest& manifest, const PlanRequest& request)
     : profile_(profile), manifest_(manifest), request_(request) {
@@ -170,6 +163,11 @@ std::vector<StageCost> Planner::costs_of(const Plan& plan) const {
     costs.back().embedding = i == 0;
     costs.back().output_head = i + 1 == plan.stages.size();
   }
+  for (const HeadPlan& h : plan.head_helpers) {
+    const int board = board_of(h.host, h.slot);
+    costs.back().head_helpers.push_back({&profile_.boards[board], h.share, profile_.hop_into(board)});
+    costs[plan.stage_of(h.host, h.slot)].head_share = h.share;
+  }
   return costs;
 }
 
@@ -177,12 +175,14 @@ DraftForecast Planner::drafts() const {
   return {request_.workload.drafts ? request_.hit_rate : 0, request_.workload.draft_max};
 }
 
-Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk, std::int64_t width) const {
+Planner::Piece Planner::piece(int board, std::int64_t layers, Role role, std::int64_t chunk, std::int64_t width,
+                              const HeadSharing* sharing) const {
   Piece p;
   const bool first = role == Role::first || role == Role::alone;
   StageCost c = stage_costs({{board}, {layers}})[0];
   c.embedding = first;
   c.output_head = role == Role::last || role == Role::alone;
+  if (sharing != nullptr) share_head(c, board, *sharing);
   const std::int64_t n_chunks = (request_.prompt_tokens + chunk - 1) / chunk;
   for (std::int64_t i = 0; i < n_chunks; ++i) {
     const std::int64_t head_rows = request_.workload.every_row ? chunk : i + 1 == n_chunks ? 1 : 0;
@@ -216,7 +216,7 @@ double Planner::busy_s(const StageCost& c, std::span<const std::int64_t> chunks)
     s += c.compute_s(chunks[i], context, head_rows) + c.receive_s(chunks[i]) + c.send_s(chunks[i]);
     context += chunks[i];
   }
-  const double group = c.compute_s(kGroupRows, context + request_.new_tokens / 2, kGroupRows) +
+  const double group = c.compute_s(kGroupRows, context + request_.new_tokens / 2, kGroupRows) + c.help_s(kGroupRows) +
                        c.receive_s(kGroupRows) + c.send_s(kGroupRows);
   return s + group * static_cast<double>(request_.new_tokens) / static_cast<double>(kGroupRows);
 }
@@ -229,21 +229,26 @@ double Planner::interval_s(const Plan& plan) const {
   return slowest;
 }
 
-// By board of the profile, with memory as without a draft model. Every term of a piece is either constant or
-// proportional to the number of layers, so two points tell the whole line.
+// Every term of a piece is either constant or proportional to the number of layers, so two points tell the whole line.
+BoardCost Planner::board_cost(int board, std::int64_t chunk, std::int64_t width, std::uint64_t budget,
+                              const HeadSharing* sharing) const {
+  BoardCost cost;
+  for (std::size_t r = 0; r < kRoles; ++r) {
+    const auto role = static_cast<Role>(r);
+    const Piece none = piece(board, 0, role, chunk, width, sharing), one = piece(board, 1, role, chunk, width, sharing);
+    cost.roles[r].sum = {none.sum, one.sum - none.sum};
+    cost.roles[r].max = {none.max, one.max - none.max};
+    cost.roles[r].most_layers = most_layers(board, role, budget);
+  }
+  return cost;
+}
+
+// By board of the profile, with memory as without a draft model.
 const std::vector<BoardCost>& Planner::costs(std::int64_t chunk, std::int64_t width) const {
   std::vector<BoardCost>& boards = costs_[{chunk, width}];
   if (!boards.empty()) return boards;
   for (int b = 0; b < static_cast<int>(profile_.boards.size()); ++b) {
-    BoardCost cost;
-    for (std::size_t r = 0; r < kRoles; ++r) {
-      const auto role = static_cast<Role>(r);
-      const Piece none = piece(b, 0, role, chunk, width), one = piece(b, 1, role, chunk, width);
-      cost.roles[r].sum = {none.sum, one.sum - none.sum};
-      cost.roles[r].max = {none.max, one.max - none.max};
-      cost.roles[r].most_layers = most_layers(b, role, profile_.boards[b].memory_bytes);
-    }
-    boards.push_back(cost);
+    boards.push_back(board_cost(b, chunk, width, profile_.boards[b].memory_bytes));
   }
   return boards;
 }
@@ -356,6 +361,9 @@ Plan Planner::plan_of(std::span<const StageCost> costs, std::int64_t even_chunk)
   std::set<std::int64_t> lengths{request_.prompt_tokens, p.context_tokens};
   for (std::int64_t n = 32; n < p.context_tokens; n *= 2) lengths.insert(n);
   for (const std::int64_t n : lengths) p.chunks.push_back({n, chunk_lengths(costs, n, even_chunk)});
+  for (const StageCost::HeadHelper& h : costs.back().head_helpers) {
+    p.head_helpers.push_back({h.board->host, h.board->slot, h.share});
+  }
   p.predicted_ttft_s = prefill_s(costs, chunks_for(p, request_.prompt_tokens), request_.workload.every_row);
   p.workload = request_.workload;
   p.workload->chunk_tokens = p.max_chunk();
@@ -417,7 +425,10 @@ Plan Planner::best() const {
   };
   const PlanKind kind = request_.kind;
   if (kind == PlanKind::any || kind == PlanKind::pipeline) {
-    if (const auto candidate = best_candidate(false)) take(plan_of(*candidate));
+    if (const auto candidate = best_candidate(false)) {
+      take(plan_of(*candidate));
+      take(best_with_shared_head(*candidate));
+    }
   }
   if (kind != PlanKind::pipeline) take(best_of_groups(kind));
   if (!best) nothing_fits();

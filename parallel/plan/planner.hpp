@@ -32,8 +32,9 @@ struct PlanRequest {
   std::int64_t new_tokens = 128;
   Objective objective = Objective::latency;
   PlanKind kind = PlanKind::any;
-  double hit_rate = 0;  // that drafts are expected to have (DraftForecast); 0: plain decoding
-  Workload workload;    // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
+  double hit_rate = 0;            // that drafts are expected to have (DraftForecast); 0: plain decoding
+  bool share_output_head = true;  // whether stages may share the last one's output head
+  Workload workload;  // context_tokens 0 means the model's maximum; chunk_tokens is the longest chunk that is tried
 };
 
 // A board that holds a draft model beside layers.
@@ -76,6 +77,9 @@ class Planner {
   // or in groups of equal size, with shares and layers by speed. None where the profile has no gathers, or nothing
   // fits.
   std::optional<Plan> best_of_groups(PlanKind kind) const;
+  // A pipeline whose stages share the output head, where that is better than the best one whose last stage computes it
+  // alone. None where it is not, or where every row passes the head.
+  std::optional<Plan> best_with_shared_head(const Candidate& alone) const;
   // What the request's objective minimises.
   double cost(const Plan& plan) const;
   // As many layers on each board of the profile; none where there are more boards than layers.
@@ -123,8 +127,14 @@ class Planner {
 
  private:
   struct Piece;
+  struct HeadSharing;
   double busy_s(const StageCost& stage, std::span<const std::int64_t> chunks) const;
-  Piece piece(int board, std::int64_t layers, Role role, std::int64_t chunk, std::int64_t width) const;
+  Piece piece(int board, std::int64_t layers, Role role, std::int64_t chunk, std::int64_t width,
+              const HeadSharing* sharing = nullptr) const;
+  BoardCost board_cost(int board, std::int64_t chunk, std::int64_t width, std::uint64_t budget,
+                       const HeadSharing* sharing = nullptr) const;
+  std::vector<HeadSharing> head_sharings() const;
+  void share_head(StageCost& stage, int board, const HeadSharing& sharing) const;
   const std::vector<BoardCost>& costs(std::int64_t chunk, std::int64_t width) const;
   DraftForecast drafts() const;
   std::vector<std::int64_t> width_candidates() const;

@@ -19,10 +19,20 @@ double GroupCost::layer_s(std::int64_t n, std::int64_t context) const {
 
 namespace {
 
-// Of up to kMaxDrawnRows rows. The boards of a group answer their leader, as in two gathers.
+constexpr double kAnswerBytes = 100;  // bytes of the last stage's answer, and of a frame besides its rows
+
+// Of up to kMaxDrawnRows rows. The boards of a group answer their leader, as in two gathers; stages that share the head
+// get the rows and send their best logits back.
 double output_head_s(const StageCost& c, std::int64_t rows) {
   const double whole = c.board->output_head.at(rows);
-  return c.group ? whole * c.group->members.front().share + 2 * c.group->gather.latency_s : whole;
+  if (c.group) return whole * c.group->members.front().share + 2 * c.group->gather.latency_s;
+  double mine = 1, slowest = 0;
+  for (const StageCost::HeadHelper& h : c.head_helpers) {
+    mine -= h.share;
+    slowest = std::max(slowest, h.hop.seconds(static_cast<double>(rows) * c.row_bytes + kAnswerBytes) +
+                                    h.share * h.board->output_head.at(rows) + c.hop.seconds(kAnswerBytes));
+  }
+  return std::max(mine * whole, slowest);
 }
 
 }  // namespace
@@ -39,8 +49,10 @@ double StageCost::compute_s(std::int64_t n, std::int64_t context, std::int64_t h
   return s;
 }
 
-namespace {
-constexpr double kAnswerBytes = 100;  // bytes of the last stage's answer, and of a frame besides its rows
+double StageCost::help_s(std::int64_t head_rows) const {
+  if (head_share <= 0) return 0;
+  return head_share * board->output_head.at(head_rows) +
+         board->receive.at(kAnswerBytes + static_cast<double>(head_rows) * row_bytes) + board->send.at(kAnswerBytes);
 }
 
 double StageCost::receive_s(std::int64_t n) const {

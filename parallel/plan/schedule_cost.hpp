@@ -41,6 +41,14 @@ struct StageCost {
   LinkProfile hop;       // the link into this stage; for the first stage the one on which answers come back
   double row_bytes = 0;  // of one row on the wire: residual and token
   std::optional<GroupCost> group = std::nullopt;  // none: one board
+  // A stage that computes some of the last stage's output head, and the link to it.
+  struct HeadHelper {
+    const BoardProfile* board;
+    double share;
+    LinkProfile hop;
+  };
+  std::vector<HeadHelper> head_helpers = {};  // of a last stage that shares its head
+  double head_share = 0;                      // of a stage that helps the last one
 
   // Seconds of computing n rows after `context` tokens, of which head_rows pass the output head, kMaxDrawnRows at a
   // time:
@@ -53,6 +61,8 @@ struct StageCost {
   // Seconds of a frame of decoded rows (one: plain decoding) at this context, all of which pass the output head. The
   // stages of a pipeline compute it after a wait, which costs wake_s.
   double decode_s(std::int64_t context, std::int64_t rows = 1) const;
+  // Seconds that a stage which helps spends on these rows of the last stage's output head.
+  double help_s(std::int64_t head_rows) const;
   // Seconds that n rows are on their way into this stage.
   double arrive_s(std::int64_t n) const;
 };

@@ -23,7 +23,7 @@ double lap_s(std::span<const StageCost> stages, std::int64_t context, std::int64
 }
 
 double slot_s(const StageCost& stage, std::int64_t context, std::int64_t width) {
-  return stage.compute_s(width, context, width) + stage.receive_s(width) + stage.send_s(width);
+  return stage.compute_s(width, context, width) + stage.help_s(width) + stage.receive_s(width) + stage.send_s(width);
 }
 
 double token_s(std::span<const StageCost> stages, std::int64_t context, const DraftForecast& drafts) {

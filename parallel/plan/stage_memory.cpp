@@ -130,17 +130,22 @@ std::uint64_t most_piece_bytes(const ModelConfig& c, const StageOptions& o) {
   return floats + (64 << 10);  // and what a frame has beside its rows
 }
 
+std::int64_t logit_columns(const ModelConfig& c, const ModelPart& part, bool leads) {
+  if (!part.reads_output_head()) return 0;
+  return part.output_head && leads ? c.vocab_size : part.rows(c).vocabulary.size();
+}
+
 StageBuffers stage_buffers(const ModelConfig& c, const ModelPart& part, const StageOptions& o, int threads,
                            bool leads) {
   const TensorSlice slice = part.rows(c);
   const KvShape shape{part.last_layer - part.first_layer, slice.kv_heads.size(), c.head_dim, o.keys, o.values};
   const std::int64_t rows = o.max_rows;
-  const std::int64_t tokens = leads ? c.vocab_size : slice.vocabulary.size();
   StageBuffers b;
   b.cache = static_cast<std::uint64_t>(
       std::max<std::int64_t>(KvCache::bytes_per_block(shape) * (o.cache_tokens / kKvBlock), kCacheLine));
   b.work = block_scratch(c, slice, rows, threads) + buffer<float>(rows * c.dim) + rope_tables(c, o.context_tokens) +
-           (part.output_head ? buffer<float>(kMaxDrawnRows * tokens) : 0);
+           buffer<float>(kMaxDrawnRows * logit_columns(c, part, leads)) +
+           (part.helps_with_output_head() ? buffer<float>(kMaxDrawnRows * c.dim) : 0);
   if (part.slice) b.work += block_scratch(c, slice, second_lane_rows(rows), threads);
   return b;
 }

@@ -98,6 +98,8 @@ struct StageBuffers {
 };
 StageBuffers stage_buffers(const ModelConfig& config, const ModelPart& part, const StageOptions& options, int threads,
                            bool leads = true);
+// Columns of logits that a board keeps: of all tokens where it decides, else of those that it computes for others.
+std::int64_t logit_columns(const ModelConfig& config, const ModelPart& part, bool leads);
 // The largest message between the boards of a tensor group.
 std::uint64_t most_piece_bytes(const ModelConfig& config, const StageOptions& options);
 

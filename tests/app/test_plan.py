@@ -151,6 +151,36 @@ class Plan(ProgramTest):
         checked = jupiter("eval", "-m", self.tiny, "--self-check", "--plan", path, ranks=3)
         self.assertEqual(checked.returncode, 0, checked.stderr)
 
+    def test_a_shared_output_head_gives_the_same_bits(self):
+        """Both other stages help, then one; every way of decoding, the sampler's and the verifier's needs."""
+        path, plan = self.all_boards()
+        first, second, _ = ({k: s[k] for k in ("host", "slot")} for s in plan["stages"])
+        question = ("--raw", "-p", "hello " * 20, "-n", "12")
+        for helpers in ([{**first, "share": 0.3}, {**second, "share": 0.3}], [{**second, "share": 0.6}]):
+            share = 1 - sum(h["share"] for h in helpers)
+            path.write_text(json.dumps({**plan, "output_head": {"share": share, "others": helpers}}))
+            for more in ((), ("--decode", "plain"), ("--spec-mode", "lap"), ("--temp", "0.8", "--seed", "3"),
+                         ("--temp", "0.8", "--top-k", "0"), ("--repeat-penalty", "1.3")):
+                alone = self.run_json(self.tiny, *question, *more)["logits_hash"]
+                j = self.run_json(self.tiny, *question, "--plan", path, *more, ranks=3)
+                self.assertEqual(j["logits_hash"], alone, (helpers, more))
+        checked = jupiter("eval", "-m", self.tiny, "--self-check", "--plan", path, ranks=3)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+
+    def test_nonsense_shares_of_the_output_head(self):
+        path, plan = self.all_boards()
+        first, _, last = ({k: s[k] for k in ("host", "slot")} for s in plan["stages"])
+
+        def refused(word, share, *others):
+            path.write_text(json.dumps({**plan, "output_head": {"share": share, "others": others}}))
+            with self.subTest(word):
+                self.assert_fails(jupiter("run", "-m", self.tiny, "--raw", "-p", "x", "--plan", path, ranks=3), 3, word)
+        refused("sum to 1", 0.9, {**first, "share": 0.3})
+        refused("stages before the last one", 0.7, {**last, "share": 0.3})
+        refused("stages before the last one", 0.4, {**first, "share": 0.3}, {**first, "share": 0.3})
+        refused("at least 16 tokens", 1, {**first, "share": 1e-9})
+        refused("share", 0.7, {**first, "share": "x"})
+
     def test_nonsense_tensor_groups(self):
         path, plan = self.one_group()
         group = plan["stages"][0]["tensor_group"]

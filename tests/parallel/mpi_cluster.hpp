@@ -48,12 +48,19 @@ inline std::filesystem::path make_model(const MpiSession& mpi,
   return broadcast(mpi, folder);
 }
 
+// A stage that computes some of the last one's output head.
+struct HeadShare {
+  int stage;
+  double share;
+};
+
 // One set of stages; the ranks but 0 serve until `drive` is done. splits: of each stage's tensor group; empty: every
-// rank is a stage of its own.
+// rank is a stage of its own. helpers: with the output head, of a last stage of one board.
 class Cluster {
  public:
-  Cluster(const MpiSession& mpi, const std::filesystem::path& model, const std::vector<TensorSplit>& splits = {})
-      : mpi_(placed(mpi, splits)), splits_(splits), model_(model), manifest_(read_manifest(model)) {}
+  Cluster(const MpiSession& mpi, const std::filesystem::path& model, const std::vector<TensorSplit>& splits = {},
+          const std::vector<HeadShare>& helpers = {})
+      : mpi_(placed(mpi, splits)), splits_(splits), helpers_(helpers), model_(model), manifest_(read_manifest(model)) {}
 
   void run(std::int64_t blocks, const std::function<void(Scheduler&)>& drive, std::int64_t most_at_once = 0) {
     run_stage(blocks, drive, most_at_once);
@@ -73,6 +80,7 @@ class Cluster {
       group = {slices_of(config, splits_[s]), channels.get()};
       part.slice = group->slices[channels->board()];
     }
+    std::optional<SharedHead> shared_head = share_head(part, options);
     ThreadPool pool({.threads = 1, .share_cores = true});
     Stage stage(config, ModelFiles(model_, manifest_, part, false), options, pool, mpi_.stages(), group);
     stage.set_drafters([] {
@@ -81,10 +89,12 @@ class Cluster {
       return m;
     });
     stage.set_vocabulary(vocabulary);
+    if (shared_head) stage.share_output_head(&*shared_head);
     Trace trace(false);
     RankReport report;
     if (mpi_.rank() == 0) {
-      Pipeline pipeline(mpi_, stage, pool, trace, {.deadline = std::chrono::seconds(60)});
+      Pipeline pipeline(mpi_, stage, pool, trace,
+                        {.deadline = std::chrono::seconds(60), .shared_head = !helpers_.empty()});
       Scheduler scheduler(pipeline, mpi_.stages(), {kContext, chunks, most_at_once});
       drive(scheduler);
       pipeline.stop(ExitCode::ok);
@@ -97,6 +107,25 @@ class Cluster {
     const StageBuffers found = stage.buffers();
     expect(said.cache == found.cache && said.work == found.work, "as much memory as was said");
     expect(stage.cache().free_blocks() == blocks, "all blocks back, rank " + std::to_string(mpi_.rank()));
+  }
+
+  // Of a leader: its tokens, and on the last stage the way to the others.
+  std::optional<SharedHead> share_head(ModelPart& part, const StageOptions& options) const {
+    if (helpers_.empty() || !mpi_.leads_stage()) return std::nullopt;
+    std::vector<double> shares{1};
+    for (const HeadShare& h : helpers_) {
+      shares.front() -= h.share;
+      shares.push_back(h.share);
+    }
+    const std::vector<IndexRange> tokens = vocabulary_parts(manifest_.config, shares);
+    std::vector<SharedHead::Helper> helpers;
+    for (std::size_t h = 0; h < helpers_.size(); ++h) {
+      helpers.push_back({helpers_[h].stage, tokens[h + 1]});
+      if (mpi_.stage() == helpers_[h].stage) part.vocabulary = tokens[h + 1];
+    }
+    if (mpi_.stage() + 1 != mpi_.stages()) return std::nullopt;
+    part.vocabulary = tokens.front();
+    return SharedHead(mpi_, helpers, most_piece_bytes(manifest_.config, options));
   }
 
   static MpiSession placed(const MpiSession& mpi, const std::vector<TensorSplit>& splits) {
@@ -113,6 +142,7 @@ class Cluster {
   }
   MpiSession mpi_;
   std::vector<TensorSplit> splits_;
+  std::vector<HeadShare> helpers_;
   std::filesystem::path model_;
   Manifest manifest_;
 };

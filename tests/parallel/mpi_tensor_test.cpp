@@ -1,6 +1,6 @@
-// Tensor groups: whatever boards share a layer, and in which shares, the bits are those of a board alone. Random
-// layouts of these ranks over every test architecture and weight formats; plain and speculative answers, greedy and
-// sampled.
+// Tensor groups, and stages that share the output head: whatever boards share, and how, the bits are those of a board
+// alone. Random layouts of these ranks over every test architecture and weight formats; plain and speculative answers,
+// greedy and sampled.
 //   mpi_tensor_test [LAYOUTS of each model]
 #include <numeric>
 
@@ -44,13 +44,27 @@ std::vector<TensorSplit> random_layout(Random& random, const ModelConfig& config
   }
 }
 
-std::string text_of(const std::vector<TensorSplit>& layout) {
+// Some of the stages before the last one help it with its output head, where that is one board.
+std::vector<HeadShare> random_helpers(Random& random, const std::vector<TensorSplit>& layout) {
+  std::vector<HeadShare> helpers;
+  if (layout.back().shares.size() > 1) return helpers;
+  const auto stages = std::ssize(layout);
+  for (std::int64_t s = 0; s + 1 < stages; ++s) {
+    if (below(random, 3) > 0) {
+      helpers.push_back({static_cast<int>(s), (0.5 + 0.25 * static_cast<double>(below(random, 2))) / double(stages)});
+    }
+  }
+  return helpers;
+}
+
+std::string text_of(const std::vector<TensorSplit>& layout, const std::vector<HeadShare>& helpers) {
   std::string text;
   for (const TensorSplit& split : layout) {
     text += text.empty() ? "" : " | ";
     for (const double s : split.shares) text += std::to_string(s).substr(0, 5) + " ";
     text += std::string(split.repeat_attention_out ? "wo " : "") + (split.repeat_feed_forward_out ? "w_down" : "");
   }
+  for (const HeadShare& h : helpers) text += "; head " + std::to_string(h.stage) + ":" + std::to_string(h.share);
   return text;
 }
 
@@ -84,11 +98,12 @@ void compare(const MpiSession& mpi, const fs::path& model, std::uint64_t seed, i
   barrier(mpi);
   for (int i = 0; i < layouts; ++i) {
     const std::vector<TensorSplit> layout = random_layout(random, config, mpi.size());
-    Cluster(mpi, model, layout).run(60, [&](Scheduler& s) {
+    const std::vector<HeadShare> helpers = random_helpers(random, layout);
+    Cluster(mpi, model, layout, helpers).run(60, [&](Scheduler& s) {
       const std::vector<Answer> got = answers_of(s, requests, set_back);
       for (std::size_t k = 0; k < got.size(); ++k) {
         expect(got[k] == alone[k], "the bits of request " + std::to_string(k) + " on one board; " + model.string() +
-                                       ", seed " + std::to_string(seed) + ", shares " + text_of(layout));
+                                       ", seed " + std::to_string(seed) + ", shares " + text_of(layout, helpers));
       }
     });
   }
