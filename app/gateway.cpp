@@ -1,6 +1,8 @@
 // jupiter gateway: the HTTP side of a server. It holds what must outlive the ranks: connections, requests, and the
 // tokens that were given.
 #include <fmt/format.h>
+#include <malloc.h>
+
 #include <csignal>
 #include <cstdlib>
 
@@ -91,6 +93,12 @@ std::optional<ChatTemplate> find_template(const Tokenizer& tokenizer, const Gate
   return std::nullopt;
 }
 
+// Every connection has a thread, and with an arena for each the allocator keeps the most that each ever had: in an hour
+// of load the gateway grew from 28 to 38 MiB. With two arenas it stays below 19 MiB, and answers as many requests.
+void use_few_arenas() {
+  ::mallopt(M_ARENA_MAX, 2);
+}
+
 // Waits for a signal, then lets answers end.
 void end_on_signal(HttpServer& server, Backend& backend, std::chrono::seconds grace, const std::atomic<bool>& ended) {
   while (interrupted_by() == ExitCode::ok && !ended) std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -108,6 +116,7 @@ ExitCode gateway_command(const MpiSession& mpi, const Arguments& arguments) {
   o.declare(set);
   if (!set.parse(mpi, arguments)) return ExitCode::ok;
   expect_one_rank(mpi, "gateway");
+  use_few_arenas();
   if (o.model.empty() || o.socket.empty()) throw UsageError("gateway: expected -m DIR and --socket PATH (see --help)");
   const Manifest manifest = read_manifest(o.model);
   const Tokenizer tokenizer(load_tokenizer(o.model, manifest, true));
