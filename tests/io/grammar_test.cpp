@@ -3,18 +3,12 @@
 
 #include <random>
 
+#include "grammar_testing.hpp"
 #include "io/error.hpp"
-#include "io/grammar/matcher.hpp"
 #include "io/tokenizer/utf8.hpp"
 
 namespace jupiter {
 namespace {
-
-bool takes(const std::string& grammar, const std::string& text) {
-  Matcher m({grammar}, nullptr);
-  const Matcher::State s = m.next(m.start(), text);
-  return s != Matcher::kRefused && m.may_end(s);
-}
 
 std::string error_of(const std::string& grammar) {
   try {

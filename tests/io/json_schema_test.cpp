@@ -5,9 +5,9 @@
 
 #include <random>
 
+#include "grammar_testing.hpp"
 #include "io/error.hpp"
 #include "io/grammar/json_values.hpp"
-#include "io/grammar/matcher.hpp"
 #include "io/json_fields.hpp"
 
 namespace jupiter {
@@ -19,19 +19,13 @@ std::string grammar_of(const std::string& schema) {
   return json_schema_gbnf(parse_json<Json>(schema, "test"), "schema");
 }
 
-bool takes(const std::string& grammar, const std::string& text) {
-  Matcher m({grammar}, nullptr);
-  const Matcher::State s = m.next(m.start(), text);
-  return s != Matcher::kRefused && m.may_end(s);
-}
-
-struct Case {
+struct SchemaCase {
   std::string schema;
   std::vector<std::string> taken, refused;
 };
 
-const std::vector<Case>& cases() {
-  static const std::vector<Case> all = {
+const std::vector<SchemaCase>& cases() {
+  static const std::vector<SchemaCase> all = {
       {"{}",
        {"1", "null", R"({"a": [1, {"b": "\u00e9\n"}]})", "-1.5e+10", "\"\\ud83d\\ude00\""},
        {"", "01", "{a: 1}", "[1,]", "\"\n\"", "\"\\ud83d\"", "1.", "nul"}},
@@ -126,7 +120,7 @@ const std::vector<Case>& cases() {
 }
 
 TEST(JsonSchema, TakesTheValuesOfASchema) {
-  for (const Case& c : cases()) {
+  for (const SchemaCase& c : cases()) {
     const std::string grammar = grammar_of(c.schema);
     for (const std::string& text : c.taken)
       EXPECT_TRUE(takes(grammar, text)) << c.schema << "\n" << text << "\n" << grammar;
@@ -153,7 +147,7 @@ TEST(JsonSchema, RangesOfWholeNumbersAreExact) {
 
 // Texts by random walks through a grammar parse, and are what the schema's own grammar takes.
 TEST(JsonSchema, RandomTextsOfAGrammarAreJson) {
-  for (const Case& c : cases()) {
+  for (const SchemaCase& c : cases()) {
     Matcher m({grammar_of(c.schema)}, nullptr);
     std::size_t whole = 0;
     for (unsigned seed = 0; seed < 60; ++seed) {

@@ -11,7 +11,7 @@
 namespace jupiter {
 namespace {
 
-constexpr std::int64_t kDim = 32, kUnits = 24, kVocab = 20;
+constexpr std::int64_t kTrainedDim = 32, kTrainedUnits = 24, kTrainedVocab = 20;
 
 // A language in which each token decides the next one; hidden rows say which was decided, with some noise.
 struct Language {
@@ -22,17 +22,17 @@ struct Language {
   DraftHeadBatch batch(std::int64_t spans, std::int64_t starts) {
     std::normal_distribution<float> normal;
     DraftHeadBatch b;
-    b.dim = kDim;
+    b.dim = kTrainedDim;
     std::int64_t number = 0;
     for (std::int64_t s = 0; s < spans; ++s) {
       b.spans.push_back({static_cast<std::int64_t>(b.decided.size()), starts, number});
       number += starts;
-      auto token = static_cast<std::int32_t>(random() % kVocab);
+      auto token = static_cast<std::int32_t>(random() % kTrainedVocab);
       for (std::int64_t i = 0; i < starts + kDraftHeadDepths; ++i) {
-        token = (token * 7 + 3) % kVocab;
+        token = (token * 7 + 3) % kTrainedVocab;
         b.decided.push_back(token);
-        for (std::int64_t k = 0; k < kDim; ++k) {
-          const float row = output[static_cast<std::size_t>(token * kDim + k)];
+        for (std::int64_t k = 0; k < kTrainedDim; ++k) {
+          const float row = output[static_cast<std::size_t>(token * kTrainedDim + k)];
           b.embedded.push_back(row);
           b.hidden.push_back(row + 0.1f * normal(random));
         }
@@ -41,15 +41,15 @@ struct Language {
     return b;
   }
   std::mt19937 random{7};
-  std::vector<float> output = std::vector<float>(kVocab * kDim);
+  std::vector<float> output = std::vector<float>(kTrainedVocab * kTrainedDim);
 };
 
 struct Training {
   explicit Training(const Language& language, double dropout, int threads = 1)
       : pool({.threads = threads, .share_cores = true}),
-        trainer({kernels(), pool}, {kDim, kUnits}, language.output,
+        trainer({kernels(), pool}, {kTrainedDim, kTrainedUnits}, language.output,
                 {.rate = 1e-2, .warm_up = 5, .dropout = dropout, .decay = 0.01, .steps = 200, .seed = 3}) {
-    state.weights = initial_draft_head({kDim, kUnits}, 1.1f, 5);
+    state.weights = initial_draft_head({kTrainedDim, kTrainedUnits}, 1.1f, 5);
     // Where w2 is zero, so is the gradient of w1.
     std::mt19937 random(11);
     std::normal_distribution<float> normal(0, 0.2f);
@@ -69,7 +69,7 @@ TEST(DraftHeadTraining, GradientsAreThoseOfFiniteDifferences) {
   Training t(language, 0);
   t.trainer.learn(batch, t.state.weights, 0);
   const std::vector<float> gradient = t.trainer.gradient();
-  const DraftHeadShape shape{kDim, kUnits};
+  const DraftHeadShape shape{kTrainedDim, kTrainedUnits};
   const std::vector<std::pair<const char*, std::pair<std::int64_t, std::int64_t>>> parts = {
       {"w1", {0, shape.b1_at()}},
       {"b1", {shape.b1_at(), shape.w2_at()}},
