@@ -53,8 +53,9 @@ void sleep_us(long us) {
   ::nanosleep(&t, nullptr);
 }
 
-// Open MPI loads and tries the libraries of every fast fabric when it starts: 0.2 s, and memory of every rank. Where the
-// kernel knows none, it ends at its own transport over TCP and shared memory anyway. Settings of the user's go first.
+// Open MPI loads and tries the libraries of every fast fabric when it starts: 0.2 s, and memory of every rank. Where
+// the kernel knows none, it ends at its own transport over TCP and shared memory anyway. Settings of the user's go
+// first.
 void skip_fabrics_that_are_not_there() {
   for (const char* devices : {"/sys/class/infiniband", "/sys/class/cxi"}) {
     std::error_code none;
