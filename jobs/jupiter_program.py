@@ -1,7 +1,9 @@
 """Where the program is, and how scripts start it. Scripts in the folders below find this file by
 `sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))`."""
+import ctypes
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,12 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # JUPITER names another binary than the one that was built, or installed, with this script.
 BINARY = os.environ.get("JUPITER", str(ROOT / "build" / "jupiter"))
+
+
+def end_with_starter():
+    """For a child's preexec_fn: it gets SIGTERM when the thread that started it is gone, also by SIGKILL."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def call_jupiter(script, launcher, *arguments):

