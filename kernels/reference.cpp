@@ -206,6 +206,14 @@ void geglu(const float* gate, const float* up, std::int64_t n, float* out) {
   }
 }
 
+void bounded_swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = gate[i] > kBound ? kBound : gate[i];  // NaN stays
+    const float below = up[i] > kBound ? kBound : up[i], u = below < -kBound ? -kBound : below;
+    out[i] = g / (1.0f + exp_reference(g * -kBoundedSlope)) * (u + 1.0f);
+  }
+}
+
 // cap * tanh(x / cap) = cap - 2 cap / (e^(2 x / cap) + 1)
 void softcap(float cap, std::int64_t n, float* x) {
   const float twice = cap + cap, inverse = 2.0f / cap;
@@ -299,9 +307,9 @@ void attend_finish(std::int64_t rows, std::int64_t head_dim, const float* sums, 
 }  // namespace
 
 const KernelTable& reference_kernels() {
-  static const KernelTable table = {"reference",  quantize_rows, matmul_quantized, matmul_float, rms_norm, rope,
-                                    swiglu,       geglu,         softcap,          add,          widen,    narrow,
-                                    attend_block, attend_finish, exponential};
+  static const KernelTable table = {"reference", quantize_rows, matmul_quantized, matmul_float, rms_norm, rope,
+                                    swiglu,      geglu,         bounded_swiglu,   softcap,      add,      widen,
+                                    narrow,      attend_block,  attend_finish,    exponential};
   return table;
 }
 
