@@ -23,8 +23,12 @@ ExitCode synth_command(const MpiSession& mpi, const Arguments& arguments) {
   set.text("shape", shape, "NAME", synth_shape_names());
   set.text("o,output", folder, "DIR", "Folder to write");
   set.choice("quant", type,
-             {{"q4", GgufType::q4_0}, {"q8", GgufType::q8_0}, {"f16", GgufType::f16}, {"f32", GgufType::f32}},
-             "q4, q8, f16 or f32");
+             {{"q4", GgufType::q4_0},
+              {"q8", GgufType::q8_0},
+              {"mxfp4", GgufType::mxfp4},
+              {"f16", GgufType::f16},
+              {"f32", GgufType::f32}},
+             "q4, q8, mxfp4, f16 or f32");
   set.number("layers", layers, {1, 4096}, "N", "Another number of layers");
   set.number("seed", seed, {0, UINT64_MAX}, "N", "Of the weights");
   set.flag("manifest-only", manifest_only, "No weights: enough for `plan`");

@@ -140,13 +140,23 @@ void attend_detours(const Walk& w, std::int64_t block, const float* keys, const 
   }
 }
 
+// Nothing is seen yet but the sink, whose own weight is e^(sink - max) = 1.
+void start_softmax(const Tile& tile, const AttentionShape& shape, PerThread& s) {
+  const std::int64_t group = tile.heads.size(), rows = tile.positions * group;
+  std::fill_n(s.max.data(), rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(s.sums.data(), rows * kSumLanes, 0.0f);
+  std::fill_n(s.outputs.data(), rows * shape.head_dim, 0.0f);
+  for (std::int64_t i = 0; shape.sinks != nullptr && i < rows; ++i) {
+    s.max[i] = shape.sinks[tile.heads.first + i % group];
+    s.sums[i * kSumLanes] = 1.0f;
+  }
+}
+
 void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, const Tile& tile,
                  const AttentionShape& shape, MatrixView<const float> q, MatrixView<float> out, PerThread& s) {
   const std::int64_t rows = tile.positions * tile.heads.size();
   gather_queries(tile, shape, q, s);
-  std::fill_n(s.max.data(), rows, -std::numeric_limits<float>::infinity());
-  std::fill_n(s.sums.data(), rows * kSumLanes, 0.0f);
-  std::fill_n(s.outputs.data(), rows * shape.head_dim, 0.0f);
+  start_softmax(tile, shape, s);
 
   const Walk walk{rt, cache, layer, tile, shape, s};
   const auto [first_block, last_block] = tile.blocks(shape.window);
@@ -169,7 +179,8 @@ void attend_tile(const Runtime& rt, const KvCache& cache, std::int64_t layer, co
 
 }  // namespace
 
-AttentionShape attention_shape(const ModelConfig& c, const TensorSlice& slice, const LayerKind& kind) {
+AttentionShape attention_shape(const ModelConfig& c, const TensorSlice& slice, const LayerKind& kind,
+                               const float* sinks) {
   const float inverse_sqrt = 1.0f / std::sqrt(static_cast<float>(c.head_dim));  // both round correctly everywhere
   return {.heads = slice.heads,
           .kv_heads = slice.kv_heads,
@@ -177,7 +188,8 @@ AttentionShape attention_shape(const ModelConfig& c, const TensorSlice& slice, c
           .head_dim = c.head_dim,
           .window = kind.window,
           .scale = c.attention_scale > 0 ? c.attention_scale : inverse_sqrt,
-          .softcap = c.attention_softcap};
+          .softcap = c.attention_softcap,
+          .sinks = sinks};
 }
 
 AttentionScratch::AttentionScratch(const AttentionShape& shape, int threads) {

@@ -32,6 +32,9 @@ struct AttentionShape {
   std::int64_t window = 0;  // positions that a row attends to, its own included; 0: all up to its own
   float scale = 1;          // of scores
   float softcap = 0;        // of scores; 0: none
+  // [heads.size()], of this board's heads: a score that takes part in the softmax of every row, without a value
+  // (gpt-oss; Xiao et al. 2023). Null: none.
+  const float* sinks = nullptr;
 
   // The query heads of key-value head h of this board (from 0 on), counted from this board's first one.
   IndexRange heads_of(std::int64_t h) const {
@@ -40,7 +43,8 @@ struct AttentionShape {
     return {first - heads.first, std::clamp(of_model + group, first, heads.last) - heads.first};
   }
 };
-AttentionShape attention_shape(const ModelConfig& config, const TensorSlice& slice, const LayerKind& kind = {});
+AttentionShape attention_shape(const ModelConfig& config, const TensorSlice& slice, const LayerKind& kind = {},
+                               const float* sinks = nullptr);
 
 // Per-thread work space, made once for the longest tile.
 class AttentionScratch {

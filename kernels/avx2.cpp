@@ -10,6 +10,12 @@ struct Avx2 : Avx2Lanes {
   static JUPITER_INLINE Bytes load_q8(const std::byte* p) {
     return _mm256_xor_si256(load_bytes(p), _mm256_set1_epi8(-128));
   }
+  // Levels of eight bits come signed as well.
+  template <bool kEightBits>
+  static JUPITER_INLINE Bytes lookup(const Levels& levels, Bytes codes) {
+    const Bytes found = look_up(levels, codes);
+    return kEightBits ? _mm256_xor_si256(found, _mm256_set1_epi8(-128)) : found;
+  }
 
   // Pairs of products as 16-bit sums. Unsigned 8-bit weights would saturate them (255 * 127 * 2), so q8 comes signed:
   // |w| * (x with w's sign) is at most 128 * 127 a product.

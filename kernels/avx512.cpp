@@ -45,6 +45,15 @@ struct Avx512 {
   }
   static JUPITER_INLINE I set1_int(std::int32_t x) { return _mm512_set1_epi32(x); }
   static JUPITER_INLINE I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+  static JUPITER_INLINE I and_int(I a, I b) { return _mm512_and_si512(a, b); }
+  template <int kBits>
+  static JUPITER_INLINE I shift_left(I a) {
+    return _mm512_slli_epi32(a, kBits);
+  }
+  template <int kBits>
+  static JUPITER_INLINE I shift_right(I a) {
+    return _mm512_srli_epi32(a, kBits);
+  }
   static JUPITER_INLINE I larger_int(I a, I b) { return _mm512_max_epi32(a, b); }
   static JUPITER_INLINE std::int32_t largest_int(I a) { return _mm512_reduce_max_epi32(a); }
   static JUPITER_INLINE std::int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
@@ -69,7 +78,8 @@ struct Avx512 {
     const I rounded = _mm512_add_epi32(bits(a), _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
   }
-  static JUPITER_INLINE F load_u8(const std::byte* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_128(p))); }
+  static JUPITER_INLINE I load_u8_int(const std::byte* p) { return _mm512_cvtepu8_epi32(load_128(p)); }
+  static JUPITER_INLINE F load_u8(const std::byte* p) { return to_float(load_u8_int(p)); }
   static JUPITER_INLINE F load_i8(const std::byte* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_128(p))); }
 
   // ---- weights: unsigned bytes
@@ -77,10 +87,21 @@ struct Avx512 {
   static JUPITER_INLINE Bytes load_q8(const std::byte* p) { return load_bytes(p); }
   static JUPITER_INLINE Bytes low_nibbles(Bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
   static JUPITER_INLINE Bytes high_nibbles(Bytes b) { return low_nibbles(_mm512_srli_epi16(b, 4)); }
-  static JUPITER_INLINE Bytes add_bit4(Bytes q, const std::byte* mask) {
+  // bits 2t and 2t+1 of each byte
+  template <int kT>
+  static JUPITER_INLINE Bytes two_bits(Bytes b) {
+    return _mm512_and_si512(_mm512_srli_epi16(b, 2 * kT), _mm512_set1_epi8(3));
+  }
+  // levels[code] of each byte below 16
+  template <bool kEightBits>
+  static JUPITER_INLINE Bytes lookup(const Levels& levels, Bytes codes) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_128(levels.data())), codes);
+  }
+  template <int kBit>
+  static JUPITER_INLINE Bytes add_bit(Bytes q, const std::byte* mask) {
     std::uint64_t m;
     __builtin_memcpy(&m, mask, sizeof m);
-    return _mm512_mask_add_epi8(q, m, q, _mm512_set1_epi8(16));
+    return _mm512_mask_add_epi8(q, m, q, _mm512_set1_epi8(1 << kBit));
   }
   // q | bits 2t and 2t+1 of `high` as bits 4 and 5
   template <int kT>

@@ -8,6 +8,10 @@ namespace {
 struct AvxVnni : Avx2Lanes {
   static constexpr bool kSignedQ8 = false;
   static JUPITER_INLINE Bytes load_q8(const std::byte* p) { return load_bytes(p); }
+  template <bool kEightBits>
+  static JUPITER_INLINE Bytes lookup(const Levels& levels, Bytes codes) {
+    return look_up(levels, codes);
+  }
 
   // sums[i] += sum over the columns of kQuads quads times row i; rows lie 32 bytes apart.
   template <int kMaxWeight, int kQuads, int kRows>

@@ -176,8 +176,9 @@ void forward_block(const BlockContext& c, const LayerWeights& w, std::int64_t la
   norm_rows(c.rt, x, w.attn_norm, m.norm_eps, normed);
   multiply(c.rt, s.input, normed, std::array{Product{w.wq, q, w.bq}, Product{w.wk, k, w.bk}, Product{w.wv, v, w.bv}});
   rotate_and_store(c, w, layer, runs, q, k, v);
-  attend(c.rt, c.cache, layer, runs, attention_shape(m, mine, w.kind), q, my_heads, s.attention);
-  multiply(c.rt, s.input, g, g.attended, attended, std::array{Product{w.wo, part_of(projected, mine.attention_out)}});
+  attend(c.rt, c.cache, layer, runs, attention_shape(m, mine, w.kind, w.sinks), q, my_heads, s.attention);
+  multiply(c.rt, s.input, g, g.attended, attended,
+           std::array{Product{w.wo, part_of(projected, mine.attention_out), w.bo}});
   add_branch(c, w.attn_post_norm, g.attention_out, mine.attention_out, projected, x);
   if (w.attn_post_norm == nullptr) gather(g, g.attention_out, x);
 

@@ -82,11 +82,13 @@ class GroupedInput {
   std::vector<QuantizedRows> integers_;  // by group
 };
 
-// Rows of one expert's matrix among those of all.
-PackedMatrix rows_of_expert(const PackedMatrix& all, std::int64_t n_experts, std::int64_t expert,
-                            const IndexRange& rows) {
+// The product of x with rows of one expert's matrix among those of all. bias: of all rows of all experts, or null.
+BoundProduct of_expert(const LinearView& x, const PackedMatrix& all, const float* bias, std::int64_t n_experts,
+                       std::int64_t expert, const IndexRange& rows, MatrixView<float> out) {
   const std::int64_t first = expert * (all.rows / n_experts);
-  return all.slice(first + rows.first, first + rows.last);
+  return {
+      x,
+      {all.slice(first + rows.first, first + rows.last), out, bias == nullptr ? nullptr : bias + first + rows.first}};
 }
 
 // Copies the rows of x to the places of their entries.
@@ -115,8 +117,23 @@ void sum_entries(const Runtime& rt, const Routing& routing, MatrixView<const flo
 
 }  // namespace
 
+namespace {
+
+auto gate_kernel(const KernelTable& kernels, Activation activation) {
+  switch (activation) {
+    case Activation::gelu:
+      return kernels.geglu;
+    case Activation::bounded_silu:
+      return kernels.bounded_swiglu;
+    default:
+      return kernels.swiglu;
+  }
+}
+
+}  // namespace
+
 void gate_rows(const Runtime& rt, Activation activation, MatrixView<float> gate, MatrixView<const float> up) {
-  const auto kernel = activation == Activation::gelu ? rt.kernels.geglu : rt.kernels.swiglu;
+  const auto kernel = gate_kernel(rt.kernels, activation);
   for_rows(rt, gate.rows, 2, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t i = first; i < last; ++i) kernel(gate.row(i), up.row(i), gate.cols, gate.row(i));
   });
@@ -155,7 +172,7 @@ void add_experts(const Runtime& rt, const ModelConfig& c, const TensorGroup& g, 
   const TensorSlice& mine = g.mine();
   const std::int64_t entries = normed.rows * c.n_experts_used;
   const MatrixView<float> logits(s.logits.data(), normed.rows, c.n_experts);
-  multiply(rt, {normed, {}}, std::array{Product{w.router, logits}});
+  multiply(rt, {normed, {}}, std::array{Product{w.router, logits, w.router_bias}});
   const Routing routing = route(rt.kernels, logits, c.n_experts_used, c.normalised_expert_weights);
 
   const MatrixView<float> grouped(s.grouped.data(), entries, c.dim);
@@ -171,22 +188,20 @@ void add_experts(const Runtime& rt, const ModelConfig& c, const TensorGroup& g, 
     }
     multiply(rt, products);
   };
-  const auto expert_rows = [&](const PackedMatrix& all, const Routing::Group& group, const IndexRange& rows) {
-    return rows_of_expert(all, c.n_experts, group.expert, rows);
-  };
-  for_groups(
-      grouped, !is_float(w.w_gate_experts.format) || !is_float(w.w_up_experts.format),
-      [&](const Routing::Group& of, const LinearView& x, std::vector<BoundProduct>& products) {
-        products.push_back({x, {expert_rows(w.w_gate_experts, of, mine.expert_hidden), gate.slice(of.first, of.rows)}});
-        products.push_back({x, {expert_rows(w.w_up_experts, of, mine.expert_hidden), up.slice(of.first, of.rows)}});
-      });
+  for_groups(grouped, !is_float(w.w_gate_experts.format) || !is_float(w.w_up_experts.format),
+             [&](const Routing::Group& of, const LinearView& x, std::vector<BoundProduct>& products) {
+               products.push_back(of_expert(x, w.w_gate_experts, w.b_gate_experts, c.n_experts, of.expert,
+                                            mine.expert_hidden, gate.slice(of.first, of.rows)));
+               products.push_back(of_expert(x, w.w_up_experts, w.b_up_experts, c.n_experts, of.expert,
+                                            mine.expert_hidden, up.slice(of.first, of.rows)));
+             });
   gate_rows(rt, c.activation, gate, up);
   gather(g, g.expert_hidden, hidden);
   const auto given = grouped.columns(mine.feed_forward_out.first, mine.feed_forward_out.size());
   for_groups(hidden, !is_float(w.w_down_experts.format),
              [&](const Routing::Group& of, const LinearView& x, std::vector<BoundProduct>& products) {
-               products.push_back(
-                   {x, {expert_rows(w.w_down_experts, of, mine.feed_forward_out), given.slice(of.first, of.rows)}});
+               products.push_back(of_expert(x, w.w_down_experts, w.b_down_experts, c.n_experts, of.expert,
+                                            mine.feed_forward_out, given.slice(of.first, of.rows)));
              });
   sum_entries(rt, routing, given, branch);
 }

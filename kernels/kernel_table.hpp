@@ -120,6 +120,8 @@ struct KernelTable {
   void (*swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
   // The same with GELU in its tanh form.
   void (*geglu)(const float* gate, const float* up, std::int64_t n, float* out);
+  // gpt-oss's: out[i] = g * sigmoid(kBoundedSlope g) * (u + 1) of g = min(gate[i], kBound), u = up[i] within kBound.
+  void (*bounded_swiglu)(const float* gate, const float* up, std::int64_t n, float* out);
   // x[i] = cap * tanh(x[i] / cap), cap > 0
   void (*softcap)(float cap, std::int64_t n, float* x);
   // x[i] += y[i]

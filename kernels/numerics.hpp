@@ -30,4 +30,8 @@ inline constexpr float kExpPoly[kExpTerms] = {
 inline constexpr float kGeluLinear = 0x1.988454p+0f;
 inline constexpr float kGeluCubic = 0x1.2444f2p-4f;
 
+// gpt-oss's SwiGLU: the bound of its inputs, and the slope of its sigmoid.
+inline constexpr float kBound = 7.0f;
+inline constexpr float kBoundedSlope = 1.702f;
+
 }  // namespace jupiter

@@ -86,52 +86,60 @@ void quantize_rows(MatrixView<const float> x, const QuantizedRows& out) {
 
 // ---- quantised matmul
 
-// The f32 factors of one group of a row of weights: 16-column halves differ only in q6k.
+// The f32 factors of one group of a row of weights, or of each of its halves of 16 columns.
 struct GroupFactors {
   std::array<float, 2> scale{};
-  float min = 0;
+  std::array<float, 2> min{};
 };
 
+// The products of two levels are exact: 11 bits times at most 8.
 GroupFactors group_factors(Format f, const QuantizedRow& row, std::int64_t g) {
+  const FormatParts p = parts(f);
   const std::int64_t s = g * kGroupCols / kSuperblockCols;
   GroupFactors factors;
-  if (f == Format::q6k) {
-    for (std::size_t half = 0; half < 2; ++half) {
-      const auto scale = static_cast<std::int8_t>(row.sub_scales[2 * g + half]);
-      factors.scale[half] = f16_to_f32(row.super_scales[s]) * static_cast<float>(scale);  // exact: 11 + 7 bits
+  if (p.scales == Scales::half) {
+    factors.scale[0] = f16_to_f32(row.scales[g]);
+    if (p.min) factors.min[0] = f16_to_f32(row.mins[g]);
+    return factors;
+  }
+  for (int half = 0; half < p.scales_per_group; ++half) {
+    const std::int64_t at = g * p.scales_per_group + half;
+    if (p.scales == Scales::exponent) {
+      factors.scale[half] = exponent_scale(row.sub_scales[at]);
+      continue;
     }
-  } else if (is_k_quant(f)) {
-    factors.scale.fill(f16_to_f32(row.super_scales[s]) * static_cast<float>(row.sub_scales[g]));  // exact
-    factors.min = -(f16_to_f32(row.super_mins[s]) * static_cast<float>(row.sub_mins[g]));
-  } else {
-    factors.scale.fill(f16_to_f32(row.scales[g]));
-    if (has_min(f)) factors.min = f16_to_f32(row.mins[g]);
+    const int scale = p.signed_scales ? int{static_cast<std::int8_t>(row.sub_scales[at])} : int{row.sub_scales[at]};
+    factors.scale[half] = f16_to_f32(row.super_scales[s]) * static_cast<float>(scale);
+    if (p.min) factors.min[half] = -(f16_to_f32(row.super_mins[s]) * static_cast<float>(row.sub_mins[at]));
   }
   return factors;
 }
 
-std::int32_t integer_dot(const std::uint8_t* w, int zero, const std::int8_t* x, int n) {
+std::int32_t integer_dot(Format f, const std::uint8_t* w, const std::int8_t* x, int n) {
   std::int32_t sum = 0;
-  for (int k = 0; k < n; ++k) sum += (w[k] - zero) * x[k];
+  for (int k = 0; k < n; ++k) sum += weight_integer(f, w[k]) * x[k];
   return sum;
 }
 
-// One output: groups in ascending order, two fused steps each (scale, minimum); q6k has two halves.
+// One output: groups in ascending order. A group with one scale is a fused step, and one more for its minimum; one with
+// two is a step for each half, whose minimum joins the half's integer sum before.
 float dot_row(Format f, const QuantizedRow& w, const QuantizedRows& x, const RowBlock& at, std::int64_t r) {
-  constexpr int kHalf = static_cast<int>(kGroupCols) / 2;
-  const int zero = zero_point(f);
+  const int halves = parts(f).scales_per_group, n = static_cast<int>(kGroupCols) / halves;
   float acc = 0.0f;
   for (std::int64_t g = 0; g < x.groups(); ++g) {
     const std::int64_t i = x.index(at, r, g);
     const std::int8_t* q = x.values + i * kGroupCols;
     const std::uint8_t* wq = w.q.data() + g * kGroupCols;
     const GroupFactors factors = group_factors(f, w, g);
-    const int parts = f == Format::q6k ? 2 : 1;
-    for (int part = 0; part < parts; ++part) {
-      const std::int32_t sum = integer_dot(wq + part * kHalf, zero, q + part * kHalf, parts == 2 ? kHalf : 2 * kHalf);
-      acc = std::fma(static_cast<float>(sum) * factors.scale[part], x.scales[i], acc);
+    for (int half = 0; half < halves; ++half) {
+      const std::int32_t sum = integer_dot(f, wq + half * n, q + half * n, n);
+      float product = static_cast<float>(sum) * factors.scale[half];
+      if (has_min(f) && halves == 2) {
+        product = std::fma(static_cast<float>(x.half_offsets[2 * i + half]), -factors.min[half], product);
+      }
+      acc = std::fma(product, x.scales[i], acc);
     }
-    if (has_min(f)) acc = std::fma(factors.min, x.scaled_sums[i], acc);
+    if (has_min(f) && halves == 1) acc = std::fma(factors.min[0], x.scaled_sums[i], acc);
   }
   return acc;
 }
@@ -195,6 +203,14 @@ void geglu(const float* gate, const float* up, std::int64_t n, float* out) {
     const float g = gate[i];
     const float u = std::fma(g * g, kGeluCubic, kGeluLinear) * g;
     out[i] = g / (1.0f + exp_reference(-u)) * up[i];
+  }
+}
+
+void bounded_swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = gate[i] > kBound ? kBound : gate[i];  // NaN stays
+    const float below = up[i] > kBound ? kBound : up[i], u = below < -kBound ? -kBound : below;
+    out[i] = g / (1.0f + exp_reference(g * -kBoundedSlope)) * (u + 1.0f);
   }
 }
 
@@ -291,9 +307,9 @@ void attend_finish(std::int64_t rows, std::int64_t head_dim, const float* sums, 
 }  // namespace
 
 const KernelTable& reference_kernels() {
-  static const KernelTable table = {"reference",  quantize_rows, matmul_quantized, matmul_float, rms_norm, rope,
-                                    swiglu,       geglu,         softcap,          add,          widen,    narrow,
-                                    attend_block, attend_finish, exponential};
+  static const KernelTable table = {"reference", quantize_rows, matmul_quantized, matmul_float, rms_norm, rope,
+                                    swiglu,      geglu,         bounded_swiglu,   softcap,      add,      widen,
+                                    narrow,      attend_block,  attend_finish,    exponential};
   return table;
 }
 

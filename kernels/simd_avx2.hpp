@@ -49,6 +49,15 @@ struct Avx2Lanes {
   }
   static JUPITER_INLINE I set1_int(std::int32_t x) { return _mm256_set1_epi32(x); }
   static JUPITER_INLINE I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
+  static JUPITER_INLINE I and_int(I a, I b) { return _mm256_and_si256(a, b); }
+  template <int kBits>
+  static JUPITER_INLINE I shift_left(I a) {
+    return _mm256_slli_epi32(a, kBits);
+  }
+  template <int kBits>
+  static JUPITER_INLINE I shift_right(I a) {
+    return _mm256_srli_epi32(a, kBits);
+  }
   static JUPITER_INLINE I larger_int(I a, I b) { return _mm256_max_epi32(a, b); }
   static JUPITER_INLINE std::int32_t largest_int(I a) {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -85,7 +94,8 @@ struct Avx2Lanes {
     // An arithmetic shift keeps the upper half's sign, so that the signed pack keeps its bits.
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_16(_mm256_srai_epi32(rounded, 16)));
   }
-  static JUPITER_INLINE F load_u8(const std::byte* p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_64(p))); }
+  static JUPITER_INLINE I load_u8_int(const std::byte* p) { return _mm256_cvtepu8_epi32(load_64(p)); }
+  static JUPITER_INLINE F load_u8(const std::byte* p) { return to_float(load_u8_int(p)); }
   static JUPITER_INLINE F load_i8(const std::byte* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_64(p))); }
 
   // ---- weights: unsigned bytes
@@ -94,12 +104,22 @@ struct Avx2Lanes {
   }
   static JUPITER_INLINE Bytes low_nibbles(Bytes b) { return _mm256_and_si256(b, _mm256_set1_epi8(15)); }
   static JUPITER_INLINE Bytes high_nibbles(Bytes b) { return low_nibbles(_mm256_srli_epi16(b, 4)); }
-  static JUPITER_INLINE Bytes add_bit4(Bytes q, const std::byte* mask) {
+  // bits 2t and 2t+1 of each byte
+  template <int kT>
+  static JUPITER_INLINE Bytes two_bits(Bytes b) {
+    return _mm256_and_si256(_mm256_srli_epi16(b, 2 * kT), _mm256_set1_epi8(3));
+  }
+  // levels[code] of each byte below 16
+  static JUPITER_INLINE Bytes look_up(const Levels& levels, Bytes codes) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(levels.data())), codes);
+  }
+  template <int kBit>
+  static JUPITER_INLINE Bytes add_bit(Bytes q, const std::byte* mask) {
     const I all = _mm256_set1_epi32(*reinterpret_cast<const AnyInt*>(mask));
     const I byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const I bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ull));
     const I set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(all, byte_of), bit_of), bit_of);
-    return _mm256_or_si256(q, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+    return _mm256_or_si256(q, _mm256_and_si256(set, _mm256_set1_epi8(1 << kBit)));
   }
   // q | bits 2t and 2t+1 of `high` as bits 4 and 5
   template <int kT>

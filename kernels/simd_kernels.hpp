@@ -11,21 +11,9 @@ namespace {
 
 template <class Isa>
 constexpr KernelTable simd_table(const char* name) {
-  return {name,
-          quantize_rows<Isa>,
-          matmul_quantized<Isa>,
-          matmul_float<Isa>,
-          rms_norm<Isa>,
-          rope<Isa>,
-          swiglu<Isa>,
-          geglu<Isa>,
-          softcap<Isa>,
-          add<Isa>,
-          widen<Isa>,
-          narrow<Isa>,
-          attend_block<Isa>,
-          attend_finish<Isa>,
-          exponential<Isa>};
+  return {name,        quantize_rows<Isa>, matmul_quantized<Isa>, matmul_float<Isa>, rms_norm<Isa>, rope<Isa>,
+          swiglu<Isa>, geglu<Isa>,         bounded_swiglu<Isa>,   softcap<Isa>,      add<Isa>,      widen<Isa>,
+          narrow<Isa>, attend_block<Isa>,  attend_finish<Isa>,    exponential<Isa>};
 }
 
 }  // namespace

@@ -82,6 +82,14 @@ JUPITER_INLINE Lanes<Isa> negate(const Lanes<Isa>& a) {
   return out;
 }
 
+// NaN stays.
+template <class Isa>
+JUPITER_INLINE Lanes<Isa> at_most(const Lanes<Isa>& a, float limit) {
+  Lanes<Isa> out;
+  for (int i = 0; i < Lanes<Isa>::kParts; ++i) out.v[i] = Isa::at_most(a.v[i], Isa::set1(limit));
+  return out;
+}
+
 // Halves are added until one lane is left.
 template <class Isa>
 JUPITER_INLINE float tree_sum(const Lanes<Isa>& a) {

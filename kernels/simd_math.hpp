@@ -210,6 +210,19 @@ void geglu(const float* gate, const float* up, std::int64_t n, float* out) {
 }
 
 template <class Isa>
+void bounded_swiglu(const float* gate, const float* up, std::int64_t n, float* out) {
+  const auto one = set1<Isa>(1.0f), slope = set1<Isa>(-kBoundedSlope);
+  for (std::int64_t i = 0; i < n; i += kWide) {
+    const std::int64_t part = part_of(n, i);
+    const auto g = at_most<Isa>(load_part<Isa>(gate + i, part), kBound);
+    const auto below = at_most<Isa>(load_part<Isa>(up + i, part), kBound);
+    const auto u = negate<Isa>(at_most<Isa>(negate<Isa>(below), kBound));
+    const auto silu = div<Isa>(g, add<Isa>(one, exp<Isa>(mul<Isa>(g, slope))));
+    store_part<Isa>(out + i, mul<Isa>(silu, add<Isa>(u, one)), part);
+  }
+}
+
+template <class Isa>
 void softcap(float cap, std::int64_t n, float* x) {
   for (std::int64_t i = 0; i < n; i += kWide) {
     const std::int64_t part = part_of(n, i);

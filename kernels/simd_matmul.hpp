@@ -11,19 +11,26 @@
 namespace jupiter {
 namespace {
 
-// Bytes of each section per group of 32 columns.
+// What follows from a format's parts: bytes of each section per group of 32 columns, and what the integers are.
 template <Format kFormat>
 struct Traits {
-  static constexpr bool kQuant = is_k_quant(kFormat);
-  static constexpr bool kMin = has_min(kFormat);
-  static constexpr bool kFifthBit = kFormat == Format::q5 || kFormat == Format::q5m || kFormat == Format::q5k;
-  static constexpr int kScaleBytes = kQuant && kMin ? 16 : 32;  // q6k: two of 16
-  static constexpr int kMinBytes = kQuant ? 16 : 32;
-  static constexpr int kLowBytes = kFormat == Format::q8 ? 512 : 256;
-  static constexpr int kHighBytes = kFormat == Format::q6k ? 128 : kFifthBit ? 64 : 0;
-  static constexpr int kGroupBytes = kScaleBytes + (kMin ? kMinBytes : 0) + kLowBytes + kHighBytes + (kQuant ? 8 : 0);
-  static constexpr int kScales = kFormat == Format::q6k ? 2 : 1;  // scales in a group
-  static constexpr int kMaxWeight = kFormat == Format::q8 ? 255 : kFormat == Format::q6k ? 63 : kFifthBit ? 31 : 15;
+  static constexpr FormatParts kParts = parts(kFormat);
+  static constexpr bool kTwoLevels = kParts.scales == Scales::two_level;
+  static constexpr bool kMin = kParts.min;
+  static constexpr int kScales = kParts.scales_per_group;
+  static constexpr bool kHalfMins = kMin && kScales == 2;  // in the upper nibbles of the scales' bytes
+  static constexpr int kFactorBytes = kParts.scales == Scales::half ? 32 : 16;  // one for each row
+  static constexpr int kScaleBytes = kFactorBytes * kScales;
+  static constexpr int kMinBytes = kMin && !kHalfMins ? kFactorBytes : 0;
+  static constexpr int kLowBytes = 64 * kParts.low_bits;
+  static constexpr int kHighBytes = 64 * kParts.high_bits;
+  static constexpr int kGroupBytes = kScaleBytes + kMinBytes + kLowBytes + kHighBytes + (kTwoLevels ? 8 : 0);
+  static constexpr Levels kLevels = levels(kFormat);
+  // Whether the integers need all eight bits: some instruction sets want them signed, without their zero point.
+  static constexpr bool kEightBits = kParts.zero_point == 128;
+  static constexpr int kMaxWeight = kEightBits      ? 255
+                                    : kParts.levels ? 31
+                                                    : (1 << (kParts.low_bits + kParts.high_bits)) - 1;
 };
 
 // Prefetched ahead of the group in work. The far distance fills the second level cache from memory; the near one the
@@ -68,46 +75,74 @@ template <class Isa>
 struct Group {
   typename Isa::Bytes quads[8];
   typename Isa::F scale[2];
-  typename Isa::F min;
+  typename Isa::F min[2];
 };
 
 template <class Isa, Format kFormat>
 JUPITER_INLINE void load_factors(const Panel& p, std::int64_t g, int lane, Group<Isa>& out) {
   using T = Traits<kFormat>;
-  if constexpr (T::kQuant) {
+  const std::byte* scales = p.scales + g * T::kScaleBytes;
+  if constexpr (T::kParts.scales == Scales::half) {
+    out.scale[0] = Isa::load_f16(scales + lane * 2);
+    if constexpr (T::kMin) out.min[0] = Isa::load_f16(p.mins + g * T::kMinBytes + lane * 2);
+  } else if constexpr (T::kParts.scales == Scales::exponent) {
+    // Half of 2^(e - 127), as exponent_scale() has it.
+    const auto doubled = Isa::template shift_left<23>(Isa::load_u8_int(scales + lane));
+    out.scale[0] = Isa::mul(Isa::as_float(Isa::larger_int(doubled, Isa::set1_int(1 << 22))), Isa::set1(0.5f));
+  } else {
     const std::int64_t super = (g * kGroupCols / kSuperblockCols) * kPanelRows * 2 + lane * 2;
     const auto d = Isa::load_f16(p.super_scales + super);
-    if constexpr (kFormat == Format::q6k) {
-      out.scale[0] = Isa::mul(d, Isa::load_i8(p.scales + g * T::kScaleBytes + lane));
-      out.scale[1] = Isa::mul(d, Isa::load_i8(p.scales + g * T::kScaleBytes + 16 + lane));
-    } else {
-      out.scale[0] = Isa::mul(d, Isa::load_u8(p.scales + g * T::kScaleBytes + lane));
+    for (int half = 0; half < T::kScales; ++half) {
+      const std::byte* at = scales + half * T::kFactorBytes + lane;
+      if constexpr (T::kHalfMins) {
+        const auto both = Isa::load_u8_int(at);
+        const auto dmin = Isa::load_f16(p.super_mins + super);
+        out.scale[half] = Isa::mul(d, Isa::to_float(Isa::and_int(both, Isa::set1_int(15))));
+        out.min[half] = Isa::mul(dmin, Isa::to_float(Isa::template shift_right<4>(both)));
+      } else if constexpr (T::kParts.signed_scales) {
+        out.scale[half] = Isa::mul(d, Isa::load_i8(at));
+      } else {
+        out.scale[half] = Isa::mul(d, Isa::load_u8(at));
+      }
+    }
+    if constexpr (T::kMin && !T::kHalfMins) {
       const auto dmin = Isa::load_f16(p.super_mins + super);
-      out.min = Isa::negate(Isa::mul(dmin, Isa::load_u8(p.mins + g * T::kMinBytes + lane)));
+      out.min[0] = Isa::negate(Isa::mul(dmin, Isa::load_u8(p.mins + g * T::kMinBytes + lane)));
+    }
+  }
+}
+
+template <class Isa, Format kFormat>
+JUPITER_INLINE void load_low_bits(const std::byte* low, typename Isa::Bytes* quads) {
+  constexpr int kBits = Traits<kFormat>::kParts.low_bits;
+  if constexpr (kBits == 8) {
+    for (int j = 0; j < 8; ++j) quads[j] = Isa::load_q8(low + j * 64);
+  } else if constexpr (kBits == 4) {
+    for (int j = 0; j < 4; ++j) {
+      const auto both = Isa::load_bytes(low + j * 64);
+      quads[j] = Isa::low_nibbles(both);
+      quads[j + 4] = Isa::high_nibbles(both);
     }
   } else {
-    out.scale[0] = Isa::load_f16(p.scales + g * T::kScaleBytes + lane * 2);
-    if constexpr (T::kMin) out.min = Isa::load_f16(p.mins + g * T::kMinBytes + lane * 2);
+    for (int h = 0; h < 2; ++h) {
+      const auto four = Isa::load_bytes(low + h * 64);
+      quads[4 * h] = Isa::template two_bits<0>(four);
+      quads[4 * h + 1] = Isa::template two_bits<1>(four);
+      quads[4 * h + 2] = Isa::template two_bits<2>(four);
+      quads[4 * h + 3] = Isa::template two_bits<3>(four);
+    }
   }
 }
 
 template <class Isa, Format kFormat>
 JUPITER_INLINE void load_quads(const Panel& p, std::int64_t g, int lane, Group<Isa>& out) {
   using T = Traits<kFormat>;
-  const std::byte* low = p.low + g * T::kLowBytes + lane * 4;
-  if constexpr (kFormat == Format::q8) {
-    for (int j = 0; j < 8; ++j) out.quads[j] = Isa::load_q8(low + j * 64);
-    return;
-  }
-  for (int j = 0; j < 4; ++j) {
-    const auto both = Isa::load_bytes(low + j * 64);
-    out.quads[j] = Isa::low_nibbles(both);
-    out.quads[j + 4] = Isa::high_nibbles(both);
-  }
+  load_low_bits<Isa, kFormat>(p.low + g * T::kLowBytes + lane * 4, out.quads);
   const std::byte* high = p.high + g * T::kHighBytes;
-  if constexpr (T::kFifthBit) {
-    for (int j = 0; j < 8; ++j) out.quads[j] = Isa::add_bit4(out.quads[j], high + j * 8 + lane / 2);
-  } else if constexpr (kFormat == Format::q6k) {
+  if constexpr (T::kParts.high_bits == 1) {
+    constexpr int kBit = T::kParts.low_bits;
+    for (int j = 0; j < 8; ++j) out.quads[j] = Isa::template add_bit<kBit>(out.quads[j], high + j * 8 + lane / 2);
+  } else if constexpr (T::kParts.high_bits == 2) {
     for (int h = 0; h < 2; ++h) {
       const auto bits = Isa::load_bytes(high + h * 64 + lane * 4);
       out.quads[4 * h] = Isa::template add_bits45<0>(out.quads[4 * h], bits);
@@ -116,13 +151,16 @@ JUPITER_INLINE void load_quads(const Panel& p, std::int64_t g, int lane, Group<I
       out.quads[4 * h + 3] = Isa::template add_bits45<3>(out.quads[4 * h + 3], bits);
     }
   }
+  if constexpr (T::kParts.levels) {
+    for (int j = 0; j < 8; ++j) out.quads[j] = Isa::template lookup<T::kEightBits>(T::kLevels, out.quads[j]);
+  }
 }
 
 // acc + the group's share for kRows rows from row r on; the order of the fused steps is dot_row's in reference.cpp.
 template <class Isa, Format kFormat, int kRows>
 JUPITER_INLINE void add_group(const Group<Isa>& w, const Activations& x, int r, typename Isa::F* acc) {
   using T = Traits<kFormat>;
-  constexpr int kZero = kFormat == Format::q8 && Isa::kSignedQ8 ? 0 : zero_point(kFormat);
+  constexpr int kZero = T::kEightBits && Isa::kSignedQ8 ? 0 : T::kParts.zero_point;
   constexpr int kQuads = 8 / T::kScales;
   for (int part = 0; part < T::kScales; ++part) {
     typename Isa::I sums[kRows];
@@ -137,11 +175,16 @@ JUPITER_INLINE void add_group(const Group<Isa>& w, const Activations& x, int r, 
     Isa::template dot<T::kMaxWeight, kQuads, kRows>(w.quads + part * kQuads, x.values + r * kGroupCols + part * 16,
                                                     sums);
     for (int i = 0; i < kRows; ++i) {
-      acc[i] = Isa::fma(Isa::mul(Isa::to_float(sums[i]), w.scale[part]), Isa::set1(x.scales[r + i]), acc[i]);
+      auto product = Isa::mul(Isa::to_float(sums[i]), w.scale[part]);
+      if constexpr (T::kHalfMins) {
+        const auto offset = static_cast<float>(x.half_offsets[2 * (r + i) + part]);  // at most 16 * 127
+        product = Isa::fma(Isa::set1(offset), w.min[part], product);
+      }
+      acc[i] = Isa::fma(product, Isa::set1(x.scales[r + i]), acc[i]);
     }
   }
-  if constexpr (T::kMin) {
-    for (int i = 0; i < kRows; ++i) acc[i] = Isa::fma(w.min, Isa::set1(x.scaled_sums[r + i]), acc[i]);
+  if constexpr (T::kMin && !T::kHalfMins) {
+    for (int i = 0; i < kRows; ++i) acc[i] = Isa::fma(w.min[0], Isa::set1(x.scaled_sums[r + i]), acc[i]);
   }
 }
 
@@ -260,6 +303,16 @@ void matmul_quantized(const PackedMatrix& w, PanelRange panels, const QuantizedR
       return multiply_panels<Isa, Format::q5k>(w, panels, x, out);
     case Format::q6k:
       return multiply_panels<Isa, Format::q6k>(w, panels, x, out);
+    case Format::q2k:
+      return multiply_panels<Isa, Format::q2k>(w, panels, x, out);
+    case Format::q3k:
+      return multiply_panels<Isa, Format::q3k>(w, panels, x, out);
+    case Format::iq4nl:
+      return multiply_panels<Isa, Format::iq4nl>(w, panels, x, out);
+    case Format::iq4xs:
+      return multiply_panels<Isa, Format::iq4xs>(w, panels, x, out);
+    case Format::mxfp4:
+      return multiply_panels<Isa, Format::mxfp4>(w, panels, x, out);
     default:
       return;  // float formats have matmul_float
   }

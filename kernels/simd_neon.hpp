@@ -44,6 +44,15 @@ struct NeonLanes {
   }
   static JUPITER_INLINE I set1_int(std::int32_t x) { return vdupq_n_s32(x); }
   static JUPITER_INLINE I add_int(I a, I b) { return vaddq_s32(a, b); }
+  static JUPITER_INLINE I and_int(I a, I b) { return vandq_s32(a, b); }
+  template <int kBits>
+  static JUPITER_INLINE I shift_left(I a) {
+    return vshlq_n_s32(a, kBits);
+  }
+  template <int kBits>
+  static JUPITER_INLINE I shift_right(I a) {  // of what is not negative
+    return vshrq_n_s32(a, kBits);
+  }
   static JUPITER_INLINE I larger_int(I a, I b) { return vmaxq_s32(a, b); }
   static JUPITER_INLINE std::int32_t largest_int(I a) { return vmaxvq_s32(a); }
   static JUPITER_INLINE std::int32_t sum_int(I a) { return vaddvq_s32(a); }
@@ -72,9 +81,10 @@ struct NeonLanes {
     __builtin_memcpy(&four, p, sizeof four);
     return vreinterpret_u8_u32(vdup_n_u32(four));
   }
-  static JUPITER_INLINE F load_u8(const std::byte* p) {
-    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(load_four(p)))));
+  static JUPITER_INLINE I load_u8_int(const std::byte* p) {
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(load_four(p)))));
   }
+  static JUPITER_INLINE F load_u8(const std::byte* p) { return to_float(load_u8_int(p)); }
   static JUPITER_INLINE F load_i8(const std::byte* p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four(p))))));
   }
@@ -86,11 +96,24 @@ struct NeonLanes {
   static JUPITER_INLINE Bytes load_q8(const std::byte* p) { return veorq_u8(load_bytes(p), vdupq_n_u8(128)); }
   static JUPITER_INLINE Bytes low_nibbles(Bytes b) { return vandq_u8(b, vdupq_n_u8(15)); }
   static JUPITER_INLINE Bytes high_nibbles(Bytes b) { return vshrq_n_u8(b, 4); }
-  static JUPITER_INLINE Bytes add_bit4(Bytes q, const std::byte* mask) {
+  // bits 2t and 2t+1 of each byte
+  template <int kT>
+  static JUPITER_INLINE Bytes two_bits(Bytes b) {
+    if constexpr (kT == 0) return vandq_u8(b, vdupq_n_u8(3));
+    if constexpr (kT > 0) return vandq_u8(vshrq_n_u8(b, 2 * kT), vdupq_n_u8(3));
+  }
+  // levels[code] of each byte below 16; those of eight bits come without their zero point
+  template <bool kEightBits>
+  static JUPITER_INLINE Bytes lookup(const Levels& levels, Bytes codes) {
+    const Bytes table = vld1q_u8(levels.data());
+    return vqtbl1q_u8(kEightBits ? veorq_u8(table, vdupq_n_u8(128)) : table, codes);
+  }
+  template <int kBit>
+  static JUPITER_INLINE Bytes add_bit(Bytes q, const std::byte* mask) {
     const auto* m = reinterpret_cast<const std::uint8_t*>(mask);
     const uint8x8_t bit_of = vcreate_u8(0x8040201008040201ull);
     const Bytes set = vcombine_u8(vtst_u8(vdup_n_u8(m[0]), bit_of), vtst_u8(vdup_n_u8(m[1]), bit_of));
-    return vorrq_u8(q, vandq_u8(set, vdupq_n_u8(16)));
+    return vorrq_u8(q, vandq_u8(set, vdupq_n_u8(1 << kBit)));
   }
   // q | bits 2t and 2t+1 of `high` as bits 4 and 5
   template <int kT>

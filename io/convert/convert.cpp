@@ -26,11 +26,13 @@ bool is_half_finite(std::uint16_t bits) {
   return (bits & 0x7c00u) != 0x7c00u;
 }
 
-bool is_finite(const QuantizedRow& row) {
+bool is_finite(Format format, const QuantizedRow& row) {
   for (const auto* scales : {&row.scales, &row.mins, &row.super_scales, &row.super_mins}) {
     if (!std::all_of(scales->begin(), scales->end(), is_half_finite)) return false;
   }
-  return true;
+  if (parts(format).scales != Scales::exponent) return true;
+  return std::all_of(row.sub_scales.begin(), row.sub_scales.end(),
+                     [](std::uint8_t exponent) { return std::isfinite(exponent_scale(exponent)); });
 }
 
 class Converter {
@@ -88,12 +90,18 @@ class Converter {
                              "q_norm",
                              "k_norm",
                              "wo",
+                             "bo",
+                             "sinks",
                              "attn_post_norm",
                              "ffn_norm",
                              "router",
+                             "router_bias",
                              "w_gate_experts",
                              "w_up_experts",
                              "w_down_experts",
+                             "b_gate_experts",
+                             "b_up_experts",
+                             "b_down_experts",
                              "shared_router",
                              "w_gate",
                              "w_up",
@@ -173,7 +181,7 @@ class Converter {
   void quantized_row(const SourceTensor& t, std::int64_t row, Format format, Row& scratch) {
     if (format == t.format) {
       source_.read_row(t, row, scratch.integers);
-      if (!is_finite(scratch.integers)) bad_weight(t.name, row);
+      if (!is_finite(format, scratch.integers)) bad_weight(t.name, row);
       return;
     }
     read_floats(t, row, scratch);
@@ -182,7 +190,7 @@ class Converter {
     } else {
       quantize_q4m(scratch.floats.data(), t.cols, scratch.integers);
     }
-    if (!is_finite(scratch.integers)) {
+    if (!is_finite(format, scratch.integers)) {
       throw FormatError(source_.file(), fmt::format("{}, row {}", t.name, row), "scales within f16's range",
                         "larger weights");
     }

@@ -72,6 +72,7 @@ void read_yarn(const Gguf& file, const Fields& fields, ModelConfig& c) {
   s.original_context = fields.number_or("rope.scaling.original_context_length", static_cast<double>(c.max_seq_len));
   s.beta_fast = fields.number_or("rope.scaling.yarn_beta_fast", 32);
   s.beta_slow = fields.number_or("rope.scaling.yarn_beta_slow", 1);
+  s.truncate = c.architecture != Architecture::gpt_oss;  // as its configuration says; GGUF has no word for it
   if (!(s.factor > 0) || !(s.original_context > 0) || !(s.beta_slow > 0) || !(s.beta_fast > s.beta_slow)) {
     throw FormatError(file.file_name(), "metadata " + fields.key("rope.scaling.factor"),
                       "a positive factor and original context, and 0 < yarn_beta_slow < yarn_beta_fast",
@@ -175,7 +176,8 @@ void read_experts(const Fields& fields, ModelConfig& c) {
   c.n_experts = fields.int_or("expert_count", 0);
   if (c.n_experts == 0) return;
   c.n_experts_used = fields.required_int("expert_used_count");
-  fields.expect("expert_gating_func", 1);  // softmax
+  const bool gpt_oss = c.architecture == Architecture::gpt_oss;
+  fields.expect("expert_gating_func", gpt_oss ? 3 : 1);  // softmax of those used, or of all
   fields.expect("leading_dense_block_count", 0);
   c.expert_hidden_dim = fields.int_or("expert_feed_forward_length", c.hidden_dim);
   c.hidden_dim = 0;
@@ -186,9 +188,10 @@ void read_experts(const Fields& fields, ModelConfig& c) {
   }
 }
 
-// Gemma 2's files need not name their window, Gemma 3's must; of other architectures only those with the key have one.
+// Gemma 2's files need not name their window, Gemma 3's and gpt-oss's must; of other architectures only those with the
+// key have one.
 std::int64_t read_window(const Fields& fields, Architecture a) {
-  if (a == Architecture::gemma3) return fields.required_int("attention.sliding_window");
+  if (a == Architecture::gemma3 || a == Architecture::gpt_oss) return fields.required_int("attention.sliding_window");
   return fields.int_or("attention.sliding_window", a == Architecture::gemma2 ? 4096 : 0);
 }
 
@@ -221,6 +224,10 @@ ModelConfig Gguf::config(std::int64_t context) const {
   check(c, file_name_);  // the number of layers is about to be trusted
   if (is_gemma(c.architecture)) read_gemma(fields, c);
   if (c.architecture == Architecture::granite || c.architecture == Architecture::granitemoe) read_granite(fields, c);
+  if (c.architecture == Architecture::gpt_oss) {
+    set_gpt_oss(c);
+    c.full_attention_layers = last_of_turns(2, c.n_layers);
+  }
   if (c.architecture == Architecture::smollm3) c.no_rope_layers = last_of_turns(4, c.n_layers);
   read_rope_scaling(*this, fields, context, c);
   check(c, file_name_);

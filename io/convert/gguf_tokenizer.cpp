@@ -16,7 +16,7 @@ PreTokenizer read_pre_tokenizer(const Gguf& file) {
     std::string_view text;
     PreTokenizer pre;
   };
-  static constexpr std::array<Name, 11> kNames = {{
+  static constexpr std::array<Name, 12> kNames = {{
       {"gpt-2", PreTokenizer::gpt2},
       {"default", PreTokenizer::gpt2},
       {"olmo", PreTokenizer::gpt2},
@@ -28,13 +28,14 @@ PreTokenizer read_pre_tokenizer(const Gguf& file) {
       {"llama-v3", PreTokenizer::llama3},
       {"qwen2", PreTokenizer::qwen2},
       {"deepseek-r1-qwen", PreTokenizer::qwen2},
+      {"gpt-4o", PreTokenizer::o200k},
   }};
   const std::string_view text = file.find_string("tokenizer.ggml.pre").value_or("default");
   for (const Name& name : kNames) {
     if (name.text == text) return name.pre;
   }
   throw FormatError(file.file_name(), "metadata tokenizer.ggml.pre",
-                    "gpt-2, default, olmo, smollm, refact, starcoder, llama-bpe or qwen2",
+                    "gpt-2, default, olmo, smollm, refact, starcoder, llama-bpe, qwen2 or gpt-4o",
                     "\"" + std::string(text.substr(0, 80)) + "\"");
 }
 

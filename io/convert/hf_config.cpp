@@ -30,10 +30,16 @@ constexpr std::array kModels = {
     KnownModel{"Qwen3MoeForCausalLM", "qwen3_moe", Architecture::qwen3moe},
     KnownModel{"OlmoeForCausalLM", "olmoe", Architecture::olmoe},
     KnownModel{"GraniteMoeForCausalLM", "granitemoe", Architecture::granitemoe},
+    KnownModel{"GptOssForCausalLM", "gpt_oss", Architecture::gpt_oss},
 };
 
 bool is_gemma(Architecture a) {
   return a == Architecture::gemma2 || a == Architecture::gemma3;
+}
+
+// Layers with a window take turns with those that see everything.
+bool alternates(Architecture a) {
+  return is_gemma(a) || a == Architecture::gpt_oss;
 }
 
 // Gemma 3 with pictures: the text model's part, whose files leave out what has this default.
@@ -189,12 +195,12 @@ void read_rope(const JsonObject& json, std::int64_t context, ModelConfig& c) {
 
 // ---- layers of different kinds
 
-// Mistral's and Phi's window holds for all layers, Gemma's for those that layer_types names; Qwen's, where switched on,
-// only for some, which we do not implement.
+// Mistral's and Phi's window holds for all layers, Gemma's and gpt-oss's for those that layer_types names; Qwen's,
+// where switched on, only for some, which we do not implement.
 std::int64_t read_window(const JsonObject& json, Architecture architecture) {
   const bool usual = is_gemma(architecture) && !json.value().contains("sliding_window");
   const std::int64_t window = usual ? 4096 : json.find_int("sliding_window").value_or(0);
-  if (is_gemma(architecture) || architecture == Architecture::phi3) return window;
+  if (alternates(architecture) || architecture == Architecture::phi3) return window;
   if (architecture == Architecture::llama) {
     const std::string type = json.find_string("model_type").value_or("");
     return type == "mistral" || type == "mixtral" ? window : 0;
@@ -203,13 +209,14 @@ std::int64_t read_window(const JsonObject& json, Architecture architecture) {
   return 0;
 }
 
-// Gemma: every second or sixth layer sees everything. Newer files list the layers, older ones say how many make a turn.
+// Gemma and gpt-oss: every second or sixth layer sees everything. Newer files list the layers, older ones say how many
+// make a turn.
 std::vector<std::int64_t> read_full_layers(const JsonObject& json, const ModelConfig& c) {
   std::vector<std::int64_t> full;
-  if (!is_gemma(c.architecture) || c.sliding_window == 0) return full;
+  if (!alternates(c.architecture) || c.sliding_window == 0) return full;
   const auto& types = json.array_or_empty("layer_types");
   const std::int64_t turn =
-      c.architecture == Architecture::gemma2 ? 2 : json.find_int("sliding_window_pattern", 1, 4096).value_or(6);
+      c.architecture == Architecture::gemma3 ? json.find_int("sliding_window_pattern", 1, 4096).value_or(6) : 2;
   if (!types.empty() && std::ssize(types) != c.n_layers) {
     json.fail("layer_types", std::to_string(c.n_layers) + " entries", std::to_string(types.size()));
   }
@@ -274,13 +281,14 @@ void read_granite(const JsonObject& json, ModelConfig& c) {
 bool has_experts(const JsonObject& json, Architecture a) {
   const bool mixtral = a == Architecture::llama && json.has("num_local_experts");
   return mixtral || a == Architecture::qwen2moe || a == Architecture::qwen3moe || a == Architecture::olmoe ||
-         a == Architecture::granitemoe;
+         a == Architecture::granitemoe || a == Architecture::gpt_oss;
 }
 
 // Moves the feed-forward part to the experts.
 void read_experts(const JsonObject& json, ModelConfig& c) {
   const bool qwen = c.architecture == Architecture::qwen2moe || c.architecture == Architecture::qwen3moe;
-  const bool local = c.architecture == Architecture::llama || c.architecture == Architecture::granitemoe;
+  const bool local = c.architecture == Architecture::llama || c.architecture == Architecture::granitemoe ||
+                     c.architecture == Architecture::gpt_oss;
   c.n_experts = json.integer(local || !json.has("num_experts") ? "num_local_experts" : "num_experts");
   if (c.n_experts < 1) json.fail("num_experts", "a positive number", std::to_string(c.n_experts));
   c.n_experts_used = json.integer("num_experts_per_tok");
@@ -300,9 +308,26 @@ void read_experts(const JsonObject& json, ModelConfig& c) {
   }
 }
 
+// Biases, sinks and an activation of its own.
+void read_gpt_oss(const JsonObject& json, ModelConfig& c) {
+  if (!json.find_bool("attention_bias").value_or(true)) json.fail("attention_bias", "true", "false");
+  for (const auto& [key, only] : {std::pair("swiglu_limit", 7.0), std::pair("swiglu_alpha", 1.702)}) {
+    const double found = json.find_number(key).value_or(only);
+    if (found != only) json.fail(key, std::to_string(only), std::to_string(found));
+  }
+  set_gpt_oss(c);
+}
+
 void refuse_unsupported(const JsonObject& json, Architecture architecture) {
-  for (const std::string_view key : {"attention_bias", "mlp_bias"}) expect_false(json, key);
-  if (json.has("quantization_config")) json.fail("quantization_config", "float weights", "quantised ones");
+  const bool gpt_oss = architecture == Architecture::gpt_oss;
+  if (!gpt_oss) expect_false(json, "attention_bias");
+  expect_false(json, "mlp_bias");
+  if (const auto quantised = json.find_object("quantization_config")) {
+    const std::string method = quantised->find_string("quant_method").value_or("nothing");
+    if (!gpt_oss || method != "mxfp4") {
+      json.fail("quantization_config", gpt_oss ? "float weights or mxfp4" : "float weights", method.substr(0, 40));
+    }
+  }
   const char* expected = is_gemma(architecture) ? "gelu_pytorch_tanh" : "silu";
   const char* key = is_gemma(architecture) ? "hidden_activation" : "hidden_act";
   const std::string activation = json.find_string(key).value_or(expected);
@@ -339,6 +364,7 @@ ModelConfig parse_hf_config(const JsonObject& json, bool has_output, std::int64_
   c.full_attention_layers = read_full_layers(json, c);
   c.no_rope_layers = read_no_rope_layers(json, c);
   if (is_gemma(c.architecture)) read_gemma(json, c);
+  if (c.architecture == Architecture::gpt_oss) read_gpt_oss(json, c);
   if (c.architecture == Architecture::granite || c.architecture == Architecture::granitemoe) read_granite(json, c);
   read_rope(json, context, c);
   check(c, json.where());

@@ -54,10 +54,18 @@ std::vector<std::string_view> HfFolder::tensor_names() const {
   return names;
 }
 
+const Safetensors& HfFolder::file_of(std::string_view tensor) const {
+  const auto it = files_by_tensor_.find(tensor);
+  if (it == files_by_tensor_.end()) throw FormatError(path_, "tensor " + std::string(tensor), "its weights", "nothing");
+  return it->second->content();
+}
+
 StoredTensor HfFolder::tensor(std::string_view name) const {
-  const auto it = files_by_tensor_.find(name);
-  if (it == files_by_tensor_.end()) throw FormatError(path_, "tensor " + std::string(name), "its weights", "nothing");
-  return it->second->content().tensor(name);
+  return file_of(name).tensor(name);
+}
+
+std::span<const std::byte> HfFolder::bytes(std::string_view name, const std::vector<std::int64_t>& shape) const {
+  return file_of(name).bytes(name, shape);
 }
 
 ModelConfig HfFolder::config() const {

@@ -29,10 +29,13 @@ class HfFolder {
   bool has_tensor(std::string_view name) const { return files_by_tensor_.find(name) != files_by_tensor_.end(); }
   std::vector<std::string_view> tensor_names() const;
   StoredTensor tensor(std::string_view name) const;
+  // As Safetensors::bytes().
+  std::span<const std::byte> bytes(std::string_view name, const std::vector<std::int64_t>& shape) const;
 
   const std::string& path() const { return path_; }
 
  private:
+  const Safetensors& file_of(std::string_view tensor) const;
   void open_weights(const std::string& file_name);
   std::string path_;
   std::int64_t context_;

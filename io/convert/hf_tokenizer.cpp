@@ -27,6 +27,11 @@ constexpr std::string_view kLlama3Regex =
 constexpr std::string_view kQwen2Regex =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr std::string_view kO200kRegex =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 // A step that may be a "Sequence" of steps, flattened.
 std::vector<JsonObject> steps_of(const JsonObject& parent, std::string_view key, std::string_view list) {
   const auto step = parent.find_object(key);
@@ -50,6 +55,7 @@ PreTokenizer pre_of_split(const JsonObject& split) {
     if (regex == kGpt2Regex) return PreTokenizer::gpt2;
     if (regex == kLlama3Regex) return PreTokenizer::llama3;
     if (regex == kQwen2Regex) return PreTokenizer::qwen2;
+    if (regex == kO200kRegex) return PreTokenizer::o200k;
   }
   return PreTokenizer::none;
 }
@@ -68,7 +74,7 @@ PreTokenizer read_pre_tokenizer(const JsonObject& tokenizer) {
   }
   if (pre == PreTokenizer::none) {
     const json* found = tokenizer.find("pre_tokenizer");
-    tokenizer.fail("pre_tokenizer", "that of GPT-2, SmolLM, Llama 3 or Qwen 2",
+    tokenizer.fail("pre_tokenizer", "that of GPT-2, SmolLM, Llama 3, Qwen 2 or GPT-4o",
                    found == nullptr ? "nothing" : json_text(*found));
   }
   return pre;
@@ -83,6 +89,7 @@ void check_byte_level(const JsonObject& tokenizer, const JsonObject& model, PreT
     }
   }
   const bool whole_words = model.find_bool("ignore_merges").value_or(false);
+  if (pre == PreTokenizer::o200k) return;  // its merges make every token from its own bytes: both find the same
   if (whole_words != (pre == PreTokenizer::llama3)) {
     model.fail("ignore_merges", whole_words ? "false" : "true (Llama 3)", whole_words ? "true" : "false");
   }

@@ -7,6 +7,7 @@
 
 #include "io/convert/gguf_source.hpp"
 #include "io/convert/hf_source.hpp"
+#include "io/convert/mxfp4_rows.hpp"
 #include "io/error.hpp"
 #include "io/mapped_file.hpp"
 #include "io/tokenizer/tokenizer.hpp"
@@ -41,14 +42,17 @@ namespace {
 
 // Rows of each part of a spec in its stored tensor.
 std::int64_t stored_rows(const StoredPlace& place, const TensorSpec& spec) {
-  return place.stored_rows != 0 ? place.stored_rows : spec.rows / spec.parts;
+  if (place.stored_rows != 0) return place.stored_rows;
+  return (is_list_of_experts(spec) ? spec.cols : spec.rows) / spec.parts;
 }
 
 // parts: that this stored tensor holds.
 void expect_shape(const StoredTensor& stored, const StoredPlace& place, const TensorSpec& spec, std::int64_t parts,
                   std::string_view file) {
   std::vector<std::int64_t> expected = {spec.cols}, found = stored.shape;
+  if (is_list_of_experts(spec)) expected = {stored_rows(place, spec)};
   if (spec.rows != 0) expected.push_back(stored_rows(place, spec));
+  if (place.transposed) std::swap(expected[0], expected[1]);
   if (parts > 1) expected.push_back(parts);
   if (spec.rows == 1 && found.size() == 1) found.push_back(1);  // a matrix of one row, written as a vector
   if (found == expected) return;
@@ -61,8 +65,10 @@ SourceTensor source_tensor(const std::function<StoredTensor(const std::string&)>
                            const TensorSpec& spec, const ModelConfig& config, bool interleaved, std::string_view file) {
   SourceTensor t;
   t.name = spec.canonical;
-  t.rows = std::max<std::int64_t>(spec.rows, 1);
-  t.cols = spec.cols;
+  t.rows = is_list_of_experts(spec) ? spec.cols : std::max<std::int64_t>(spec.rows, 1);
+  t.cols = is_list_of_experts(spec) ? 1 : spec.cols;
+  t.row_step = place.row_step;
+  if (place.transposed) t.column_step = stored_rows(place, spec);
   const std::size_t hole = place.name.find("{}");
   const bool apart = hole != std::string::npos;
   for (std::int64_t part = 0; part < spec.parts; ++part) {
@@ -74,8 +80,14 @@ SourceTensor source_tensor(const std::function<StoredTensor(const std::string&)>
                         "the type of the other experts, " + gguf_type_name(t.stored), gguf_type_name(stored.type));
     }
     t.stored = stored.type;
-    const std::int64_t row = place.first_row + (apart ? 0 : part * stored_rows(place, spec));
-    t.parts.push_back(stored.data + static_cast<std::size_t>(row) * t.row_bytes());
+    // Of blocks no single element can be read.
+    if ((place.transposed || is_list_of_experts(spec)) && !is_float(packed_format(t.stored).value())) {
+      throw FormatError(file, "tensor " + std::string(stored.name), "type F32, F16 or BF16", gguf_type_name(t.stored));
+    }
+    const std::size_t part_bytes = static_cast<std::size_t>(stored_rows(place, spec)) * t.row_bytes();
+    const std::size_t row_bytes = place.transposed ? gguf_row_bytes(t.stored, 1) : t.row_bytes();
+    t.parts.push_back(stored.data + static_cast<std::size_t>(apart ? 0 : part) * part_bytes +
+                      static_cast<std::size_t>(place.first_row) * row_bytes);
   }
   t.format = packed_format(t.stored).value();
   if (spec.rotary && interleaved) t.interleaved_head_dim = config.head_dim;
@@ -102,25 +114,42 @@ const SourceTensor& ModelSource::tensor(std::string_view name) const {
   return it->second;
 }
 
-const std::byte* ModelSource::row_bytes(const SourceTensor& t, std::int64_t row) const {
+ModelSource::StoredRow ModelSource::stored(const SourceTensor& t, std::int64_t row) const {
   assert(row >= 0 && row < t.rows);
-  const std::int64_t stored = t.rows == 1 ? row : stored_row(t, row);
-  return t.parts[stored / t.part_rows()] + static_cast<std::size_t>(stored % t.part_rows()) * t.row_bytes();
+  const std::int64_t at = t.rows == 1 ? row : stored_row(t, row), part = at / t.part_rows();
+  const auto of_part = static_cast<std::size_t>(at % t.part_rows() * t.row_step);
+  if (!t.exponents.empty()) {
+    return {t.parts[part] + of_part * mxfp4_code_bytes(t.cols), t.exponents[part] + of_part * mxfp4_groups(t.cols)};
+  }
+  return {t.parts[part] + of_part * (t.column_step > 0 ? gguf_row_bytes(t.stored, 1) : t.row_bytes()), nullptr};
 }
 
 void ModelSource::read_row(const SourceTensor& t, std::int64_t row, QuantizedRow& out) const {
-  read_gguf_row(t.stored, row_bytes(t, row), t.cols, out);
+  const StoredRow at = stored(t, row);
+  if (at.exponents != nullptr) return read_mxfp4_row(at.bytes, at.exponents, t.cols, out);
+  read_gguf_row(t.stored, at.bytes, t.cols, out);
 }
 
 void ModelSource::read_row_f32(const SourceTensor& t, std::int64_t row, float* out) const {
-  dequantize_gguf_row(t.stored, row_bytes(t, row), t.cols, out);
+  const StoredRow at = stored(t, row);
+  if (at.exponents != nullptr) {
+    QuantizedRow split(Format::mxfp4, t.cols);
+    read_mxfp4_row(at.bytes, at.exponents, t.cols, split);
+    return dequantize_row(Format::mxfp4, t.cols, split, out);
+  }
+  if (t.column_step == 0) return dequantize_gguf_row(t.stored, at.bytes, t.cols, out);
+  const std::size_t step = static_cast<std::size_t>(t.column_step) * gguf_row_bytes(t.stored, 1);
+  for (std::int64_t c = 0; c < t.cols; ++c) {
+    dequantize_gguf_row(t.stored, at.bytes + static_cast<std::size_t>(c) * step, 1, out + c);
+  }
 }
 
 std::vector<float> ModelSource::read_vector(std::string_view name) const {
   const SourceTensor& t = tensor(name);
-  assert(t.rows == 1);
-  std::vector<float> stored(t.cols);
-  read_row_f32(t, 0, stored.data());
+  assert(t.rows == 1 || t.cols == 1);
+  std::vector<float> stored(t.rows * t.cols);
+  for (std::int64_t r = 0; r < t.rows; ++r) read_row_f32(t, r, &stored[r]);
+  if (t.rows > 1) return stored;  // a list of experts
   std::vector<float> out(stored.size());
   for (std::int64_t i = 0; i < t.cols; ++i) out[i] = stored[stored_row(t, i)] + t.added;
   return out;

@@ -4,7 +4,9 @@
 //   w_down [dim][hidden]; vectors attn_norm ffn_norm [dim]; with qkv_bias: bq [q_dim]  bk bv [kv_dim];
 //   with qk_norm: q_norm k_norm [head_dim]; with post_norms: attn_post_norm ffn_post_norm [dim];
 //   with experts: router [n_experts][dim]  w_gate_experts w_up_experts [n_experts * expert_hidden][dim]
-//   w_down_experts [n_experts * dim][expert_hidden], and with a gate of the shared one shared_router [1][dim]
+//   w_down_experts [n_experts * dim][expert_hidden], and with a gate of the shared one shared_router [1][dim];
+//   with expert_bias: vectors router_bias [n_experts] and, of all experts, b_gate_experts b_up_experts b_down_experts;
+//   with attention_output_bias: bo [dim]; with attention_sinks: sinks [n_heads]
 // Rows of wq and wk (and bq, bk) come in Hugging Face's order, where RoPE pairs element i of a head with i +
 // head_dim/2.
 #pragma once
@@ -32,9 +34,12 @@ struct SourceTensor {
 
   // How the source stores it; read through ModelSource.
   GgufType stored = GgufType::f32;
-  std::vector<const std::byte*> parts;    // the rows lie in so many equal parts: one, or one for each expert
-  std::int64_t interleaved_head_dim = 0;  // > 0: rows (elements of a bias) of each head are stored interleaved
-  float added = 0;                        // to each value of a vector
+  std::vector<const std::byte*> parts;      // the rows lie in so many equal parts: one, or one for each expert
+  std::int64_t row_step = 1;                // every so many stored rows is one of this matrix
+  std::int64_t column_step = 0;             // > 0: a row's elements lie so many apart (stored transposed)
+  std::vector<const std::byte*> exponents;  // by part: MXFP4 whose scales lie apart (mxfp4_rows.hpp)
+  std::int64_t interleaved_head_dim = 0;    // > 0: rows (elements of a bias) of each head are stored interleaved
+  float added = 0;                          // to each value of a vector
   std::size_t row_bytes() const { return gguf_row_bytes(stored, cols); }
   std::int64_t part_rows() const { return rows / static_cast<std::int64_t>(parts.size()); }
   std::size_t bytes() const { return static_cast<std::size_t>(rows) * row_bytes(); }
@@ -59,8 +64,6 @@ class ModelSource {
   void read_row(const SourceTensor& tensor, std::int64_t row, QuantizedRow& out) const;
   // Any format: out[cols]. Values are not checked: a damaged file may hold NaN or infinity.
   void read_row_f32(const SourceTensor& tensor, std::int64_t row, float* out) const;
-  // Stored bytes of a row of a float format, in that format: tensor.row_bytes() of them.
-  const std::byte* row_bytes(const SourceTensor& tensor, std::int64_t row) const;
   // norms and biases, in canonical order.
   std::vector<float> read_vector(std::string_view name) const;
 
@@ -68,6 +71,12 @@ class ModelSource {
   void release(const SourceTensor& tensor) const;
 
  private:
+  struct StoredRow {
+    const std::byte* bytes;
+    const std::byte* exponents;  // null where they lie with the weights
+  };
+  StoredRow stored(const SourceTensor& tensor, std::int64_t row) const;
+
   std::string file_;
   ModelConfig config_;
   TokenizerData tokenizer_;
@@ -84,6 +93,8 @@ struct StoredPlace {
   std::string name;
   std::int64_t first_row = 0;    // of a stored tensor that holds several matrices one below the other
   std::int64_t stored_rows = 0;  // of that stored tensor; 0: it holds this matrix alone
+  std::int64_t row_step = 1;     // its rows lie so many apart
+  bool transposed = false;       // [cols][rows]
 };
 
 // One tensor that a configuration asks for, and where each kind of source has it.
@@ -101,6 +112,11 @@ struct TensorSpec {
 };
 // Every tensor of a model, in the order of the forward pass.
 std::vector<TensorSpec> tensor_specs(const ModelConfig& config);
+
+// A vector with a part for each expert: its elements are read as rows of one column.
+inline bool is_list_of_experts(const TensorSpec& spec) {
+  return spec.rows == 0 && spec.parts > 1;
+}
 
 // The tensor of a spec under its canonical name, from its place in this source. find: the stored tensor of a name, or
 // FormatError. FormatError, naming `file`, where a shape is not the one that `spec` asks for. interleaved: the source

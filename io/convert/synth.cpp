@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "io/convert/rope_scaling.hpp"
 #include "io/error.hpp"
 #include "io/float16.hpp"
 
@@ -50,6 +51,27 @@ void gemma3(ModelConfig& c) {
   for (std::int64_t layer = 5; layer < c.n_layers; layer += 6) c.full_attention_layers.push_back(layer);
 }
 
+void gpt_oss(ModelConfig& c) {
+  c.architecture = Architecture::gpt_oss;
+  set_gpt_oss(c);
+  c.n_experts_used = 4;
+  c.expert_hidden_dim = 2880;
+  c.normalised_expert_weights = true;
+  c.sliding_window = 128;
+  for (std::int64_t layer = 1; layer < c.n_layers; layer += 2) c.full_attention_layers.push_back(layer);
+  const YarnScaling yarn{.factor = 32, .original_context = 4096, .truncate = false};
+  c.rope_factors = yarn_factors(yarn, c);
+  c.rope_attention_factor = static_cast<float>(yarn_attention_factor(yarn.factor));
+}
+void gpt_oss_20b(ModelConfig& c) {
+  gpt_oss(c);
+  c.n_experts = 32;
+}
+void gpt_oss_120b(ModelConfig& c) {
+  gpt_oss(c);
+  c.n_experts = 128;
+}
+
 constexpr std::array kShapes = {
     Shape{"tiny", 64, 192, 32, 4, 2, 16, 512, 1024, 10000.0f, true},
     Shape{"smollm2-135m", 576, 1536, 30, 9, 3, 64, 49152, 8192, 100000.0f, true},
@@ -61,6 +83,8 @@ constexpr std::array kShapes = {
     Shape{"qwen3-8b", 4096, 12288, 36, 32, 8, 128, 151936, 40960, 1000000.0f, false, qwen3},
     Shape{"qwen3-14b", 5120, 17408, 40, 40, 8, 128, 151936, 40960, 1000000.0f, false, qwen3},
     Shape{"qwen3-30b-a3b", 2048, 0, 48, 32, 4, 128, 151936, 40960, 1000000.0f, false, qwen3_30b_a3b},
+    Shape{"gpt-oss-20b", 2880, 0, 24, 64, 8, 64, 201088, 131072, 150000.0f, false, gpt_oss_20b},
+    Shape{"gpt-oss-120b", 2880, 0, 36, 64, 8, 64, 201088, 131072, 150000.0f, false, gpt_oss_120b},
     Shape{"gemma3-4b", 2560, 10240, 34, 8, 4, 256, 262144, 131072, 1000000.0f, true, gemma3},
     Shape{"gemma3-12b", 3840, 15360, 48, 16, 8, 256, 262144, 131072, 1000000.0f, true, gemma3},
 };
@@ -121,7 +145,11 @@ void fill(const Pool& pool, GgufType type, Random& random) {
         std::memcpy(at + b, &x, std::min<std::size_t>(8, block.bytes - b));
       }
       const f16_t scale = f32_to_f16(kLimit / (type == GgufType::q8_0 ? 128.0f : 8.0f));
-      std::memcpy(at, &scale, 2);  // Q4_0 and Q8_0 blocks begin with it
+      if (type == GgufType::mxfp4) {
+        at[0] = std::byte{119};  // within 12 * 2^(119 - 128)
+      } else {
+        std::memcpy(at, &scale, 2);  // Q4_0 and Q8_0 blocks begin with it
+      }
     }
   }
 }
@@ -188,7 +216,11 @@ std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType ty
   const std::size_t slack = largest / 4 / block.bytes;  // blocks by which a tensor's stretch may start later
   auto pool = std::make_shared<Pool>(largest + (slack + 1) * block.bytes);
   fill(*pool, type, random);
-  auto ones = std::make_shared<std::vector<float>>(std::max(config.dim, config.q_dim()), 1.0f);
+  // Norms change nothing, nor do biases.
+  std::int64_t longest = 0;
+  for (const TensorSpec& spec : tensor_specs(config)) longest = std::max(longest, spec.rows == 0 ? spec.cols : 0);
+  auto ones = std::make_shared<std::vector<float>>(longest, 1.0f),
+       zeros = std::make_shared<std::vector<float>>(longest);
 
   std::vector<SourceTensor> tensors;
   for (const TensorSpec& spec : tensor_specs(config)) {
@@ -199,7 +231,7 @@ std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType ty
     t.cols = spec.cols;
     if (spec.rows == 0) {
       t.stored = GgufType::f32;
-      t.parts = {reinterpret_cast<const std::byte*>(ones->data())};
+      t.parts = {reinterpret_cast<const std::byte*>((t.name.ends_with("norm") ? ones : zeros)->data())};
     } else {
       t.stored = type;
       t.format = *packed_format(type);
@@ -209,10 +241,10 @@ std::unique_ptr<ModelSource> synth_source(const ModelConfig& config, GgufType ty
   }
   struct Keep {
     std::shared_ptr<Pool> pool;
-    std::shared_ptr<std::vector<float>> ones;
+    std::shared_ptr<std::vector<float>> ones, zeros;
   };
   return std::make_unique<ModelSource>("random", config, synth_tokenizer(config.vocab_size), std::move(tensors),
-                                       std::make_shared<const Keep>(Keep{pool, ones}));
+                                       std::make_shared<const Keep>(Keep{pool, ones, zeros}));
 }
 
 }  // namespace jupiter

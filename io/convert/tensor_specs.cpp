@@ -34,6 +34,8 @@ class LayerSpecs {
       vector("k_norm", "attn_k_norm.weight", "self_attn.k_norm.weight", whole ? c_.kv_dim() : c_.head_dim);
     }
     matrix("wo", "attn_output.weight", "self_attn.o_proj.weight", c_.dim, c_.q_dim());
+    if (c_.attention_output_bias) vector("bo", "attn_output.bias", "self_attn.o_proj.bias", c_.dim);
+    if (c_.attention_sinks) vector("sinks", "attn_sinks.weight", "self_attn.sinks", c_.n_heads);
     if (c_.post_norms) {
       vector("attn_post_norm", "post_attention_norm.weight", "post_attention_layernorm.weight", c_.dim);
     }
@@ -41,7 +43,8 @@ class LayerSpecs {
 
   void feed_forward() {
     const char* norm = c_.post_norms ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight";
-    vector("ffn_norm", "ffn_norm.weight", norm, c_.dim);
+    const bool gpt_oss = c_.architecture == Architecture::gpt_oss;
+    vector("ffn_norm", gpt_oss ? "post_attention_norm.weight" : "ffn_norm.weight", norm, c_.dim);
     if (c_.architecture == Architecture::phi3) {
       part("w_gate", "ffn_up.weight", "mlp.gate_up_proj.weight", 0, c_.hidden_dim, 2 * c_.hidden_dim);
       part("w_up", "ffn_up.weight", "mlp.gate_up_proj.weight", c_.hidden_dim, c_.hidden_dim, 2 * c_.hidden_dim);
@@ -50,6 +53,8 @@ class LayerSpecs {
       matrix("w_gate", "ffn_gate.weight", "mlp.gate_proj.weight", c_.hidden_dim, c_.dim);
       matrix("w_up", "ffn_up.weight", "mlp.up_proj.weight", c_.hidden_dim, c_.dim);
       matrix("w_down", "ffn_down.weight", "mlp.down_proj.weight", c_.dim, c_.hidden_dim);
+    } else if (gpt_oss) {
+      biased_experts();
     } else {
       experts();
     }
@@ -98,6 +103,35 @@ class LayerSpecs {
     matrix("w_up", "ffn_up_shexp.weight", "mlp.shared_expert.up_proj.weight", c_.hidden_dim, c_.dim);
     matrix("w_down", "ffn_down_shexp.weight", "mlp.shared_expert.down_proj.weight", c_.dim, c_.hidden_dim);
     matrix("shared_router", "ffn_gate_inp_shexp.weight", "mlp.shared_expert_gate.weight", 1, c_.dim);
+  }
+  // gpt-oss: gate and up are every other row of one tensor in Hugging Face's folders, where matrices of floats lie
+  // transposed; as MXFP4 they are in two tensors of other names (io/convert/hf_source.cpp).
+  void biased_experts() {
+    const std::int64_t hidden = c_.expert_hidden_dim;
+    matrix("router", "ffn_gate_inp.weight", "mlp.router.weight", c_.n_experts, c_.dim);
+    vector("router_bias", "ffn_gate_inp.bias", "mlp.router.bias", c_.n_experts);
+    const auto half = [&](TensorSpec& spec, std::int64_t first) {
+      spec.hugging_face.first_row = first;
+      spec.hugging_face.row_step = 2;
+      spec.hugging_face.stored_rows = 2 * hidden;
+    };
+    const char *both = "mlp.experts.gate_up_proj", *both_bias = "mlp.experts.gate_up_proj_bias";
+    half(transposed(of_experts("w_gate_experts", "ffn_gate_exps.weight", both, hidden, c_.dim)), 0);
+    half(transposed(of_experts("w_up_experts", "ffn_up_exps.weight", both, hidden, c_.dim)), 1);
+    transposed(of_experts("w_down_experts", "ffn_down_exps.weight", "mlp.experts.down_proj", c_.dim, hidden));
+    half(list_of_experts("b_gate_experts", "ffn_gate_exps.bias", both_bias, hidden), 0);
+    half(list_of_experts("b_up_experts", "ffn_up_exps.bias", both_bias, hidden), 1);
+    list_of_experts("b_down_experts", "ffn_down_exps.bias", "mlp.experts.down_proj_bias", c_.dim);
+  }
+  static TensorSpec& transposed(TensorSpec& spec) {
+    spec.hugging_face.transposed = true;
+    return spec;
+  }
+  // A vector with `size` elements for each expert.
+  TensorSpec& list_of_experts(const char* canonical, const char* gguf, const char* hf, std::int64_t size) {
+    TensorSpec& spec = vector(canonical, gguf, hf, c_.n_experts * size);
+    spec.parts = c_.n_experts;
+    return spec;
   }
   // rows and cols of one expert.
   TensorSpec& of_experts(const char* canonical, const char* gguf, const std::string& hf, std::int64_t rows,

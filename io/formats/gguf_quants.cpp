@@ -20,7 +20,7 @@ struct TypeInfo {
   GgufBlock block;
 };
 
-constexpr std::array<TypeInfo, 11> kTypes = {{
+constexpr std::array<TypeInfo, 16> kTypes = {{
     {GgufType::f32, Format::f32, {1, 4}},
     {GgufType::f16, Format::f16, {1, 2}},
     {GgufType::bf16, Format::bf16, {1, 2}},
@@ -29,9 +29,14 @@ constexpr std::array<TypeInfo, 11> kTypes = {{
     {GgufType::q4_1, Format::q4m, {32, 20}},
     {GgufType::q5_0, Format::q5, {32, 22}},
     {GgufType::q5_1, Format::q5m, {32, 24}},
+    {GgufType::q2_k, Format::q2k, {256, 84}},
+    {GgufType::q3_k, Format::q3k, {256, 110}},
     {GgufType::q4_k, Format::q4k, {256, 144}},
     {GgufType::q5_k, Format::q5k, {256, 176}},
     {GgufType::q6_k, Format::q6k, {256, 210}},
+    {GgufType::iq4_nl, Format::iq4nl, {32, 18}},
+    {GgufType::iq4_xs, Format::iq4xs, {256, 136}},
+    {GgufType::mxfp4, Format::mxfp4, {32, 17}},
 }};
 
 const TypeInfo& info(GgufType type) {
@@ -62,6 +67,12 @@ void read_nibbles(const std::byte* from, std::uint8_t* q) {
     q[j] = static_cast<std::uint8_t>(load_u8(from + j) & 15u);
     q[j + 16] = static_cast<std::uint8_t>(load_u8(from + j) >> 4);
   }
+}
+
+// MXFP4: the exponent of the scale, nibbles.
+void read_mxfp4_block(const std::byte* block, std::int64_t group, QuantizedRow& out) {
+  out.sub_scales[group] = static_cast<std::uint8_t>(load_u8(block));
+  read_nibbles(block + 1, out.q.data() + group * kGroupCols);
 }
 
 // The types with one scale for 32 columns: [scale][min?][32 fifth bits?][quants].
@@ -133,6 +144,76 @@ void read_q6k_block(const std::byte* block, std::int64_t s, QuantizedRow& out) {
   }
 }
 
+// 64 bytes of bit pairs: each 32 of them hold four groups, group t at bits 2t.
+void read_pairs(const std::byte* from, std::uint8_t* q) {
+  for (int g = 0; g < 8; ++g) {
+    for (int c = 0; c < 32; ++c) {
+      q[g * 32 + c] = static_cast<std::uint8_t>((load_u8(from + g / 4 * 32 + c) >> (g % 4 * 2)) & 3u);
+    }
+  }
+}
+
+// Q2_K: 16 bytes with a scale in the lower and a minimum in the upper nibble, 64 of bit pairs, d, dmin.
+void read_q2k_block(const std::byte* block, std::int64_t s, QuantizedRow& out) {
+  for (std::int64_t j = 0; j < 16; ++j) {
+    out.sub_scales[s * 16 + j] = static_cast<std::uint8_t>(load_u8(block + j) & 15u);
+    out.sub_mins[s * 16 + j] = static_cast<std::uint8_t>(load_u8(block + j) >> 4);
+  }
+  read_pairs(block + 16, out.q.data() + s * kSuperblockCols);
+  out.super_scales[s] = load_u16(block + 80);
+  out.super_mins[s] = load_u16(block + 82);
+}
+
+// Q3_K: 32 bytes in which bit g of byte c is the third bit of column c of group g, 64 of bit pairs, 12 of scales, d.
+// 16 scales of six bits, less 32: the lower four are the nibbles of bytes 0-7, lower ones first; the upper two of scale
+// j are bits 2(j / 4) of byte 8 + j % 4.
+void read_q3k_block(const std::byte* block, std::int64_t s, QuantizedRow& out) {
+  std::uint8_t* q = out.q.data() + s * kSuperblockCols;
+  read_pairs(block + 32, q);
+  for (int c = 0; c < 256; ++c) {
+    q[c] = static_cast<std::uint8_t>(q[c] | (((load_u8(block + c % 32) >> (c / 32)) & 1u) << 2));
+  }
+  const std::byte* scales = block + 96;
+  for (int j = 0; j < 16; ++j) {
+    const unsigned low = (load_u8(scales + j % 8) >> (j / 8 * 4)) & 15u;
+    const unsigned high = (load_u8(scales + 8 + j % 4) >> (j / 4 * 2)) & 3u;
+    out.sub_scales[s * 16 + j] = static_cast<std::uint8_t>(static_cast<int>(low | (high << 4)) - 32);
+  }
+  out.super_scales[s] = load_u16(block + 108);
+}
+
+// IQ4_XS: d; eight scales of six bits, less 32, whose upper two bits are a u16 and whose lower four are nibbles of four
+// bytes; nibbles of the eight groups.
+void read_iq4xs_block(const std::byte* block, std::int64_t s, QuantizedRow& out) {
+  out.super_scales[s] = load_u16(block);
+  const unsigned upper = load_u16(block + 2);
+  for (int g = 0; g < 8; ++g) {
+    const unsigned low = (load_u8(block + 4 + g / 2) >> (g % 2 * 4)) & 15u, high = (upper >> (2 * g)) & 3u;
+    out.sub_scales[s * 8 + g] = static_cast<std::uint8_t>(static_cast<int>(low | (high << 4)) - 32);
+    read_nibbles(block + 8 + g * 16, out.q.data() + s * kSuperblockCols + g * kGroupCols);
+  }
+}
+
+void read_block(Format format, const std::byte* block, std::int64_t b, QuantizedRow& out) {
+  switch (format) {
+    case Format::q2k:
+      return read_q2k_block(block, b, out);
+    case Format::q3k:
+      return read_q3k_block(block, b, out);
+    case Format::q4k:
+    case Format::q5k:
+      return read_q45k_block(format, block, b, out);
+    case Format::q6k:
+      return read_q6k_block(block, b, out);
+    case Format::iq4xs:
+      return read_iq4xs_block(block, b, out);
+    case Format::mxfp4:
+      return read_mxfp4_block(block, b, out);
+    default:
+      return read_simple_block(format, block, b, out);
+  }
+}
+
 }  // namespace
 
 std::optional<GgufType> gguf_type_from_number(std::uint32_t number) {
@@ -143,16 +224,17 @@ std::optional<GgufType> gguf_type_from_number(std::uint32_t number) {
 }
 
 std::string gguf_type_name(std::uint32_t number) {
-  static constexpr std::array<std::string_view, 31> kNames = {
-      "F32",   "F16",    "Q4_0", "Q4_1", "Q4_2", "Q4_3",    "Q5_0",   "Q5_1",    "Q8_0",  "Q8_1",   "Q2_K",
-      "Q3_K",  "Q4_K",   "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
-      "IQ2_S", "IQ4_XS", "I8",   "I16",  "I32",  "I64",     "F64",    "IQ1_M",   "BF16"};
-  if (number < kNames.size()) return std::string(kNames[number]);
+  static constexpr std::array<std::string_view, 40> kNames = {
+      "F32",    "F16",   "Q4_0",  "Q4_1",   "Q4_2",  "Q4_3",  "Q5_0",    "Q5_1",   "Q8_0",    "Q8_1",
+      "Q2_K",   "Q3_K",  "Q4_K",  "Q5_K",   "Q6_K",  "Q8_K",  "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",
+      "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",   "I32",     "I64",    "F64",     "IQ1_M",
+      "BF16",   "",      "",      "",       "TQ1_0", "TQ2_0", "",        "",       "",        "MXFP4"};
+  if (number < kNames.size() && !kNames[number].empty()) return std::string(kNames[number]);
   return "type " + std::to_string(number);
 }
 
 std::string_view gguf_type_list() {
-  return "one of F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K";
+  return "one of F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4";
 }
 
 GgufBlock gguf_block(GgufType type) {
@@ -179,14 +261,7 @@ void read_gguf_row(GgufType type, const std::byte* row, std::int64_t cols, Quant
   const TypeInfo& t = info(type);
   assert(!is_float(t.format) && cols % t.block.cols == 0 && std::ssize(out.q) == cols);
   for (std::int64_t b = 0; b < cols / t.block.cols; ++b) {
-    const std::byte* block = row + static_cast<std::size_t>(b) * t.block.bytes;
-    if (t.format == Format::q6k) {
-      read_q6k_block(block, b, out);
-    } else if (is_k_quant(t.format)) {
-      read_q45k_block(t.format, block, b, out);
-    } else {
-      read_simple_block(t.format, block, b, out);
-    }
+    read_block(t.format, row + static_cast<std::size_t>(b) * t.block.bytes, b, out);
   }
 }
 

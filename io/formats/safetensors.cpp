@@ -132,21 +132,38 @@ std::vector<std::string_view> Safetensors::names() const {
   return names;
 }
 
-StoredTensor Safetensors::tensor(std::string_view name) const {
+const std::pair<const std::string, Safetensors::Entry>& Safetensors::entry(std::string_view name) const {
   const auto it = entries_.find(name);
-  const std::string thing = "tensor " + std::string(name);
-  if (it == entries_.end()) throw FormatError(file_name_, thing, "its weights", "nothing");
-  const Dtype* dtype = find_dtype(it->second.dtype);
+  if (it == entries_.end()) throw FormatError(file_name_, "tensor " + std::string(name), "its weights", "nothing");
+  return *it;
+}
+
+StoredTensor Safetensors::tensor(std::string_view name) const {
+  const auto& [own_name, found] = entry(name);
+  const Dtype* dtype = find_dtype(found.dtype);
   if (dtype == nullptr || !dtype->type) {
-    throw FormatError(file_name_, thing, "dtype F32, F16 or BF16", it->second.dtype.substr(0, 40));
+    throw FormatError(file_name_, "tensor " + own_name, "dtype F32, F16 or BF16", found.dtype.substr(0, 40));
   }
   StoredTensor tensor;
-  tensor.name = it->first;
+  tensor.name = own_name;
   tensor.type = *dtype->type;
-  tensor.shape.assign(it->second.shape.rbegin(), it->second.shape.rend());
-  tensor.data = it->second.data;
-  tensor.bytes = it->second.bytes;
+  tensor.shape.assign(found.shape.rbegin(), found.shape.rend());
+  tensor.data = found.data;
+  tensor.bytes = found.bytes;
   return tensor;
+}
+
+std::span<const std::byte> Safetensors::bytes(std::string_view name, const std::vector<std::int64_t>& shape) const {
+  const auto& [own_name, found] = entry(name);
+  const auto text = [](const std::string& dtype, const std::vector<std::int64_t>& sizes) {
+    std::string out = dtype.substr(0, 40) + " [";
+    for (const std::int64_t size : sizes) out += (out.back() == '[' ? "" : ", ") + std::to_string(size);
+    return out + "]";
+  };
+  if (found.dtype != "U8" || found.shape != shape) {
+    throw FormatError(file_name_, "tensor " + own_name, text("U8", shape), text(found.dtype, found.shape));
+  }
+  return {found.data, found.bytes};
 }
 
 }  // namespace jupiter

@@ -21,6 +21,8 @@ class Safetensors {
   std::vector<std::string_view> names() const;
   // FormatError where there is none of that name, or its type is not F32, F16 or BF16.
   StoredTensor tensor(std::string_view name) const;
+  // The bytes of a tensor of U8 with this shape (rows first); FormatError where it is not that.
+  std::span<const std::byte> bytes(std::string_view name, const std::vector<std::int64_t>& shape) const;
 
  private:
   struct Entry {
@@ -29,6 +31,8 @@ class Safetensors {
     const std::byte* data = nullptr;
     std::size_t bytes = 0;
   };
+  // FormatError where there is none of that name.
+  const std::pair<const std::string, Entry>& entry(std::string_view name) const;
   friend class SafetensorsParser;
   std::string file_name_;
   std::map<std::string, Entry, std::less<>> entries_;

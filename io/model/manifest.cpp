@@ -53,6 +53,9 @@ void visit_newer_fields(Config& c, const Visit& visit) {
   visit("normalised_expert_weights", c.normalised_expert_weights);
   visit("shared_expert_gate", c.shared_expert_gate);
   visit("qk_norm_whole", c.qk_norm_whole);
+  visit("attention_sinks", c.attention_sinks);
+  visit("attention_output_bias", c.attention_output_bias);
+  visit("expert_bias", c.expert_bias);
 }
 
 json newer_fields(const ModelConfig& c) {

@@ -12,10 +12,10 @@
 namespace jupiter {
 
 namespace {
-constexpr std::array<std::string_view, 12> kArchitectures = {"llama",    "qwen2",    "qwen3",   "gemma2",
-                                                             "gemma3",   "phi3",     "granite", "smollm3",
-                                                             "qwen2moe", "qwen3moe", "olmoe",   "granitemoe"};
-constexpr std::array<std::string_view, 2> kActivations = {"silu", "gelu"};
+constexpr std::array<std::string_view, 13> kArchitectures = {"llama", "qwen2",      "qwen3",   "gemma2",   "gemma3",
+                                                             "phi3",  "granite",    "smollm3", "qwen2moe", "qwen3moe",
+                                                             "olmoe", "granitemoe", "gpt-oss"};
+constexpr std::array<std::string_view, 3> kActivations = {"silu", "gelu", "bounded_silu"};
 constexpr std::array<std::string_view, 3> kPrecisions = {"f16", "bf16", "f32"};
 
 void check_range(std::string_view source, std::string_view field, std::int64_t value, std::int64_t low,
@@ -67,6 +67,7 @@ void check_experts(const ModelConfig& c, std::string_view source) {
   if (c.n_experts == 0) {
     check_range(source, "n_experts_used", c.n_experts_used, 0, 0);
     check_range(source, "expert_hidden_dim", c.expert_hidden_dim, 0, 0);
+    if (c.expert_bias) throw FormatError(source, "expert_bias", "false, as there are no experts", "true");
     return;
   }
   check_range(source, "n_experts_used", c.n_experts_used, 1, c.n_experts);
@@ -121,6 +122,12 @@ LayerKind ModelConfig::layer_kind(std::int64_t layer) const {
   if (slides && sliding_rope_theta > 0) kind.rope = LayerKind::Rope::sliding;
   if (has(no_rope_layers)) kind.rope = LayerKind::Rope::none;
   return kind;
+}
+
+void set_gpt_oss(ModelConfig& c) {
+  c.qkv_bias = c.attention_output_bias = c.attention_sinks = c.expert_bias = true;
+  c.activation = Activation::bounded_silu;
+  c.residual = Precision::bf16;
 }
 
 void check(const ModelConfig& c, std::string_view source) {

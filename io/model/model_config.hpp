@@ -21,14 +21,16 @@ enum class Architecture : std::uint8_t {
   qwen2moe,
   qwen3moe,
   olmoe,
-  granitemoe
+  granitemoe,
+  gpt_oss
 };
 std::string_view name(Architecture architecture);
 std::optional<Architecture> architecture_from_name(std::string_view text);
 std::string architecture_names();  // "llama, qwen2, ...": for messages
 
-// Of the gate in the feed-forward part: SwiGLU, or GeGLU with GELU in its tanh form.
-enum class Activation : std::uint8_t { silu, gelu };
+// Of the gate in the feed-forward part: SwiGLU, GeGLU with GELU in its tanh form, or gpt-oss's SwiGLU, which bounds its
+// inputs and counts one more for `up` (kernels/README.md).
+enum class Activation : std::uint8_t { silu, gelu, bounded_silu };
 std::string_view name(Activation activation);
 std::optional<Activation> activation_from_name(std::string_view text);
 
@@ -93,6 +95,10 @@ struct ModelConfig {
   bool shared_expert_gate = false;         // a sigmoid weighs the feed-forward part of width hidden_dim
   bool qk_norm_whole = false;              // with qk_norm: over all heads together
 
+  bool attention_sinks = false;  // a learned score for each head joins its softmax, and no value
+  bool attention_output_bias = false;
+  bool expert_bias = false;  // of the router and of all matrices of the experts
+
   std::int64_t q_dim() const { return n_heads * head_dim; }
   std::int64_t kv_dim() const { return n_kv_heads * head_dim; }
   std::int64_t rotary_dim() const { return rope_dim > 0 ? rope_dim : head_dim; }
@@ -103,6 +109,9 @@ struct ModelConfig {
     return attention + router + 3 * dim * (hidden_dim + n_experts_used * expert_hidden_dim);
   }
 };
+
+// What every gpt-oss has in common: biases, attention sinks, its activation, and a residual beyond f16's range.
+void set_gpt_oss(ModelConfig& config);
 
 // Throws FormatError, naming `source`, where a value is out of range or two disagree.
 void check(const ModelConfig& config, std::string_view source);

@@ -19,6 +19,8 @@ LayerWeights view_layer(const ShardFile& f, const ModelConfig& c, std::int64_t l
     w.bk = f.vector("bk", c.kv_dim()).data();
     w.bv = f.vector("bv", c.kv_dim()).data();
   }
+  if (c.attention_output_bias) w.bo = f.vector("bo", c.dim).data();
+  if (c.attention_sinks) w.sinks = f.vector("sinks", c.n_heads).data();
   if (c.qk_norm) {
     w.q_norm = f.vector("q_norm", c.qk_norm_whole ? c.q_dim() : c.head_dim).data();
     w.k_norm = f.vector("k_norm", c.qk_norm_whole ? c.kv_dim() : c.head_dim).data();
@@ -39,6 +41,12 @@ LayerWeights view_layer(const ShardFile& f, const ModelConfig& c, std::int64_t l
     w.w_up_experts = f.matrix("w_up_experts", c.n_experts * c.expert_hidden_dim, c.dim);
     w.w_down_experts = f.matrix("w_down_experts", c.n_experts * c.dim, c.expert_hidden_dim);
   }
+  if (c.expert_bias) {
+    w.router_bias = f.vector("router_bias", c.n_experts).data();
+    w.b_gate_experts = f.vector("b_gate_experts", c.n_experts * c.expert_hidden_dim).data();
+    w.b_up_experts = f.vector("b_up_experts", c.n_experts * c.expert_hidden_dim).data();
+    w.b_down_experts = f.vector("b_down_experts", c.n_experts * c.dim).data();
+  }
   if (c.shared_expert_gate) w.shared_router = f.matrix("shared_router", 1, c.dim);
   return w;
 }
@@ -55,6 +63,8 @@ LayerWeights slice_layer(const LayerWeights& whole, const ModelConfig& c, const 
     w.bk += rows_of(c, slice, "wk", 0).first;
     w.bv += rows_of(c, slice, "wv", 0).first;
   }
+  if (c.attention_output_bias) w.bo += rows_of(c, slice, "wo", 0).first;
+  if (c.attention_sinks) w.sinks += slice.heads.first;
   cut(w.wq, "wq");
   cut(w.wk, "wk");
   cut(w.wv, "wv");

@@ -2,6 +2,7 @@
 #include "io/model/packed.hpp"
 
 #include <array>
+#include <bit>
 #include <cassert>
 #include <cstring>
 
@@ -12,17 +13,15 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::array<std::string_view, 11> kNames = {"f32", "f16", "bf16", "q4",  "q4m", "q5",
-                                                     "q5m", "q8",  "q4k",  "q5k", "q6k"};
+constexpr std::array<std::string_view, index_of(kLastFormat) + 1> kNames = {
+    "f32", "f16", "bf16", "q4", "q4m", "q5", "q5m", "q8", "q4k", "q5k", "q6k", "q2k", "q3k", "iq4nl", "iq4xs", "mxfp4"};
 
 std::size_t element_bytes(Format f) {
   return f == Format::f32 ? 4 : 2;
 }
-bool has_low_nibbles(Format f) {
-  return f != Format::q8;
-}
-bool has_fifth_bit(Format f) {
-  return f == Format::q5 || f == Format::q5m || f == Format::q5k;
+// q2k's scales and minima have four bits each and share bytes.
+bool has_shared_bytes(const FormatParts& p) {
+  return p.min && p.scales_per_group == 2;
 }
 
 std::uint16_t load_u16(const std::byte* p) {
@@ -53,30 +52,39 @@ void get_u8(const std::byte* panel, std::size_t offset, std::int64_t i, Buffer<s
   }
 }
 
-// Place of one column's bits inside a panel.
-struct Place {
-  std::size_t low;   // byte
-  int low_shift;     // 0 or 4
-  std::size_t high;  // byte
-  int high_shift;
+// Bytes of a group of a panel with n bits for each weight.
+constexpr std::size_t section_bytes(int n) {
+  return static_cast<std::size_t>(kPanelRows * kGroupCols * n / 8);
+}
+
+// Where some bits of one column lie inside a panel.
+struct Bits {
+  std::size_t byte = 0;
+  int shift = 0;
+  unsigned mask = 0;  // 0: there are none
+
+  unsigned get(const std::byte* panel) const { return mask == 0 ? 0 : (load_u8(panel + byte) >> shift) & mask; }
+  void put(unsigned q, std::byte* panel) const {
+    if (mask != 0) panel[byte] |= static_cast<std::byte>((q & mask) << shift);
+  }
 };
-Place place(Format f, const PanelLayout& at, std::int64_t i, std::int64_t col) {
+
+// Bits of column `col` of row i in a section that begins at `start` and has `n` bits for each.
+Bits bits_at(std::size_t start, int n, std::int64_t i, std::int64_t col) {
   const std::int64_t g = col / kGroupCols, k = col % kGroupCols, quad = k / 4, lane = i * 4 + k % 4;
-  Place p{};
-  if (f == Format::q8) {
-    p.low = at.low + g * 512 + quad * 64 + lane;
-    return p;
+  const std::size_t group = start + static_cast<std::size_t>(g) * section_bytes(n);
+  switch (n) {
+    case 8:
+      return {group + quad * 64 + lane, 0, 255};
+    case 4:
+      return {group + (quad % 4) * 64 + lane, quad < 4 ? 0 : 4, 15};
+    case 2:
+      return {group + (quad / 4) * 64 + lane, static_cast<int>(quad % 4) * 2, 3};
+    case 1:
+      return {group + quad * 8 + lane / 8, static_cast<int>(lane % 8), 1};
+    default:
+      return {};
   }
-  p.low = at.low + g * 256 + (quad % 4) * 64 + lane;
-  p.low_shift = quad < 4 ? 0 : 4;
-  if (has_fifth_bit(f)) {
-    p.high = at.high + g * 64 + quad * 8 + lane / 8;
-    p.high_shift = static_cast<int>(lane % 8);
-  } else if (f == Format::q6k) {
-    p.high = at.high + g * 128 + (quad / 4) * 64 + lane;
-    p.high_shift = static_cast<int>(quad % 4) * 2;
-  }
-  return p;
 }
 
 }  // namespace
@@ -103,79 +111,88 @@ PanelLayout panel_layout(Format f, std::int64_t cols) {
     at.bytes = end;
     return at;
   }
+  const FormatParts p = parts(f);
   const std::int64_t groups = cols / kGroupCols, superblocks = cols / kSuperblockCols;
-  if (is_k_quant(f)) {
+  if (p.scales == Scales::two_level) {
     at.super_scales = section(superblocks * kPanelRows * 2);
-    if (has_min(f)) at.super_mins = section(superblocks * kPanelRows * 2);
-    at.scales = section(groups * kPanelRows * (f == Format::q6k ? 2 : 1));
-    if (has_min(f)) at.mins = section(groups * kPanelRows);
-  } else {
-    at.scales = section(groups * kPanelRows * 2);
-    if (has_min(f)) at.mins = section(groups * kPanelRows * 2);
+    if (p.min) at.super_mins = section(superblocks * kPanelRows * 2);
   }
-  at.low = section(groups * (has_low_nibbles(f) ? 256 : 512));
-  if (has_fifth_bit(f)) at.high = section(groups * 64);
-  if (f == Format::q6k) at.high = section(groups * 128);
+  const std::int64_t scale_bytes = p.scales == Scales::half ? 2 : 1;
+  at.scales = section(groups * p.scales_per_group * kPanelRows * scale_bytes);
+  if (p.min && !has_shared_bytes(p)) at.mins = section(groups * kPanelRows * scale_bytes);
+  at.low = section(groups * static_cast<std::int64_t>(section_bytes(p.low_bits)));
+  if (p.high_bits > 0) at.high = section(groups * static_cast<std::int64_t>(section_bytes(p.high_bits)));
   at.bytes = end;
   return at;
 }
 
 QuantizedRow::QuantizedRow(Format f, std::int64_t cols) : q(static_cast<std::size_t>(cols)) {
   const std::size_t groups = cols / kGroupCols, superblocks = cols / kSuperblockCols;
-  if (is_k_quant(f)) {
-    super_scales = Buffer<std::uint16_t>(superblocks);
-    sub_scales = Buffer<std::uint8_t>(f == Format::q6k ? 2 * groups : groups);
-    if (has_min(f)) {
-      super_mins = Buffer<std::uint16_t>(superblocks);
-      sub_mins = Buffer<std::uint8_t>(groups);
-    }
-  } else {
+  const FormatParts p = parts(f);
+  if (p.scales == Scales::half) {
     scales = Buffer<std::uint16_t>(groups);
-    if (has_min(f)) mins = Buffer<std::uint16_t>(groups);
+    if (p.min) mins = Buffer<std::uint16_t>(groups);
+    return;
   }
+  sub_scales = Buffer<std::uint8_t>(groups * p.scales_per_group);
+  if (p.scales == Scales::exponent) return;
+  super_scales = Buffer<std::uint16_t>(superblocks);
+  if (!p.min) return;
+  super_mins = Buffer<std::uint16_t>(superblocks);
+  sub_mins = Buffer<std::uint8_t>(groups * p.scales_per_group);
 }
 
 void pack_row(Format f, std::int64_t cols, const QuantizedRow& row, std::int64_t i, std::byte* panel) {
   const PanelLayout at = panel_layout(f, cols);
+  const FormatParts p = parts(f);
   put_u16(row.scales, at.scales, i, panel);
   put_u16(row.mins, at.mins, i, panel);
   put_u16(row.super_scales, at.super_scales, i, panel);
   put_u16(row.super_mins, at.super_mins, i, panel);
-  put_u8(row.sub_scales, at.scales, i, panel);
-  put_u8(row.sub_mins, at.mins, i, panel);
-  for (std::int64_t col = 0; col < cols; ++col) {
-    const Place p = place(f, at, i, col);
-    const unsigned q = row.q[col];
-    if (f == Format::q8) {
-      panel[p.low] = static_cast<std::byte>(q);
-      continue;
+  if (has_shared_bytes(p)) {
+    Buffer<std::uint8_t> both(row.sub_scales.size());
+    for (std::size_t g = 0; g < both.size(); ++g) {
+      both[g] = static_cast<std::uint8_t>(row.sub_scales[g] | (row.sub_mins[g] << 4));
     }
-    panel[p.low] |= static_cast<std::byte>((q & 15u) << p.low_shift);
-    if (at.high != 0) panel[p.high] |= static_cast<std::byte>((q >> 4) << p.high_shift);
+    put_u8(both, at.scales, i, panel);
+  } else {
+    put_u8(row.sub_scales, at.scales, i, panel);
+    put_u8(row.sub_mins, at.mins, i, panel);
+  }
+  for (std::int64_t col = 0; col < cols; ++col) {
+    bits_at(at.low, p.low_bits, i, col).put(row.q[col], panel);
+    bits_at(at.high, p.high_bits, i, col).put(unsigned{row.q[col]} >> p.low_bits, panel);
   }
 }
 
 void unpack_row(Format f, std::int64_t cols, const std::byte* panel, std::int64_t i, QuantizedRow& row) {
   const PanelLayout at = panel_layout(f, cols);
+  const FormatParts p = parts(f);
   get_u16(panel, at.scales, i, row.scales);
   get_u16(panel, at.mins, i, row.mins);
   get_u16(panel, at.super_scales, i, row.super_scales);
   get_u16(panel, at.super_mins, i, row.super_mins);
   get_u8(panel, at.scales, i, row.sub_scales);
-  get_u8(panel, at.mins, i, row.sub_mins);
+  if (has_shared_bytes(p)) {
+    for (std::size_t g = 0; g < row.sub_scales.size(); ++g) {
+      row.sub_mins[g] = row.sub_scales[g] >> 4;
+      row.sub_scales[g] &= 15u;
+    }
+  } else {
+    get_u8(panel, at.mins, i, row.sub_mins);
+  }
   for (std::int64_t col = 0; col < cols; ++col) {
-    const Place p = place(f, at, i, col);
-    unsigned q = load_u8(panel + p.low);
-    if (f != Format::q8) q = (q >> p.low_shift) & 15u;
-    if (at.high != 0) q |= ((load_u8(panel + p.high) >> p.high_shift) & (f == Format::q6k ? 3u : 1u)) << 4;
-    row.q[col] = static_cast<std::uint8_t>(q);
+    const unsigned low = bits_at(at.low, p.low_bits, i, col).get(panel);
+    const unsigned high = bits_at(at.high, p.high_bits, i, col).get(panel);
+    row.q[col] = static_cast<std::uint8_t>(low | (high << p.low_bits));
   }
 }
 
 void pack_zero_row(Format f, std::int64_t cols, std::int64_t i, std::byte* panel) {
   if (is_float(f)) return;  // the panel starts zeroed
   QuantizedRow zero(f, cols);
-  std::memset(zero.q.data(), zero_point(f), zero.q.size());
+  // Scales are zero but for mxfp4, whose powers of two never are: its first level is.
+  std::memset(zero.q.data(), parts(f).levels ? 0 : zero_point(f), zero.q.size());
   pack_row(f, cols, zero, i, panel);
 }
 
@@ -193,20 +210,26 @@ void dequantize_float_row(const PackedMatrix& m, std::int64_t row, float* out) {
 }
 }  // namespace
 
+float exponent_scale(std::uint8_t exponent) {
+  // Half of 2^(exponent - 127): the smallest, 2^-128, is below the exponents of normal numbers.
+  const std::uint32_t doubled = exponent == 0 ? 1u << 22 : std::uint32_t{exponent} << 23;
+  return std::bit_cast<float>(doubled) * 0.5f;
+}
+
 void dequantize_row(Format format, std::int64_t cols, const QuantizedRow& r, float* out) {
-  const int zero = zero_point(format);
+  const FormatParts p = parts(format);
+  const std::int64_t scale_cols = kGroupCols / p.scales_per_group;
   for (std::int64_t c = 0; c < cols; ++c) {
-    const std::int64_t g = c / kGroupCols, s = c / kSuperblockCols;
-    const float q = static_cast<float>(int{r.q[c]} - zero);
-    if (format == Format::q6k) {
-      const float scale = static_cast<float>(static_cast<std::int8_t>(r.sub_scales[c / 16]));
-      out[c] = f16_to_f32(r.super_scales[s]) * scale * q;
-    } else if (is_k_quant(format)) {
-      const float scale = f16_to_f32(r.super_scales[s]) * static_cast<float>(r.sub_scales[g]);
-      const float min = f16_to_f32(r.super_mins[s]) * static_cast<float>(r.sub_mins[g]);
-      out[c] = scale * q - min;
+    const std::int64_t g = c / scale_cols, s = c / kSuperblockCols;
+    const float q = static_cast<float>(weight_integer(format, r.q[c]));
+    if (p.scales == Scales::half) {
+      out[c] = f16_to_f32(r.scales[g]) * q + (p.min ? f16_to_f32(r.mins[g]) : 0.0f);
+    } else if (p.scales == Scales::exponent) {
+      out[c] = exponent_scale(r.sub_scales[g]) * q;
     } else {
-      out[c] = f16_to_f32(r.scales[g]) * q + (has_min(format) ? f16_to_f32(r.mins[g]) : 0.0f);
+      const int scale = p.signed_scales ? int{static_cast<std::int8_t>(r.sub_scales[g])} : int{r.sub_scales[g]};
+      out[c] = f16_to_f32(r.super_scales[s]) * static_cast<float>(scale) * q;
+      if (p.min) out[c] -= f16_to_f32(r.super_mins[s]) * static_cast<float>(r.sub_mins[g]);
     }
   }
 }

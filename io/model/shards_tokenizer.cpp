@@ -94,7 +94,7 @@ TokenizerData read_tokenizer(const ShardFile& file, std::int64_t vocab_size) {
     return static_cast<std::int32_t>(*found);
   };
   t.kind = static_cast<TokenizerKind>(number("kind", 0, 1));
-  t.pre = static_cast<PreTokenizer>(number("pre", 0, 4));
+  t.pre = static_cast<PreTokenizer>(number("pre", 0, 5));
   t.bos = number("bos", -1, vocab_size - 1);
   t.eos = number("eos", -1, vocab_size - 1);
   t.unknown = number("unknown", -1, vocab_size - 1);

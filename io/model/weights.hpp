@@ -17,6 +17,8 @@ struct LayerWeights {
   const float* bq = nullptr;                  // [q_dim]
   const float* bk = nullptr;                  // [kv_dim]
   const float* bv = nullptr;                  // [kv_dim]
+  const float* bo = nullptr;                  // [dim]
+  const float* sinks = nullptr;               // [n_heads]
   const float* q_norm = nullptr;              // [head_dim]
   const float* k_norm = nullptr;              // [head_dim]
   const float* attn_post_norm = nullptr;      // [dim]
@@ -27,6 +29,10 @@ struct LayerWeights {
   PackedMatrix w_gate_experts, w_up_experts;  // [n_experts * expert_hidden_dim][dim], one expert after the other
   PackedMatrix w_down_experts;                // [n_experts * dim][expert_hidden_dim]
   PackedMatrix shared_router;                 // [1][dim], f32
+  const float* router_bias = nullptr;         // [n_experts]
+  const float* b_gate_experts = nullptr;      // [n_experts * expert_hidden_dim], as all of w_up_experts' rows
+  const float* b_up_experts = nullptr;        // [n_experts * expert_hidden_dim]
+  const float* b_down_experts = nullptr;      // [n_experts * dim]
   const float* ffn_post_norm = nullptr;       // [dim]
 };
 

@@ -141,7 +141,7 @@ int byte_of_token(std::string_view token) {
 }
 
 ByteBpe::ByteBpe(const TokenizerData& data, const std::vector<std::string>& pieces, std::string_view source)
-    : pre_(data.pre), whole_words_first_(data.pre == PreTokenizer::llama3) {
+    : pre_(data.pre), whole_words_first_(data.pre == PreTokenizer::llama3 || data.pre == PreTokenizer::o200k) {
   byte_tokens_.fill(-1);
   for (std::size_t id = 0; id < pieces.size(); ++id) {
     if (data.types[id] != TokenType::normal || pieces[id].empty()) continue;

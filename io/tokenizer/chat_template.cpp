@@ -12,8 +12,9 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::array<std::string_view, 11> kNames = {"chatml",  "qwen",   "smollm", "llama2", "llama3", "vicuna",
-                                                     "mistral", "zephyr", "gemma",  "phi3",   "granite"};
+constexpr std::array<std::string_view, 14> kNames = {"chatml",  "qwen",    "smollm", "llama2",   "llama3",
+                                                     "vicuna",  "mistral", "zephyr", "gemma",    "phi3",
+                                                     "granite", "harmony", "phi4",   "phi4-mini"};
 
 constexpr std::string_view kSmolSystem = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 constexpr std::string_view kQwenSystem = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
@@ -198,6 +199,26 @@ struct ChatTemplateTable {
     return t;
   }
 
+  // ChatML with a separator behind the role, and no new lines.
+  static ChatTemplate phi4() {
+    const auto role = [](const std::string& name) { return "<|im_start|>" + name + "<|im_sep|>"; };
+    ChatTemplate t;
+    t.name_ = "phi4";
+    t.system_ = {role("system"), "<|im_end|>"};
+    t.user_ = {role("user"), "<|im_end|>"};
+    t.assistant_before_ = t.generation_prompt_ = role("assistant");
+    t.assistant_end_ = "<|im_end|>";
+    return t;
+  }
+
+  // Phi 3's markers, without new lines behind them.
+  static ChatTemplate phi4_mini() {
+    ChatTemplate t = phi3();
+    t.name_ = "phi4-mini";
+    t.trim_start_ = false;
+    return t;
+  }
+
   static ChatTemplate granite() {
     const auto role = [](const std::string& name) { return "<|start_of_role|>" + name + "<|end_of_role|>"; };
     ChatTemplate t;
@@ -207,6 +228,26 @@ struct ChatTemplateTable {
     t.assistant_before_ = t.generation_prompt_ = role("assistant");
     t.assistant_end_ = "<|end_of_text|>";
     t.assistant_after_ = "\n";
+    return t;
+  }
+
+  // gpt-oss. Its Jinja text puts today's date into the first message; that line is optional, and we write none: a
+  // prompt should not change from day to day. A reply has channels of its own: of earlier ones only the final channel
+  // is shown.
+  static ChatTemplate harmony() {
+    const auto message = [](const std::string& role) { return "<|start|>" + role + "<|message|>"; };
+    ChatTemplate t;
+    t.name_ = "harmony";
+    t.opening_ =
+        message("system") +
+        "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06\n\n"
+        "Reasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be included for every "
+        "message.<|end|>";
+    t.system_ = {message("developer") + "# Instructions\n\n", "\n\n<|end|>"};
+    t.user_ = {message("user"), "<|end|>"};
+    t.assistant_before_ = message("assistant<|channel|>final");
+    t.assistant_end_ = "<|end|>";
+    t.generation_prompt_ = "<|start|>assistant";
     return t;
   }
 
@@ -224,11 +265,20 @@ struct ChatTemplateTable {
   // The form whose markers the Jinja text has.
   static std::optional<ChatTemplate> by_markers(std::string_view jinja, std::string_view eos) {
     const auto has = [jinja](std::string_view part) { return contains(jinja, part); };
+    if (has("<|im_start|>") && has("<|im_sep|>") && has("<|im_end|>")) {
+      const bool known = has_only_markers(jinja, {"<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|endoftext|>"});
+      return known ? std::optional(phi4()) : std::nullopt;  // not Kimi
+    }
     if (has("<|im_start|>") && has("<|im_end|>")) {
       const bool known = has_only_markers(
           jinja, {"<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|startoftext|>", "<|begin_of_text|>"});
-      if (!known || has("## Metadata")) return std::nullopt;  // Phi 4, Kimi; SmolLM3
+      if (!known || has("## Metadata")) return std::nullopt;  // Kimi; SmolLM3
       return chatml("chatml", chatml_default_system(jinja));
+    }
+    if (has("<|start|>") && has("<|channel|>") && has("<|message|>")) {
+      const bool known = has_only_markers(
+          jinja, {"<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>", "<|constrain|>"});
+      return known && has("# Instructions") ? std::optional(harmony()) : std::nullopt;
     }
     if (has("<|start_header_id|>") && has("<|end_header_id|>")) {
       const bool known = has_only_markers(
@@ -249,6 +299,11 @@ struct ChatTemplateTable {
       const bool known =
           has_only_markers(jinja, {"<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", "<|tool_call|>"});
       return known && !has("strftime_now") ? std::optional(granite()) : std::nullopt;
+    }
+    if (has("'<|' + message['role'] + '|>'") && has("<|assistant|>") && has("<|end|>")) {
+      const bool known = has_only_markers(jinja, {"<|assistant|>", "<|end|>", "<|tool|>", "<|/tool|>", "<|tool_call|>",
+                                                  "<|/tool_call|>", "<|tool_response|>"});
+      return known ? std::optional(phi4_mini()) : std::nullopt;
     }
     if (has("<|user|>") && has("<|assistant|>") && has("<|end|>")) {
       const bool known =
@@ -285,6 +340,9 @@ std::optional<ChatTemplate> ChatTemplate::from_name(std::string_view name) {
   if (name == "gemma") return Table::gemma();
   if (name == "phi3") return Table::phi3();
   if (name == "granite") return Table::granite();
+  if (name == "harmony") return Table::harmony();
+  if (name == "phi4") return Table::phi4();
+  if (name == "phi4-mini") return Table::phi4_mini();
   return std::nullopt;
 }
 
@@ -299,6 +357,10 @@ std::optional<ChatTemplate> ChatTemplate::recognise(std::string_view jinja, std:
   if (!prompt->empty() && !same && !longer) return std::nullopt;
   if (longer) t->generation_prompt_ = *prompt;
   return t;
+}
+
+bool ChatTemplate::opens_thinking() const {
+  return trimmed(generation_prompt_).ends_with("<think>");
 }
 
 std::string ChatTemplate::content_of(const ChatMessage& message) const {
@@ -335,12 +397,14 @@ std::vector<PromptSegment> ChatTemplate::render(const std::vector<ChatMessage>& 
   std::vector<PromptSegment> out;
   const bool own_system = !messages.empty() && messages.front().role == "system";
   const std::string system = own_system ? content_of(messages.front()) : default_system_;
-  const bool show_system = !system.empty() || !system_preamble_.empty() || (own_system && !system_inside_user_);
+  const bool show_system =
+      !system.empty() || !system_preamble_.empty() || (own_system && !system_inside_user_ && opening_.empty());
   const auto add_system = [&] {
     out.push_back({system_.before + system_preamble_, true});
     out.push_back({system, false});
     out.push_back({system_.after, true});
   };
+  if (!opening_.empty()) out.push_back({opening_, true});
   if (show_system && !system_inside_user_) add_system();
   bool first_user = true;
   for (std::size_t i = own_system ? 1 : 0; i < messages.size(); ++i) {

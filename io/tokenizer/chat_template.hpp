@@ -26,6 +26,8 @@ class ChatTemplate {
   static std::string names();  // "chatml, llama2, ...": for help and messages
 
   const std::string& name() const { return name_; }
+  // Whether a prompt ends inside of the reply's thinking (io/tokenizer/reasoning.hpp).
+  bool opens_thinking() const;
   // Used where a conversation has no system message; maybe empty.
   const std::string& default_system() const { return default_system_; }
 
@@ -50,6 +52,7 @@ class ChatTemplate {
   void add_message(const ChatMessage& message, bool first_user, std::vector<PromptSegment>& out) const;
 
   std::string name_;
+  std::string opening_;  // what every conversation begins with
   Turn system_, user_;
   Turn tool_;                     // results of tools; empty: the template has no such role
   std::string assistant_before_;  // of a reply in the history

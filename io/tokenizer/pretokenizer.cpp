@@ -18,6 +18,9 @@ struct Char {
   std::size_t begin;  // byte offset in the text
   char32_t code;
   Class cls;
+  // Of letters, and of marks (whose class is symbol): whether they may stand in the first part of a word of GPT-4o,
+  // which is upper-case, and in the second, which is lower-case. Letters without case and marks may stand in both.
+  bool upper = false, lower = false;
 };
 
 bool is_white_space(char32_t c) {  // Unicode's property White_Space, without \r and \n
@@ -44,12 +47,35 @@ Class classify(char32_t c) {
   }
 }
 
+void set_case(Char& c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c.code))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LT:
+      c.upper = true;
+      break;
+    case UTF8PROC_CATEGORY_LL:
+      c.lower = true;
+      break;
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+      c.upper = c.lower = true;
+      break;
+    default:
+      break;
+  }
+}
+
 std::vector<Char> classify_text(std::string_view text) {
   std::vector<Char> chars;
   chars.reserve(text.size() + 1);
   for (std::size_t at = 0; at < text.size();) {
     const Utf8Char c = first_utf8_char(text.substr(at));
-    chars.push_back({at, c.code, c.state == Utf8State::valid ? classify(c.code) : Class::symbol});
+    const bool valid = c.state == Utf8State::valid;
+    chars.push_back({at, c.code, valid ? classify(c.code) : Class::symbol});
+    if (valid) set_case(chars.back());
     at += c.bytes;
   }
   return chars;
@@ -79,14 +105,59 @@ class Matcher {
       return run(i + 1, end, Class::letter);
     const std::size_t j = after_space(i, end);
     if (j < end && chars_[j].cls == Class::symbol) return run(run(j, end, Class::symbol), end, Class::newline);
+    return lines_or_spaces(i, end);
+  }
+
+  // P?U*W+C?|P?U+W*C?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+
+  // with P = [^\r\n\p{L}\p{N}], U = upper-case and caseless letters and marks, W = lower-case and the same others,
+  // C = (?i:'s|'t|'re|'ve|'m|'ll|'d)
+  std::size_t o200k(std::size_t i, std::size_t end) const {
+    const Class cls = chars_[i].cls;
+    const bool prefix = cls == Class::symbol || cls == Class::space;
+    for (const bool lower : {true, false}) {
+      for (std::size_t j = prefix ? i + 1 : i;; --j) {
+        const std::size_t stop = lower ? word_with_lower(j, end) : word_with_upper(j, end);
+        if (stop != 0) return std::max(stop, stop < end ? contraction(stop, end, true) : 0);
+        if (j == i) break;
+      }
+    }
+    if (cls == Class::number) return run(i, std::min(end, i + 3), cls);
+    std::size_t j = after_space(i, end);
+    if (j == end || chars_[j].cls != Class::symbol) return lines_or_spaces(i, end);
+    j = run(j, end, Class::symbol);
+    while (j < end && (chars_[j].cls == Class::newline || chars_[j].code == '/')) ++j;
+    return j;
+  }
+
+ private:
+  // U*W+ from i on: the end, or 0.
+  std::size_t word_with_lower(std::size_t i, std::size_t end) const {
+    std::size_t j = i;
+    while (j < end && chars_[j].upper) ++j;
+    // The second part begins as late as it can.
+    while (j >= end || !chars_[j].lower) {
+      if (j <= i) return 0;
+      --j;
+    }
+    while (j < end && chars_[j].lower) ++j;
+    return j;
+  }
+  // U+W* from i on: the end, or 0.
+  std::size_t word_with_upper(std::size_t i, std::size_t end) const {
+    std::size_t j = i;
+    while (j < end && chars_[j].upper) ++j;
+    if (j == i) return 0;
+    while (j < end && chars_[j].lower) ++j;
+    return j;
+  }
+  // \s*[\r\n]+|\s+(?!\S)|\s+
+  std::size_t lines_or_spaces(std::size_t i, std::size_t end) const {
     std::size_t after_newline = 0;
     for (std::size_t k = i; k < end && is_space(k); ++k) {
       if (chars_[k].cls == Class::newline) after_newline = k + 1;
     }
     return after_newline != 0 ? after_newline : spaces(i, end);
   }
-
- private:
   bool is_space(std::size_t i) const { return chars_[i].cls == Class::space || chars_[i].cls == Class::newline; }
   // " ?": past a plain space that something follows.
   std::size_t after_space(std::size_t i, std::size_t end) const {
@@ -124,6 +195,7 @@ std::size_t next_word(const Matcher& match, const std::vector<Char>& chars, std:
                       PreTokenizer pre) {
   if (pre == PreTokenizer::llama3) return match.llama3(i, end, 3);
   if (pre == PreTokenizer::qwen2) return match.llama3(i, end, 1);
+  if (pre == PreTokenizer::o200k) return match.o200k(i, end);
   if (pre == PreTokenizer::smollm && chars[i].cls == Class::number) return i + 1;
   return match.gpt2(i, end);
 }

@@ -15,7 +15,7 @@ enum class TokenizerKind : std::uint8_t {
 };
 
 // How byte-level BPE cuts text into words before merging.
-enum class PreTokenizer : std::uint8_t { none = 0, gpt2 = 1, smollm = 2, llama3 = 3, qwen2 = 4 };
+enum class PreTokenizer : std::uint8_t { none = 0, gpt2 = 1, smollm = 2, llama3 = 3, qwen2 = 4, o200k = 5 };
 
 enum class TokenType : std::uint8_t {  // GGUF's numbers
   normal = 1,

@@ -12,9 +12,10 @@ namespace jupiter {
 
 namespace {
 
-constexpr std::array<std::string_view, 10> kEnds = {
-    "<|im_end|>",    "<|endoftext|>",   "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>",
-    "<end_of_turn>", "<|end_of_turn|>", "<|end|>",    "</s>",       "<EOT>",
+constexpr std::string_view kEnd = "<|end|>", kReturn = "<|return|>";
+constexpr std::array<std::string_view, 12> kEnds = {
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end_of_turn|>",
+    kEnd,         "</s>",          "<EOT>",      kReturn,      "<|call|>",
 };
 
 void check_id(TokenId id, const TokenizerData& data, std::string_view name, std::string_view source) {
@@ -33,9 +34,14 @@ void check_count(std::size_t found, const TokenizerData& data, std::string_view 
 
 void complete_end_of_turn(TokenizerData& data) {
   if (data.eos >= 0) data.end_of_turn.push_back(data.eos);
+  const auto special = [&](std::size_t id) {
+    return data.types[id] == TokenType::control || data.types[id] == TokenType::user_defined;
+  };
+  bool returns = false;  // gpt-oss: its <|end|> ends a part of a reply, <|return|> the reply
+  for (std::size_t id = 0; id < data.tokens.size(); ++id) returns |= special(id) && data.tokens[id] == kReturn;
   for (std::size_t id = 0; id < data.tokens.size(); ++id) {
-    const bool special = data.types[id] == TokenType::control || data.types[id] == TokenType::user_defined;
-    if (special && std::find(kEnds.begin(), kEnds.end(), data.tokens[id]) != kEnds.end()) {
+    if (returns && data.tokens[id] == kEnd) continue;
+    if (special(id) && std::find(kEnds.begin(), kEnds.end(), data.tokens[id]) != kEnds.end()) {
       data.end_of_turn.push_back(static_cast<TokenId>(id));
     }
   }

@@ -126,13 +126,14 @@ class PlainModel {
     for (std::size_t p = 0; p < x.size(); ++p) {
       const std::size_t window = kind.window > 0 ? static_cast<std::size_t>(kind.window) : x.size();
       const std::size_t first = p + 1 > window ? p + 1 - window : 0;
-      add(x[p], multiply(at + "wo", attend(q[p], k, v, first, p)), at + "attn_post_norm");
+      const Vector sinks = c_.attention_sinks ? vector(at + "sinks") : Vector{};
+      add(x[p], multiply(at + "wo", attend(q[p], k, v, first, p, sinks), at + "bo"), at + "attn_post_norm");
     }
   }
 
   // Keys first..last, itself included.
   Vector attend(const Vector& q, const std::vector<Vector>& k, const std::vector<Vector>& v, std::size_t first,
-                std::size_t last) const {
+                std::size_t last, const Vector& sinks) const {
     const std::size_t d = static_cast<std::size_t>(c_.head_dim),
                       share = static_cast<std::size_t>(c_.n_heads / c_.n_kv_heads);
     const double scale = c_.attention_scale > 0 ? static_cast<double>(c_.attention_scale)
@@ -148,6 +149,7 @@ class PlainModel {
         total += weight;
         for (std::size_t i = 0; i < d; ++i) out[h * d + i] += weight * v[key][from + i];
       }
+      if (!sinks.empty()) total += std::exp(sinks[h]);
       for (std::size_t i = 0; i < d; ++i) out[h * d + i] /= total;
     }
     return out;
@@ -158,6 +160,13 @@ class PlainModel {
     return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
   }
   Vector gated(Vector gate, const Vector& up) const {
+    if (c_.activation == Activation::bounded_silu) {
+      for (std::size_t i = 0; i < gate.size(); ++i) {
+        const double g = std::min(gate[i], 7.0), u = std::clamp(up[i], -7.0, 7.0);
+        gate[i] = g / (1 + std::exp(-1.702 * g)) * (u + 1);
+      }
+      return gate;
+    }
     for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = activation(gate[i]) * up[i];
     return gate;
   }
@@ -175,14 +184,14 @@ class PlainModel {
   }
 
   // Rows of one expert.
-  Vector multiply_expert(const std::string& name, std::size_t expert, const Vector& x) const {
-    const auto rows = static_cast<std::size_t>(source_.tensor(name).rows / c_.n_experts);
-    const Vector all = multiply(name, x);
+  Vector multiply_expert(const std::string& at, const std::string& name, std::size_t expert, const Vector& x) const {
+    const auto rows = static_cast<std::size_t>(source_.tensor(at + "w_" + name).rows / c_.n_experts);
+    const Vector all = multiply(at + "w_" + name, x, at + "b_" + name);
     const auto first = all.begin() + static_cast<std::ptrdiff_t>(expert * rows);
     return Vector(first, first + static_cast<std::ptrdiff_t>(rows));
   }
   void add_experts(const std::string& at, const Vector& in, Vector& sum) const {
-    Vector power = multiply(at + "router", in);
+    Vector power = multiply(at + "router", in, at + "router_bias");
     for (double& v : power) v = std::exp(v);
     std::vector<std::size_t> ranked(power.size());
     std::iota(ranked.begin(), ranked.end(), 0);
@@ -191,9 +200,8 @@ class PlainModel {
     double total = c_.normalised_expert_weights ? 0 : std::accumulate(power.begin(), power.end(), 0.0);
     for (const std::size_t e : ranked) total += c_.normalised_expert_weights ? power[e] : 0;
     for (const std::size_t e : ranked) {
-      const Vector hidden =
-          gated(multiply_expert(at + "w_gate_experts", e, in), multiply_expert(at + "w_up_experts", e, in));
-      const Vector out = multiply_expert(at + "w_down_experts", e, hidden);
+      const Vector hidden = gated(multiply_expert(at, "gate_experts", e, in), multiply_expert(at, "up_experts", e, in));
+      const Vector out = multiply_expert(at, "down_experts", e, hidden);
       for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += power[e] / total * out[i];
     }
   }
@@ -230,8 +238,8 @@ void expect_logits(const std::string& model, const std::string& expected_of) {
 }
 
 // Models that are there as GGUF too.
-constexpr auto kBoth = {"llama-yarn", "gemma2",  "gemma3",   "phi3",     "phi3-short", "phi3-long", "granite",
-                        "smollm3",    "mixtral", "qwen2moe", "qwen3moe", "olmoe",      "granitemoe"};
+constexpr auto kBoth = {"llama-yarn", "gemma2",  "gemma3",   "phi3",     "phi3-short", "phi3-long",  "granite",
+                        "smollm3",    "mixtral", "qwen2moe", "qwen3moe", "olmoe",      "granitemoe", "gpt-oss"};
 
 TEST(Architectures, LogitsAsTransformers) {
   for (const char* name : {"llama-untied", "llama-tied", "llama3", "llama-linear", "mistral", "qwen2", "qwen3"}) {
@@ -239,12 +247,13 @@ TEST(Architectures, LogitsAsTransformers) {
   }
   for (const char* name : kBoth) expect_logits(name, name);
   expect_logits("gemma3-pictures", "gemma3");
+  expect_logits("gpt-oss-mxfp4", "gpt-oss");
 }
 
 // As the converter of the same weights needs them: every row of every tensor has the same bits from both sources, and
 // the configurations are one.
-void expect_same_source(const std::string& model) {
-  const auto gguf = open_model(model + ".gguf"), folder = open_model(model);
+void expect_same_source(const std::string& model, const std::string& in_folder) {
+  const auto gguf = open_model(model + ".gguf"), folder = open_model(in_folder);
   for (const TensorSpec& spec : tensor_specs(folder->config())) {
     const SourceTensor &a = gguf->tensor(spec.canonical), &b = folder->tensor(spec.canonical);
     std::vector<float> x(static_cast<std::size_t>(a.cols)), y(x.size());
@@ -268,7 +277,8 @@ void expect_same_source(const std::string& model) {
 }
 
 TEST(Architectures, GgufAndFolderOfTheSameWeightsAreOneModel) {
-  for (const char* name : kBoth) expect_same_source(name);
+  for (const char* name : kBoth) expect_same_source(name, name);
+  expect_same_source("gpt-oss", "gpt-oss-mxfp4");
 }
 
 TEST(Architectures, GgufOfTheSameModelGivesTheSame) {

@@ -28,7 +28,7 @@ class GgufQuants : public testing::Test {
 };
 
 TEST_F(GgufQuants, DequantisesEveryTypeBitForBit) {
-  ASSERT_EQ(cases_.size(), 11u);
+  ASSERT_EQ(cases_.size(), 16u);
   for (const auto& c : cases_) {
     const GgufType type = gguf_type_from_number(c["type"]).value();
     const test::ExactCopy row(from_hex(c["row"]));
@@ -61,8 +61,11 @@ TEST_F(GgufQuants, PackedFormsKeepEveryValue) {
 TEST(GgufTypes, Names) {
   EXPECT_EQ(gguf_type_name(GgufType::q6_k), "Q6_K");
   EXPECT_EQ(gguf_type_name(10u), "Q2_K");
+  EXPECT_EQ(gguf_type_name(GgufType::mxfp4), "MXFP4");
+  EXPECT_EQ(gguf_type_name(16u), "IQ2_XXS");
+  EXPECT_EQ(gguf_type_name(31u), "type 31");
   EXPECT_EQ(gguf_type_name(1000u), "type 1000");
-  EXPECT_FALSE(gguf_type_from_number(10).has_value());
+  EXPECT_FALSE(gguf_type_from_number(16).has_value());
 }
 
 }  // namespace

@@ -147,7 +147,7 @@ TEST(Gguf, RefusesWhatItDoesNotKnow) {
   mentions(parse_error(Bytes{std::byte{'P'}, std::byte{'K'}, std::byte{3}, std::byte{4}}), {"tiny.gguf", "magic"});
   mentions(parse_error(tiny_llama().build(1)), {"version", "found 1"});
   mentions(parse_error(tiny_llama().build(0x03000000)), {"version", "little-endian"});
-  mentions(parse_error(tiny_llama().tensor("x", {256}, 10, Bytes(84)).build()), {"\"x\"", "Q4_K", "found Q2_K"});
+  mentions(parse_error(tiny_llama().tensor("x", {256}, 16, Bytes(66)).build()), {"\"x\"", "Q4_K", "found IQ2_XXS"});
   mentions(parse_error(tiny_llama().tensor("x", {256}, 99, Bytes(84)).build()), {"\"x\"", "found type 99"});
   mentions(config_error(tiny_llama().text("general.architecture", "gpt2")), {"general.architecture", "llama", "gpt2"});
   const auto experts = [] { return tiny_llama().u32("llama.expert_count", 8); };

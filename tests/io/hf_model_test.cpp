@@ -65,6 +65,31 @@ TEST(HfConfig, ReadsTheUsualFields) {
   EXPECT_EQ(config_of(with(mistral)).sliding_window, 4096);
 }
 
+TEST(HfConfig, GptOss) {
+  const json known = {{"architectures", {"GptOssForCausalLM"}},
+                      {"num_local_experts", 4},
+                      {"num_experts_per_tok", 2},
+                      {"sliding_window", 128},
+                      {"attention_bias", true},
+                      {"swiglu_limit", 7.0},
+                      {"quantization_config", {{"quant_method", "mxfp4"}}}};
+  const ModelConfig c = config_of(with(known));
+  EXPECT_TRUE(c.qkv_bias && c.attention_output_bias && c.attention_sinks && c.expert_bias);
+  EXPECT_TRUE(c.normalised_expert_weights);
+  EXPECT_EQ(c.activation, Activation::bounded_silu);
+  EXPECT_EQ(c.full_attention_layers, (std::vector<std::int64_t>{1}));
+  EXPECT_EQ(c.expert_hidden_dim, 128);
+  EXPECT_EQ(c.hidden_dim, 0);
+  const auto refuses = [&](const json& change, std::initializer_list<std::string_view> parts) {
+    json config = with(known);
+    config.merge_patch(change);
+    expect_error([&] { config_of(config); }, parts);
+  };
+  refuses({{"swiglu_limit", 8.0}}, {"swiglu_limit", "7"});
+  refuses({{"attention_bias", false}}, {"attention_bias", "true"});
+  refuses({{"quantization_config", {{"quant_method", "gptq"}}}}, {"quantization_config", "mxfp4", "gptq"});
+}
+
 // Llama 3.1's numbers; the factors by hand from their definition.
 TEST(HfConfig, RopeScalingInBothSpellings) {
   json scaling = {

@@ -37,6 +37,17 @@ TEST(PreTokenizer, Llama3) {
   EXPECT_EQ(split("\tx\u00a0y"), (Words{"\tx", "\u00a0y"}));
 }
 
+TEST(PreTokenizer, O200k) {
+  const auto split = [](std::string_view text) { return split_words(text, PreTokenizer::o200k); };
+  EXPECT_EQ(split("HelloWorld's FOO"), (Words{"Hello", "World's", " FOO"}));
+  EXPECT_EQ(split("JSONParser ABC"), (Words{"JSONParser", " ABC"}));
+  EXPECT_EQ(split("日本Go x"), (Words{"日本Go", " x"}));
+  EXPECT_EQ(split("A日B"), (Words{"A日", "B"}));
+  EXPECT_EQ(split("1234 a/b//\n/x"), (Words{"123", "4", " a", "/b", "//\n/", "x"}));
+  EXPECT_EQ(split("a!\r\n\nb  c"), (Words{"a", "!\r\n\n", "b", " ", " c"}));
+  EXPECT_EQ(split("\u0301e .\u0301"), (Words{"\u0301e", " .\u0301"}));
+}
+
 TEST(PreTokenizer, Qwen2) {
   const auto split = [](std::string_view text) { return split_words(text, PreTokenizer::qwen2); };
   EXPECT_EQ(split("123 it'LL"), (Words{"1", "2", "3", " it", "'LL"}));

@@ -59,6 +59,25 @@ TEST(Safetensors, ReadsTensors) {
   EXPECT_THROW(file.tensor("d"), FormatError);
 }
 
+TEST(Safetensors, HandsOutBytesOfTheShapeThatIsAskedFor) {
+  const Bytes bytes = file_of(R"({"a":{"dtype":"U8","shape":[2,3],"data_offsets":[0,6]},)"
+                              R"("b":{"dtype":"I8","shape":[2],"data_offsets":[6,8]}})",
+                              8);
+  const Safetensors file = parse_safetensors(bytes, "w.safetensors");
+  const auto a = file.bytes("a", {2, 3});
+  EXPECT_EQ(a.size(), 6u);
+  EXPECT_EQ(a[5], std::byte{5});
+  EXPECT_THROW(file.bytes("c", {1}), FormatError);
+  for (const auto& [name, shape] : {std::pair{"a", std::vector<std::int64_t>{3, 2}}, {"a", {6}}, {"b", {2}}}) {
+    try {
+      file.bytes(name, shape);
+      ADD_FAILURE() << "no FormatError";
+    } catch (const FormatError& e) {
+      EXPECT_NE(std::string(e.what()).find("expected U8 ["), std::string::npos) << e.what();
+    }
+  }
+}
+
 TEST(Safetensors, EveryTruncationIsAFormatError) {
   const Bytes bytes = file_of(kHeader, 40);
   for (std::size_t size = 0; size < bytes.size(); ++size) {

@@ -41,7 +41,7 @@ Tokenizer load(const std::string& name) {
   return Tokenizer(parse_hf_tokenizer({tokenizer, {}, {}, {}, {}, {}}, count_tokens(tokenizer)));
 }
 
-const std::vector<std::string> kKinds = {"gpt2", "smollm", "llama3", "qwen2", "llama2", "mistral", "gemma"};
+const std::vector<std::string> kKinds = {"gpt2", "smollm", "llama3", "o200k", "qwen2", "llama2", "mistral", "gemma"};
 
 TEST(Tokenizer, EveryKindEncodesAsHuggingFaceDoes) {
   for (const std::string& name : kKinds) {

@@ -19,9 +19,7 @@ float Random::uniform(float low, float high) {
 }
 
 int largest_integer(Format f) {
-  if (f == Format::q8) return 255;
-  if (f == Format::q6k) return 63;
-  return f == Format::q5 || f == Format::q5m || f == Format::q5k ? 31 : 15;
+  return (1 << (parts(f).low_bits + parts(f).high_bits)) - 1;
 }
 
 namespace {
@@ -54,9 +52,11 @@ QuantizedRow random_row(Format format, std::int64_t cols, Random& random) {
   fill_f16(row.mins, random, -1.0f, 0.5f);
   fill_f16(row.super_scales, random, -0.01f, 0.01f);
   fill_f16(row.super_mins, random, -0.01f, 0.01f);
-  const bool six = format == Format::q6k;  // signed bytes; the others have six bits
-  for (auto& s : row.sub_scales) s = static_cast<std::uint8_t>(random.below(six ? 256 : 64));
-  for (auto& s : row.sub_mins) s = static_cast<std::uint8_t>(random.below(64));
+  const FormatParts p = parts(format);
+  const int low = p.scales == Scales::exponent ? 115 : 0;  // 2^-13 to 2^2
+  const int count = p.min && p.scales_per_group == 2 ? 16 : p.scales == Scales::exponent ? 16 : 64;
+  for (auto& s : row.sub_scales) s = static_cast<std::uint8_t>(low + random.below(p.signed_scales ? 256 : count));
+  for (auto& s : row.sub_mins) s = static_cast<std::uint8_t>(random.below(count));
   return row;
 }
 

@@ -13,8 +13,9 @@
 
 namespace jupiter::testing {
 
-inline constexpr Format kQuantised[] = {Format::q4, Format::q4m, Format::q5,  Format::q5m,
-                                        Format::q8, Format::q4k, Format::q5k, Format::q6k};
+inline constexpr Format kQuantised[] = {Format::q4,    Format::q4m,   Format::q5,   Format::q5m, Format::q8,
+                                        Format::q4k,   Format::q5k,   Format::q6k,  Format::q2k, Format::q3k,
+                                        Format::iq4nl, Format::iq4xs, Format::mxfp4};
 inline constexpr Format kFloats[] = {Format::f32, Format::f16, Format::bf16};
 
 // The largest stored integer.

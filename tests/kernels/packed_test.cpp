@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "io/float16.hpp"
@@ -17,7 +18,7 @@ bool equal(const Buffer<T>& a, const Buffer<T>& b) {
 }
 
 TEST(Packed, NamesAndFormatsAreInverse) {
-  for (int i = 0; i <= static_cast<int>(Format::q6k); ++i) {
+  for (int i = 0; i <= static_cast<int>(kLastFormat); ++i) {
     const auto format = static_cast<Format>(i);
     EXPECT_EQ(format_from_name(name(format)), format);
   }
@@ -46,6 +47,43 @@ TEST(Packed, RowsComeBack) {
   }
 }
 
+// By the formula that stands beside each format, in double precision.
+double exact_weight(Format format, const QuantizedRow& row, std::size_t c) {
+  constexpr int kFourBits[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  constexpr int kLevels[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  const auto half = [](const Buffer<std::uint16_t>& values, std::size_t i) { return double{f16_to_f32(values[i])}; };
+  const int q = row.q[c];
+  switch (format) {
+    case Format::q2k:
+      return half(row.super_scales, c / 256) * row.sub_scales[c / 16] * q -
+             half(row.super_mins, c / 256) * row.sub_mins[c / 16];
+    case Format::q3k:
+      return half(row.super_scales, c / 256) * static_cast<std::int8_t>(row.sub_scales[c / 16]) * (q - 4);
+    case Format::q4k:
+    case Format::q5k:
+      return half(row.super_scales, c / 256) * row.sub_scales[c / 32] * q -
+             half(row.super_mins, c / 256) * row.sub_mins[c / 32];
+    case Format::q6k:
+      return half(row.super_scales, c / 256) * static_cast<std::int8_t>(row.sub_scales[c / 16]) * (q - 32);
+    case Format::iq4nl:
+      return half(row.scales, c / 32) * kLevels[q];
+    case Format::iq4xs:
+      return half(row.super_scales, c / 256) * static_cast<std::int8_t>(row.sub_scales[c / 32]) * kLevels[q];
+    case Format::mxfp4:
+      return std::ldexp(kFourBits[q], row.sub_scales[c / 32] - 128);
+    default:
+      return half(row.scales, c / 32) * (q - zero_point(format)) + (has_min(format) ? half(row.mins, c / 32) : 0.0);
+  }
+}
+
+TEST(Packed, PowersOfTwo) {
+  EXPECT_EQ(exponent_scale(128), 1.0f);
+  EXPECT_EQ(exponent_scale(0), 0x1p-128f);
+  EXPECT_EQ(exponent_scale(1), 0x1p-127f);
+  EXPECT_EQ(exponent_scale(254), 0x1p126f);
+  EXPECT_FALSE(std::isfinite(exponent_scale(255)));
+}
+
 TEST(Packed, DequantisesByTheFormula) {
   for (const Format format : kQuantised) {
     constexpr std::int64_t kCols = 512;
@@ -57,18 +95,8 @@ TEST(Packed, DequantisesByTheFormula) {
     std::vector<float> out(kCols);
     dequantize_row(m, 3, out.data());
     for (std::size_t c = 0; c < kCols; ++c) {
-      const double q = int{row.q[c]} - zero_point(format);
-      double exact = 0;
-      if (format == Format::q6k) {
-        exact = double{f16_to_f32(row.super_scales[c / 256])} * static_cast<std::int8_t>(row.sub_scales[c / 16]) * q;
-      } else if (is_k_quant(format)) {
-        exact = double{f16_to_f32(row.super_scales[c / 256])} * row.sub_scales[c / 32] * q -
-                double{f16_to_f32(row.super_mins[c / 256])} * row.sub_mins[c / 32];
-      } else {
-        exact =
-            double{f16_to_f32(row.scales[c / 32])} * q + (has_min(format) ? double{f16_to_f32(row.mins[c / 32])} : 0);
-      }
-      EXPECT_NEAR(out[c], exact, 1e-6) << name(format) << " column " << c;
+      const double exact = exact_weight(format, row, c);
+      EXPECT_NEAR(out[c], exact, 1e-6 * (1 + std::abs(exact))) << name(format) << " column " << c;
     }
   }
 }
@@ -85,16 +113,18 @@ TEST(Packed, PaddingMultipliesToZero) {
   }
 }
 
-// GGUF's bytes for 256 columns of a row; ours are at most 3 % more. (In narrow K-quants, 768 columns or less, the
-// alignment of sections adds up to 3 % again.)
-TEST(Packed, CostsAtMostThreePercentMoreThanGguf) {
-  const std::pair<Format, double> gguf[] = {{Format::q4, 144},  {Format::q4m, 160}, {Format::q5, 176},
-                                            {Format::q5m, 192}, {Format::q8, 272},  {Format::q4k, 144},
-                                            {Format::q5k, 176}, {Format::q6k, 210}};
+// GGUF's bytes for 256 columns of a row; ours are at most 3 % more, of Q3_K 4 %. (In narrow K-quants, 768 columns or
+// less, the alignment of sections adds up to 3 % again.)
+TEST(Packed, CostsLittleMoreThanGguf) {
+  const std::pair<Format, double> gguf[] = {
+      {Format::q4, 144},    {Format::q4m, 160},   {Format::q5, 176},   {Format::q5m, 192}, {Format::q8, 272},
+      {Format::q4k, 144},   {Format::q5k, 176},   {Format::q6k, 210},  {Format::q2k, 84},  {Format::q3k, 110},
+      {Format::iq4nl, 144}, {Format::iq4xs, 136}, {Format::mxfp4, 136}};
   for (const auto& [format, bytes] : gguf) {
     for (const std::int64_t cols : {1024, 2048, 5632}) {
       const double ours = static_cast<double>(panel_layout(format, cols).bytes);
-      EXPECT_LE(ours, bytes * 16 * static_cast<double>(cols) / 256 * 1.03) << name(format) << ' ' << cols;
+      const double limit = format == Format::q3k ? 1.04 : 1.03;
+      EXPECT_LE(ours, bytes * 16 * static_cast<double>(cols) / 256 * limit) << name(format) << ' ' << cols;
     }
   }
 }

@@ -109,15 +109,28 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"phi3", "phi3"}, Case{"phi3-short", "phi3-short"}, Case{"phi3-long", "phi3-long"},
                     Case{"granite", "granite"}, Case{"smollm3", "smollm3"}, Case{"mixtral", "mixtral"},
                     Case{"qwen2moe", "qwen2moe"}, Case{"qwen3moe", "qwen3moe"}, Case{"qwen3moe.gguf", "qwen3moe"},
-                    Case{"olmoe", "olmoe"}, Case{"granitemoe", "granitemoe"}),
+                    Case{"olmoe", "olmoe"}, Case{"granitemoe", "granitemoe"}, Case{"gpt-oss", "gpt-oss"},
+                    Case{"gpt-oss.gguf", "gpt-oss"}, Case{"gpt-oss-mxfp4", "gpt-oss"}),
     [](const auto& instance) {
       std::string name = instance.param.source;
       for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
       return name;
     });
 
+// Experts in MXFP4 are kept, and both kinds of source give one model.
+TEST(ArchitecturesExact, MxFp4IsTheSameFromBothSources) {
+  const auto expected = nlohmann::json::parse(read_file(kData / "gpt-oss" / "expected.json"));
+  const auto tokens = expected["tokens"].get<std::vector<TokenId>>();
+  const auto whole = engine_logits(kData / "gpt-oss-mxfp4", Quantization::keep, tokens, 64);
+  EXPECT_EQ(engine_logits(kData / "gpt-oss.gguf", Quantization::keep, tokens, 64), whole);
+  EXPECT_EQ(engine_logits(kData / "gpt-oss-mxfp4", Quantization::keep, tokens, 3, 1), whole);
+  const auto want = expected["logits"].back().get<std::vector<double>>();
+  EXPECT_LT(relative_difference(whole.back(), want), 0.05);  // activations have eight bits
+}
+
 TEST(ArchitecturesExact, RowsDoNotDependOnChunksOrThreads) {
-  for (const char* name : {"mistral", "gemma2", "gemma3", "phi3", "smollm3", "qwen2moe", "qwen3moe", "granitemoe"}) {
+  for (const char* name :
+       {"mistral", "gemma2", "gemma3", "phi3", "smollm3", "qwen2moe", "qwen3moe", "granitemoe", "gpt-oss"}) {
     const auto expected = nlohmann::json::parse(read_file(kData / name / "expected.json"));
     const auto tokens = expected["tokens"].get<std::vector<TokenId>>();
     for (const Quantization quantization : {Quantization::f32, Quantization::f16, Quantization::q8}) {

@@ -134,10 +134,10 @@ int test(int layouts) {
     }));
   }
   for (const char* name : {"llama-tied", "llama-untied", "llama-linear", "llama3", "mistral", "qwen2", "qwen3",
-                           "gemma2", "gemma3", "phi3", "granite", "smollm3"}) {
+                           "gemma2", "gemma3", "phi3", "granite", "smollm3", "gpt-oss", "gpt-oss-mxfp4"}) {
     models.push_back(make_model(mpi, [&](const fs::path& folder) {
       ConvertOptions options;
-      options.quantization = Quantization::f32;
+      options.quantization = std::string(name).ends_with("mxfp4") ? Quantization::keep : Quantization::f32;
       convert_model(*open_model_source((fs::path(JUPITER_TEST_DATA) / "architectures" / name).string()), folder,
                     options);
     }));
