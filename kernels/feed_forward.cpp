@@ -57,27 +57,48 @@ void group_entries(std::int64_t n_experts, Routing& routing) {
 // Rows [first, first + rows) of x and the same as integers, which lie in blocks of their own.
 class GroupedInput {
  public:
+  // All columns are there.
   GroupedInput(const Runtime& rt, const Routing& routing, MatrixView<const float> x, bool quantised,
                QuantizedBuffer& buffer)
       : x_(x) {
-    if (!quantised) return;
-    const QuantizedRows all = buffer.view(x.rows, x.cols);
-    for (const Routing::Group& g : routing.groups) {
-      const std::int64_t at = g.first * all.groups();
-      integers_.push_back({g.rows, x.cols, all.values + at * kGroupCols, all.scales + at, all.offsets + at,
-                           all.half_offsets + 2 * at, all.scaled_sums + at});
+    if (quantised) quantize(rt, routing, {0, x.cols}, buffer);
+  }
+  // Boards of a tensor group have columns each, which they gather as they read them (LinearInput::gather()).
+  GroupedInput(const Runtime& rt, const Routing& routing, const TensorGroup& group, MatrixView<float> x, bool quantised,
+               QuantizedBuffer& buffer)
+      : x_(x) {
+    const std::vector<IndexRange>& columns = group.expert_hidden;
+    if (columns.empty() || !quantised || !in_groups(columns)) {
+      gather(group, columns, x);
+      if (quantised) quantize(rt, routing, {0, x.cols}, buffer);
+    } else {
+      quantize(rt, routing, columns[group.board], buffer);
+      gather(group, columns, integers_);
     }
-    for_rows(rt, std::ssize(routing.groups), 1, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t i = first; i < last; ++i) {
-        rt.kernels.quantize_rows(x.slice(routing.groups[i].first, routing.groups[i].rows), integers_[i]);
-      }
-    });
   }
   LinearView of(std::int64_t group, const Routing::Group& g) const {
     return {x_.slice(g.first, g.rows), integers_.empty() ? QuantizedRows{} : integers_[group]};
   }
 
  private:
+  void quantize(const Runtime& rt, const Routing& routing, const IndexRange& columns, QuantizedBuffer& buffer) {
+    const QuantizedRows all = buffer.view(x_.rows, x_.cols);
+    for (const Routing::Group& g : routing.groups) {
+      const std::int64_t at = g.first * all.groups();
+      integers_.push_back({g.rows, x_.cols, all.values + at * kGroupCols, all.scales + at, all.offsets + at,
+                           all.half_offsets + 2 * at, all.scaled_sums + at});
+    }
+    const MatrixView<const float> mine = x_.columns(columns.first, columns.size());
+    for_rows(rt, std::ssize(routing.groups), 1, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        for (std::int64_t b = 0; b < integers_[i].blocks(); ++b) {
+          const RowBlock at = integers_[i].block(b);
+          rt.kernels.quantize_rows(mine.slice(routing.groups[i].first + at.first, at.rows),
+                                   integers_[i].only(at, columns.first, columns.size()));
+        }
+      }
+    });
+  }
   MatrixView<const float> x_;
   std::vector<QuantizedRows> integers_;  // by group
 };
@@ -180,15 +201,15 @@ void add_experts(const Runtime& rt, const ModelConfig& c, const TensorGroup& g, 
   const MatrixView<float> up(s.up.data(), entries, mine.expert_hidden.size());
   const auto gate = hidden.columns(mine.expert_hidden.first, mine.expert_hidden.size());
   copy_to_places(rt, routing, normed, grouped);
-  const auto for_groups = [&](MatrixView<const float> x, bool quantised, const auto& add_products) {
-    const GroupedInput input(rt, routing, x, quantised, s.integers);
+  const auto for_groups = [&](const GroupedInput& input, const auto& add_products) {
     std::vector<BoundProduct> products;
     for (std::int64_t i = 0; i < std::ssize(routing.groups); ++i) {
       add_products(routing.groups[i], input.of(i, routing.groups[i]), products);
     }
     multiply(rt, products);
   };
-  for_groups(grouped, !is_float(w.w_gate_experts.format) || !is_float(w.w_up_experts.format),
+  const bool quantised = !is_float(w.w_gate_experts.format) || !is_float(w.w_up_experts.format);
+  for_groups(GroupedInput(rt, routing, grouped, quantised, s.integers),
              [&](const Routing::Group& of, const LinearView& x, std::vector<BoundProduct>& products) {
                products.push_back(of_expert(x, w.w_gate_experts, w.b_gate_experts, c.n_experts, of.expert,
                                             mine.expert_hidden, gate.slice(of.first, of.rows)));
@@ -196,9 +217,8 @@ void add_experts(const Runtime& rt, const ModelConfig& c, const TensorGroup& g, 
                                             mine.expert_hidden, up.slice(of.first, of.rows)));
              });
   gate_rows(rt, c.activation, gate, up);
-  gather(g, g.expert_hidden, hidden);
   const auto given = grouped.columns(mine.feed_forward_out.first, mine.feed_forward_out.size());
-  for_groups(hidden, !is_float(w.w_down_experts.format),
+  for_groups(GroupedInput(rt, routing, g, hidden, !is_float(w.w_down_experts.format), s.integers),
              [&](const Routing::Group& of, const LinearView& x, std::vector<BoundProduct>& products) {
                products.push_back(of_expert(x, w.w_down_experts, w.b_down_experts, c.n_experts, of.expert,
                                             mine.feed_forward_out, given.slice(of.first, of.rows)));

@@ -85,7 +85,7 @@ void LinearInput::gather(const Runtime& rt, const TensorGroup& group, std::span<
     floats_ = {};
     integers_ = buffer_.view(x.rows, x.cols);
     quantize(rt, x, columns[group.board]);
-    return jupiter::gather(group, columns, integers_);
+    return jupiter::gather(group, columns, std::span(&integers_, 1));
   }
   jupiter::gather(group, columns, x);
   set(rt, x, quantised);

@@ -97,21 +97,25 @@ void gather(const KernelTable& kernels, const TensorGroup& group, std::span<cons
       });
 }
 
-void gather(const TensorGroup& group, std::span<const IndexRange> columns, const QuantizedRows& x) {
+void gather(const TensorGroup& group, std::span<const IndexRange> columns, std::span<const QuantizedRows> matrices) {
   if (columns.empty()) return;
   constexpr std::size_t group_bytes = kGroupCols + sizeof(float);  // integers and scale
+  std::int64_t rows = 0;
+  for (const QuantizedRows& x : matrices) rows += x.rows;
   // Of each block of rows the integers, then the scales.
   const auto visit = [&](const IndexRange& c, const auto& visit_part) {
     std::size_t at = 0;
-    for (std::int64_t b = 0; b < x.blocks(); ++b) {
-      const QuantizedRows part = x.only(x.block(b), c.first, c.size());
-      const auto n = static_cast<std::size_t>(part.rows * part.groups());
-      visit_part(part, at, n);
-      at += n * group_bytes;
+    for (const QuantizedRows& x : matrices) {
+      for (std::int64_t b = 0; b < x.blocks(); ++b) {
+        const QuantizedRows part = x.only(x.block(b), c.first, c.size());
+        const auto n = static_cast<std::size_t>(part.rows * part.groups());
+        visit_part(part, at, n);
+        at += n * group_bytes;
+      }
     }
   };
   const auto bytes_of_piece = [&](const IndexRange& c) {
-    return static_cast<std::size_t>(x.rows * (c.size() / kGroupCols)) * group_bytes;
+    return static_cast<std::size_t>(rows * (c.size() / kGroupCols)) * group_bytes;
   };
   const IndexRange& mine = columns[group.board];
   std::vector<std::byte> piece(bytes_of_piece(mine));

@@ -44,7 +44,7 @@ void gather(const TensorGroup& group, std::span<const IndexRange> columns, Matri
 // Values that were rounded to `precision`, which is how they travel.
 void gather(const KernelTable& kernels, const TensorGroup& group, std::span<const IndexRange> columns,
             Precision precision, MatrixView<float> x);
-// Columns in whole groups of 32.
-void gather(const TensorGroup& group, std::span<const IndexRange> columns, const QuantizedRows& x);
+// Columns in whole groups of 32, of one or several matrices of the same width in one exchange.
+void gather(const TensorGroup& group, std::span<const IndexRange> columns, std::span<const QuantizedRows> matrices);
 
 }  // namespace jupiter

@@ -49,7 +49,7 @@ std::vector<std::int64_t> layers_by_speed(std::int64_t layers, const std::vector
 }  // namespace
 
 // Bytes that a board receives of one row in all gathers of a layer: attended heads and hidden columns as 8 bits with a
-// scale for 32, those of experts and the middle residual as f32, the last one in its own precision.
+// scale for 32, the middle residual as f32, the last one in its own precision.
 GroupCost Planner::group_cost(const std::vector<int>& boards, const GroupSplit& split) const {
   const ModelConfig& c = manifest_.config;
   GroupCost g;
@@ -62,8 +62,7 @@ GroupCost Planner::group_cost(const std::vector<int>& boards, const GroupSplit& 
   g.gathers = 4 - (split.repeat_attention_out ? 1 : 0) - (split.repeat_feed_forward_out ? 1 : 0);
   const double others = static_cast<double>(boards.size() - 1) / static_cast<double>(boards.size());
   constexpr double kGroupBytes = (kGroupCols + sizeof(float)) / static_cast<double>(kGroupCols);
-  g.row_bytes = static_cast<double>(c.q_dim() + c.hidden_dim) * kGroupBytes +
-                static_cast<double>(c.n_experts_used * c.expert_hidden_dim) * sizeof(float);
+  g.row_bytes = static_cast<double>(c.q_dim() + c.hidden_dim + c.n_experts_used * c.expert_hidden_dim) * kGroupBytes;
   if (split.repeat_attention_out) {
     g.repeated += share_of(manifest_, "wo");
   } else {
