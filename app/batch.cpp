@@ -10,6 +10,7 @@
 #include "io/hash.hpp"
 #include "io/json_fields.hpp"
 #include "io/progress.hpp"
+#include "io/tokenizer/reasoning.hpp"
 #include "parallel/comm/collectives.hpp"
 
 namespace jupiter {
@@ -73,7 +74,10 @@ class Batch {
         tokenizer_(load_tokenizer(options.engine.model, manifest, options.engine.verify)),
         requests_(read_requests(text, options.input, options.defaults)),
         answers_(options.output, options.resume, model_hash_, options.input) {
-    if (!options.text.raw) template_ = choose_template(tokenizer_, options.text.template_name);
+    if (!options.text.raw) {
+      template_ = choose_template(tokenizer_, options.text.template_name);
+      reasoning_ = reasoning_form(tokenizer_);
+    }
     std::erase_if(requests_, [&](const BatchRequest& r) { return !r.id.empty() && answers_.done().contains(r.id); });
     if (options.skip_failed) {
       faults_ = std::erase_if(requests_, [&](const BatchRequest& r) { return answers_.failed().contains(r.id); });
@@ -102,11 +106,15 @@ class Batch {
  private:
   // Requests on their way: the text grows with the tokens.
   struct Growing {
-    Growing(const Tokenizer& tokenizer, const BatchRequest& r) : request(r), decoder(tokenizer), stops(r.stops) {}
+    Growing(const BatchRequest& r, ReasoningReader reads) : request(r), reader(std::move(reads)), stops(r.stops) {}
+    void add(const ReasoningReader::Piece& piece) {
+      reasoning += piece.reasoning;
+      text += stops.push(piece.content);
+    }
     const BatchRequest& request;
-    StreamDecoder decoder;
+    ReasoningReader reader;
     StopStrings stops;
-    std::string text;
+    std::string text, reasoning;
   };
 
   void feed(Scheduler& scheduler, ProgressBar& bar) {
@@ -170,9 +178,10 @@ class Batch {
         prefix_.size() <= request.prompt.size() && std::equal(prefix_.begin(), prefix_.end(), request.prompt.begin());
     if (begins_alike) request.keep_tokens = std::ssize(prefix_);
     if (!options_.text.ignore_eos) request.end_tokens = tokenizer_.data().end_of_turn;
-    const auto growing = std::make_shared<Growing>(tokenizer_, r);
+    const bool thinking = template_ && template_->opens_thinking();
+    const auto growing = std::make_shared<Growing>(r, ReasoningReader(tokenizer_, reasoning_, thinking));
     request.on_token = [growing](TokenId token) {
-      growing->text += growing->stops.push(growing->decoder.push(token));
+      growing->add(growing->reader.push(token));
       return !growing->stops.found();
     };
     request.on_done = [this, growing, &scheduler, &bar](Generated&& g) {
@@ -193,17 +202,20 @@ class Batch {
 
   void write(Growing& g, const Generated& made) {
     StopStrings& stops = g.stops;
-    if (!stops.found()) g.text += stops.push(g.decoder.finish());
+    if (!stops.found()) g.add(g.reader.finish());
     if (!stops.found()) g.text += stops.finish();
-    const nlohmann::ordered_json line = {{"id", parse_json(g.request.id, "id")},
-                                         {"text", g.text},
-                                         {"generated_token_ids", made.tokens},
-                                         {"finish_reason", made.stopped || stops.found() ? "stop" : "length"},
-                                         {"ttft_s", made.ttft_s},
-                                         {"total_s", made.total_s},
-                                         {"steps", made.steps},
-                                         {"logits_hash", hex(made.logits_digest)},
-                                         {"model_hash", model_hash_}};
+    nlohmann::ordered_json line = {{"id", parse_json(g.request.id, "id")},
+                                   {"text", g.text},
+                                   {"generated_token_ids", made.tokens},
+                                   {"finish_reason", made.stopped || stops.found() ? "stop" : "length"},
+                                   {"ttft_s", made.ttft_s},
+                                   {"total_s", made.total_s},
+                                   {"steps", made.steps},
+                                   {"logits_hash", hex(made.logits_digest)},
+                                   {"model_hash", model_hash_}};
+    if (reasoning_ != ReasoningForm::none) {
+      line.update({{"reasoning", g.reasoning}, {"reasoning_tokens", g.reader.reasoning_tokens()}});
+    }
     answers_.write(line.dump());
   }
 
@@ -221,6 +233,7 @@ class Batch {
   std::string model_hash_;
   Tokenizer tokenizer_;
   std::optional<ChatTemplate> template_;
+  ReasoningForm reasoning_ = ReasoningForm::none;
   std::vector<BatchRequest> requests_;
   AnswerFile answers_;
   std::vector<std::vector<TokenId>> first_prompts_;  // of requests_ in order; empty: taken, or not to be had

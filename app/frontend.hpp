@@ -21,6 +21,7 @@ struct RunOptions {
   std::optional<std::string> prompt_file;
   std::optional<std::string> system;
   std::vector<std::string> stops;
+  ReasoningUse reasoning = ReasoningUse::show;
   std::string grammar_file, schema_file;
   GrammarSpec grammar;  // of one of these files, on rank 0
   std::string json_file;

@@ -31,6 +31,7 @@ struct GatewayOptions {
   std::int64_t port = 8080, context_tokens = 0, queue = 256, timeout_s = 600, grace_s = 30;
   std::int64_t body_mib = 16, connections = 256;
   SamplingOptions sampling;
+  ReasoningUse reasoning = ReasoningUse::show;
 };
 
 void GatewayOptions::declare(OptionSet& options) {
@@ -48,6 +49,7 @@ void GatewayOptions::declare(OptionSet& options) {
   options.flag("no-page", page, "Do not serve the web page at /");
   options.text("chat-template", template_name, "NAME", "Template to use instead of the model's: " + ChatTemplate::names());
   options.flag("raw", raw, "No chat template: /v1/chat/completions answers with an error");
+  declare_reasoning(options, reasoning, "shown, it is the field reasoning_content");
   options.number("c,ctx-size", context_tokens, {1, kMostTokens}, "N", "Context, tokens (default: the model's)");
   options.number("queue", queue, {1, 1 << 20}, "N", "Answers under way at most, waiting ones included; beyond them 429");
   options.number("timeout", timeout_s, {1, INT32_MAX}, "S", "Seconds that an answer may take; then 504, or an error event");
@@ -134,6 +136,8 @@ ExitCode gateway_command(const MpiSession& mpi, const Arguments& arguments) {
   context.timeout = std::chrono::seconds(o.timeout_s);
   context.tokenizer = &tokenizer;
   context.chat_template = chat_template ? &*chat_template : nullptr;
+  if (chat_template) context.reasoning = reasoning_form(tokenizer);
+  context.hides_reasoning = o.reasoning == ReasoningUse::hide;
   context.backend = &backend;
 
   HttpLimits limits;

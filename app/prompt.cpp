@@ -45,6 +45,11 @@ void TextOptions::declare_answer(OptionSet& options, const std::string& predict_
   options.flag("ignore-eos", ignore_eos, "End-of-turn tokens do not end an answer");
 }
 
+void declare_reasoning(OptionSet& options, ReasoningUse& use, const std::string& shown) {
+  options.choice("reasoning", use, {{"show", ReasoningUse::show}, {"hide", ReasoningUse::hide}},
+                 "show or hide what a model thinks before it answers (<think>, gpt-oss's analysis): " + shown);
+}
+
 void check_utf8(const std::string& text, const std::string& source, ExitCode code) {
   for (std::size_t at = 0; at < text.size();) {
     const Utf8Char c = first_utf8_char(std::string_view(text).substr(at));

@@ -45,6 +45,10 @@ struct TextOptions {
   bool ignore_eos = false;
 };
 
+// What becomes of a model's thinking (io/tokenizer/reasoning.hpp).
+enum class ReasoningUse : std::uint8_t { show, hide };
+void declare_reasoning(OptionSet& options, ReasoningUse& use, const std::string& shown);
+
 // Error(code) at the first byte that is not UTF-8.
 void check_utf8(const std::string& text, const std::string& source, ExitCode code);
 

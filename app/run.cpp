@@ -10,6 +10,7 @@
 #include "app/stop_strings.hpp"
 #include "io/files.hpp"
 #include "io/progress.hpp"
+#include "io/tokenizer/reasoning.hpp"
 #include "parallel/comm/collectives.hpp"
 #include "parallel/outline/router.hpp"
 
@@ -25,6 +26,7 @@ void RunOptions::declare(OptionSet& options) {
   options.flag("chat", chat, "Conversation: one line of standard input a turn");
   options.group("Answer");
   text.declare_answer(options, "New tokens at most (default: to the end of the turn)");
+  declare_reasoning(options, reasoning, "shown, it stands before the answer");
   options.texts("stop", stops, "TEXT", "Ends the answer before this text; may be given several times");
   options.text("grammar-file", grammar_file, "FILE", "The answer follows this grammar (GBNF)");
   options.text("json-schema-file", schema_file, "FILE", "The answer is a JSON value of this JSON Schema");
@@ -72,6 +74,8 @@ struct Answer {
   double router = 0;
   std::string text;
   bool stop_string = false;
+  std::optional<std::int64_t> reasoning_tokens;  // none: the model has no thinking to tell apart
+  std::string reasoning;
 };
 
 Request request_of(const RunOptions& o, const Frontend& front) {
@@ -107,23 +111,34 @@ Answer outlined_answer(const RunOptions& o, const Frontend& front, Scheduler& sc
 
 // Streams one answer to standard output. In a conversation the next turn begins with what this one computed.
 Answer answer(const RunOptions& o, const Frontend& front, Scheduler& scheduler) {
-  StreamDecoder decoder(front.tokenizer());
+  const ReasoningForm form = o.text.raw ? ReasoningForm::none : reasoning_form(front.tokenizer());
+  ReasoningReader reader(front.tokenizer(), form, !o.text.raw && front.chat_template().opens_thinking());
   StopStrings stops(o.stops);
   Answer a;
+  bool thinks = false;  // what was printed last
   const auto show = [&](const std::string& text) {
     a.text += text;
-    if (!text.empty()) print(text);
+    if (!text.empty()) print(std::exchange(thinks, false) ? "\n\n" + text : text);
+  };
+  const auto take = [&](const ReasoningReader::Piece& piece) {
+    a.reasoning += piece.reasoning;
+    if (o.reasoning == ReasoningUse::show && !piece.reasoning.empty()) {
+      print(piece.reasoning);
+      thinks = true;
+    }
+    show(stops.push(piece.content));
   };
   Request r = request_of(o, front);
   r.keep_tokens = o.chat ? kKeepAll : 0;
   r.on_token = [&](TokenId token) {
-    show(stops.push(decoder.push(token)));
+    take(reader.push(token));
     return !stops.found();
   };
   a.generated = scheduler.complete(std::move(r));
-  if (!stops.found()) show(stops.push(decoder.finish()));
+  if (!stops.found()) take(reader.finish());
   if (!stops.found()) show(stops.finish());
   a.stop_string = stops.found();
+  if (form != ReasoningForm::none) a.reasoning_tokens = reader.reasoning_tokens();
   return a;
 }
 
@@ -155,6 +170,7 @@ nlohmann::ordered_json run_json(const Engine& engine, const std::vector<TokenId>
             {"draft", draft_json(g.draft)},
             {"logits_hash", hex(g.logits_digest)},
             {"load_s", engine.load_s()}});
+  if (a.reasoning_tokens) j.update({{"reasoning", a.reasoning}, {"reasoning_tokens", *a.reasoning_tokens}});
   return j;
 }
 

@@ -5,8 +5,11 @@
 namespace jupiter {
 
 AnswerReader::AnswerReader(Backend& backend, std::shared_ptr<Generation> generation, const Tokenizer& tokenizer,
-                           std::vector<std::string> stops)
-    : backend_(&backend), generation_(std::move(generation)), decoder_(tokenizer), stops_(std::move(stops)) {}
+                           std::vector<std::string> stops, ReasoningForm form, bool thinking)
+    : backend_(&backend),
+      generation_(std::move(generation)),
+      reader_(tokenizer, form, thinking),
+      stops_(std::move(stops)) {}
 
 AnswerReader::~AnswerReader() {
   if (generation_ && !finished_) backend_->cancel(generation_);
@@ -18,7 +21,9 @@ AnswerPiece AnswerReader::next(std::chrono::milliseconds limit) {
   for (GivenToken& t : generation_->wait(limit)) {
     if (stops_.found()) break;
     ++tokens_;
-    piece.text += stops_.push(decoder_.push(t.token));
+    const ReasoningReader::Piece read = reader_.push(t.token);
+    piece.reasoning += read.reasoning;
+    piece.text += stops_.push(read.content);
     piece.tokens.push_back(std::move(t));
   }
   if (stops_.found()) {
@@ -28,7 +33,9 @@ AnswerPiece AnswerReader::next(std::chrono::milliseconds limit) {
   } else if (auto end = generation_->end()) {
     end_ = std::move(*end);
     finished_ = true;
-    piece.text += stops_.push(decoder_.finish());
+    const ReasoningReader::Piece rest = reader_.finish();
+    piece.reasoning += rest.reasoning;
+    piece.text += stops_.push(rest.content);
     if (!stops_.found()) piece.text += stops_.finish();
   }
   return piece;

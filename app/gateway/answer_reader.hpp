@@ -1,4 +1,4 @@
-// One answer as text: its tokens, decoded as whole characters, up to a stop string.
+// One answer as text: its tokens, decoded as whole characters, up to a stop string; its thinking apart.
 #pragma once
 
 #include <memory>
@@ -8,20 +8,22 @@
 
 #include "app/gateway/backend.hpp"
 #include "app/stop_strings.hpp"
-#include "io/tokenizer/tokenizer.hpp"
+#include "io/tokenizer/reasoning.hpp"
 
 namespace jupiter {
 
 struct AnswerPiece {
+  std::string reasoning;
   std::string text;
   std::vector<GivenToken> tokens;
 };
 
 class AnswerReader {
  public:
-  // Everything must outlive it. An answer that has not ended when its reader does is cancelled.
+  // Everything must outlive it. thinking: the prompt has opened it. An answer that has not ended when its reader does
+  // is cancelled.
   AnswerReader(Backend& backend, std::shared_ptr<Generation> generation, const Tokenizer& tokenizer,
-               std::vector<std::string> stops);
+               std::vector<std::string> stops, ReasoningForm form = ReasoningForm::none, bool thinking = false);
   ~AnswerReader();
   AnswerReader(AnswerReader&&) = default;
 
@@ -32,11 +34,12 @@ class AnswerReader {
   const GenerationEnd& end() const { return end_; }
   const char* finish_reason() const { return end_.stopped || stops_.found() ? "stop" : "length"; }
   std::int64_t tokens() const { return tokens_; }
+  std::int64_t reasoning_tokens() const { return reader_.reasoning_tokens(); }
 
  private:
   Backend* backend_;
   std::shared_ptr<Generation> generation_;
-  StreamDecoder decoder_;
+  ReasoningReader reader_;
   StopStrings stops_;
   std::int64_t tokens_ = 0;
   bool finished_ = false;

@@ -68,6 +68,7 @@ struct Choice {
   AnswerReader reader;
   std::size_t prompt = 0;  // which one it answers
   std::string text;        // so far
+  std::string reasoning;   // likewise
   std::vector<GivenToken> tokens;
   std::size_t offset = 0;  // of text_logprobs
   bool begun = false;      // an event was sent
@@ -157,9 +158,12 @@ class Completion : public Reply {
     if (!request_.seed_given && request_.sampling.temperature > 0) spec.sampling.seed = random_seed();
     spec.sampling.seed += n;
     if (!request_.ignore_eos) spec.end_tokens = context_.tokenizer->data().end_of_turn;
+    const ReasoningForm form = kind_.chat ? context_.reasoning : ReasoningForm::none;
+    const bool thinking = kind_.chat && context_.chat_template->opens_thinking();
     choices_.push_back({AnswerReader(*context_.backend, submit_or_refuse(*context_.backend, std::move(spec)),
-                                     *context_.tokenizer, request_.stops),
+                                     *context_.tokenizer, request_.stops, form, thinking),
                         which,
+                        "",
                         "",
                         {}});
     if (request_.calls_tools) choices_.back().tools.emplace(*request_.calls_tools);
@@ -167,6 +171,8 @@ class Completion : public Reply {
 
   AnswerPiece take(Choice& c, milliseconds limit) {
     AnswerPiece piece = c.reader.next(limit);
+    if (context_.hides_reasoning) piece.reasoning.clear();
+    c.reasoning += piece.reasoning;
     if (c.tools) take_calls(c, piece);
     c.text += piece.text;
     c.tokens.insert(c.tokens.end(), piece.tokens.begin(), piece.tokens.end());
@@ -225,6 +231,7 @@ class Completion : public Reply {
     ordered_json j = {{"index", i}};
     if (kind_.chat) {
       j["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+      if (!c.reasoning.empty()) j["message"]["reasoning_content"] = c.reasoning;
       if (c.tools && !c.tools->calls().empty()) add_calls(i, j["message"]);
     } else {
       j["text"] = echoes_[c.prompt] + c.text;
@@ -264,6 +271,7 @@ class Completion : public Reply {
         text += event_text(event(i, {{"content", echoes_[c.prompt]}}, nullptr));
       }
     }
+    if (!piece.reasoning.empty()) text += event_text(event(i, {{"reasoning_content", piece.reasoning}}, nullptr));
     if (!piece.text.empty() || (!piece.tokens.empty() && request_.sampling.top_logprobs >= 0)) {
       ordered_json j = event(i, {{"content", piece.text}}, nullptr);
       if (request_.sampling.top_logprobs >= 0) {
@@ -283,15 +291,17 @@ class Completion : public Reply {
   }
 
   ordered_json usage() const {
-    std::int64_t made = 0, cached = 0;
+    std::int64_t made = 0, cached = 0, reasoning = 0;
     for (const Choice& c : choices_) {
       made += c.reader.tokens();
+      reasoning += c.reader.reasoning_tokens();
       cached = std::max(cached, c.reader.end().times.shared_tokens);
     }
     return {{"prompt_tokens", prompt_tokens_},
             {"completion_tokens", made},
             {"total_tokens", prompt_tokens_ + made},
-            {"prompt_tokens_details", {{"cached_tokens", cached}}}};
+            {"prompt_tokens_details", {{"cached_tokens", cached}}},
+            {"completion_tokens_details", {{"reasoning_tokens", reasoning}}}};
   }
 
   // llama-server's names.

@@ -20,7 +20,9 @@ struct GatewayContext {
   SamplingOptions sampling;  // of requests that do not say it
   std::chrono::seconds timeout{600};
   const Tokenizer* tokenizer = nullptr;
-  const ChatTemplate* chat_template = nullptr;  // or none
+  const ChatTemplate* chat_template = nullptr;    // or none
+  ReasoningForm reasoning = ReasoningForm::none;  // of chats
+  bool hides_reasoning = false;
   Backend* backend = nullptr;
 };
 
