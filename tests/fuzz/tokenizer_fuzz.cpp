@@ -54,10 +54,18 @@ void check_round_trip(const Tokenizer& tokenizer, std::string_view text, const s
     expect(id >= 0 && id < tokenizer.vocab_size(), "a token outside the vocabulary");
     bytes += tokenizer.piece(id);
   }
-  const bool has_one = data.space_prefix_once && text.starts_with(' ');
+  // Qwen 2 composes characters; SentencePiece's mark of a space is one, also where a text has it.
+  if (data.pre == PreTokenizer::qwen2) return;
+  std::string expected(text);
+  constexpr std::string_view kSpaceMark = "\u2581";
+  if (data.kind == TokenizerKind::sentencepiece) {
+    for (std::size_t at = 0; (at = expected.find(kSpaceMark, at)) != std::string::npos; ++at) {
+      expected.replace(at, kSpaceMark.size(), " ");
+    }
+  }
+  const bool has_one = data.space_prefix_once && expected.starts_with(' ');
   const bool prefixed = data.add_space_prefix && !text.empty() && !has_one;
-  // Qwen 2 composes characters.
-  if (data.pre != PreTokenizer::qwen2) expect(bytes == (prefixed ? " " : "") + std::string(text), "bytes are lost");
+  expect(bytes == (prefixed ? " " : "") + expected, "bytes are lost");
 }
 
 void check_stream(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
