@@ -318,6 +318,7 @@ ExitCode eval_command(const MpiSession& started, const Arguments& arguments) {
   Engine engine(started, o.engine, [&](const Manifest& manifest, const MpiSession&) { prepare(o, manifest, work); });
   const MpiSession& mpi = engine.mpi();
   work = broadcast(mpi, work);
+  check_windows(work.windows, std::ssize(work.tokens));
   Instruments instruments = make_instruments(o, engine, work);
 
   Findings findings;

@@ -129,11 +129,11 @@ class Service {
     bool any = false;
     while (const auto text = gateway_.next_line()) {
       any = true;
-      const auto line = parse_json(*text, "gateway");
-      const std::string type = line.value("type", "");
+      const JsonObject line = parse_json_object(*text, "gateway");
+      const std::string type = line.string("type");
       if (type == kLineStop) stopped_ = true;
-      if (type == kLineCancel) cancel(line.value("id", std::uint64_t{0}));
-      if (type == kLineRequest) start(spec_of(line));
+      if (type == kLineCancel) cancel(static_cast<std::uint64_t>(line.integer("id")));
+      if (type == kLineRequest) start(spec_of(line.value()));
     }
     return any;
   }

@@ -40,9 +40,9 @@ void multiply_share(const Runtime& rt, std::span<const BoundProduct> products, i
   const Slice mine = slice_of(total, thread, rt.pool.size());
   std::int64_t base = 0;
   for (const auto& [x, p] : products) {
-    const std::int64_t cost = cost_of_panel(p);
+    const std::int64_t cost = cost_of_panel(p), panels = p.w.panels();
     const auto panel_at = [&](std::int64_t place) {
-      return std::clamp<std::int64_t>((place - base + cost - 1) / cost, 0, p.w.panels());
+      return std::clamp<std::int64_t>((place - base + cost - 1) / cost, 0, panels);
     };
     const std::int64_t first = mine.first > base ? panel_at(mine.first) : 0;
     const std::int64_t last = mine.last > base ? panel_at(mine.last) : 0;
@@ -52,7 +52,7 @@ void multiply_share(const Runtime& rt, std::span<const BoundProduct> products, i
       multiply_panels(rt, x, p, {at, std::min(at + step, last)});
       rt.pool.poll(thread);
     }
-    base += p.w.panels() * cost;
+    base += panels * cost;
   }
 }
 

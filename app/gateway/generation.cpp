@@ -22,6 +22,19 @@ std::uint64_t id_of(const JsonObject& o) {
   return static_cast<std::uint64_t>(o.integer("id"));
 }
 
+// [[token, number], ...] as biases or log probabilities.
+template <typename T>
+std::vector<T> pairs_of(const JsonObject& o, const char* key) {
+  std::vector<T> pairs;
+  for (const auto& pair : o.array_or_empty(key)) {
+    const bool fits = pair.is_array() && pair.size() == 2 && pair[0].is_number_integer() && pair[0] >= 0 &&
+                      pair[0] <= INT32_MAX && pair[1].is_number();
+    if (!fits) o.fail(key, "pairs of a token and a number", json_text(pair));
+    pairs.push_back({pair[0].get<TokenId>(), pair[1].get<float>()});
+  }
+  return pairs;
+}
+
 }  // namespace
 
 nlohmann::json to_line(const GenerationSpec& spec) {
@@ -85,10 +98,7 @@ GenerationSpec spec_of(const nlohmann::json& line) {
   const JsonObject o(line, "request");
   GenerationSpec spec;
   spec.sampling.top_logprobs = static_cast<std::int32_t>(o.find_int("top_logprobs", -1, kMostTopLogprobs).value_or(-1));
-  for (const auto& pair : o.array_or_empty("logit_bias")) {
-    if (!pair.is_array() || pair.size() != 2) o.fail("logit_bias", "pairs of a token and a number", json_text(pair));
-    spec.logit_bias.push_back({pair[0].get<TokenId>(), pair[1].get<float>()});
-  }
+  spec.logit_bias = pairs_of<LogitBias>(o, "logit_bias");
   spec.id = id_of(o);
   spec.prompt = tokens_of(o, "prompt");
   spec.given = tokens_of(o, "given");
@@ -104,12 +114,10 @@ GenerationSpec spec_of(const nlohmann::json& line) {
 std::pair<std::uint64_t, GivenToken> token_of(const nlohmann::json& line) {
   const JsonObject o(line, "token");
   GivenToken t;
-  t.token = static_cast<TokenId>(o.integer("token"));
+  t.token = static_cast<TokenId>(o.find_int("token", 0, INT32_MAX).value_or(-1));
+  if (t.token < 0) o.fail("token", "a token id", "nothing");
   t.logprob = static_cast<float>(o.find_number("logprob").value_or(0));
-  for (const auto& pair : o.array_or_empty("top")) {
-    if (!pair.is_array() || pair.size() != 2) o.fail("top", "pairs of a token and a number", json_text(pair));
-    t.top.push_back({pair[0].get<TokenId>(), pair[1].get<float>()});
-  }
+  t.top = pairs_of<TokenLogprob>(o, "top");
   return {id_of(o), std::move(t)};
 }
 

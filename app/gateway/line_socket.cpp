@@ -125,6 +125,7 @@ LineSocket::LineSocket(LineSocket&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)),
       in_(std::move(other.in_)),
       out_(std::move(other.out_)),
+      line_(other.line_),
       searched_(other.searched_) {}
 
 LineSocket& LineSocket::operator=(LineSocket&& other) noexcept {
@@ -132,6 +133,7 @@ LineSocket& LineSocket::operator=(LineSocket&& other) noexcept {
   descriptor_ = std::exchange(other.descriptor_, -1);
   in_ = std::move(other.in_);
   out_ = std::move(other.out_);
+  line_ = other.line_;
   searched_ = other.searched_;
   return *this;
 }
@@ -187,19 +189,19 @@ void LineSocket::read_some() {
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
     if (n <= 0) return close();
     in_.append(piece.data(), static_cast<std::size_t>(n));
-    if (in_.size() - searched_ > kMaxLineBytes && in_.find('\n') == std::string::npos) return close();
+    if (in_.size() - line_ > kMaxLineBytes && in_.find('\n', searched_) == std::string::npos) return close();
   }
 }
 
 std::optional<std::string> LineSocket::next_line() {
   const std::size_t end = in_.find('\n', searched_);
-  if (end == std::string::npos) {
+  if (end == std::string::npos) {  // what was taken goes away once, not with every line
+    in_.erase(0, std::exchange(line_, 0));
     searched_ = in_.size();
     return std::nullopt;
   }
-  std::string line = in_.substr(0, end);
-  in_.erase(0, end + 1);
-  searched_ = 0;
+  std::string line = in_.substr(line_, end - line_);
+  line_ = searched_ = end + 1;
   return line;
 }
 

@@ -34,7 +34,7 @@ class LineSocket {
   std::optional<std::string> next_line();
   bool closed() const { return descriptor_ < 0; }
   bool has_output() const { return !out_.empty(); }
-  std::size_t unread_bytes() const { return in_.size(); }
+  std::size_t unread_bytes() const { return in_.size() - line_; }
   int descriptor() const { return descriptor_; }
 
  private:
@@ -43,7 +43,8 @@ class LineSocket {
   void read_some();
   int descriptor_ = -1;
   std::string in_, out_;
-  std::size_t searched_ = 0;  // of in_, for the end of a line
+  std::size_t line_ = 0;      // where the oldest line begins in in_
+  std::size_t searched_ = 0;  // of in_, for the end of that line
 };
 
 // A socket that listens.

@@ -183,7 +183,8 @@ void read_experts(const Fields& fields, ModelConfig& c) {
   c.hidden_dim = 0;
   c.normalised_expert_weights = c.architecture != Architecture::qwen2moe && c.architecture != Architecture::olmoe;
   if (c.architecture == Architecture::qwen2moe) {
-    c.hidden_dim = fields.int_or("expert_shared_feed_forward_length", c.n_experts_used * c.expert_hidden_dim);
+    c.hidden_dim =
+        fields.int_or("expert_shared_feed_forward_length", 0);  // 0: as wide as the experts that a token uses
     c.shared_expert_gate = true;
   }
 }
@@ -221,7 +222,8 @@ ModelConfig Gguf::config(std::int64_t context) const {
   c.qk_norm_whole = c.architecture == Architecture::olmoe;
   c.qk_norm = c.qk_norm_whole || c.architecture == Architecture::qwen3 || c.architecture == Architecture::qwen3moe;
   read_experts(fields, c);
-  check(c, file_name_);  // the number of layers is about to be trusted
+  check(c, file_name_);  // the numbers of layers and experts are about to be trusted
+  if (c.shared_expert_gate && c.hidden_dim == 0) c.hidden_dim = c.n_experts_used * c.expert_hidden_dim;
   if (is_gemma(c.architecture)) read_gemma(fields, c);
   if (c.architecture == Architecture::granite || c.architecture == Architecture::granitemoe) read_granite(fields, c);
   if (c.architecture == Architecture::gpt_oss) {

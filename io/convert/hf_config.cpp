@@ -148,7 +148,9 @@ void read_rope_scaling(const JsonObject& scaling, const JsonObject& config, std:
     c.rope_factors = yarn_factors(yarn, c);
     c.rope_attention_factor = static_cast<float>(yarn_attention(scaling, yarn.factor));
     // Files that switch it on by hand keep the old length beside it.
-    c.max_seq_len = std::max(c.max_seq_len, static_cast<std::int64_t>(yarn.factor * yarn.original_context));
+    constexpr double kTooLong = 1e15;  // which check() refuses; an integer has room for it
+    c.max_seq_len =
+        std::max(c.max_seq_len, static_cast<std::int64_t>(std::min(yarn.factor * yarn.original_context, kTooLong)));
   } else if (type == "longrope" || type == "su") {
     read_long_rope(scaling, config, context, c);
   } else {

@@ -61,7 +61,6 @@ SourceTensor mxfp4_experts(const HfFolder& folder, const TensorSpec& spec) {
 std::unique_ptr<ModelSource> open_hf_source(const std::string& path, std::int64_t context) {
   const auto folder = std::make_shared<const HfFolder>(path, context);
   ModelConfig config = folder->config();
-  TokenizerData tokenizer = folder->tokenizer_data();
   std::vector<SourceTensor> tensors;
   std::set<std::string, std::less<>> used;
   bool pictures = false;
@@ -85,6 +84,8 @@ std::unique_ptr<ModelSource> open_hf_source(const std::string& path, std::int64_
     if (pictures && is_of_pictures(name)) continue;  // texts do not pass through them
     if (!used.contains(name) && !is_redundant(name, config)) refuse_tensor(name, path);
   }
+  // After the weights, which show that the vocabulary is as large as the configuration says.
+  TokenizerData tokenizer = folder->tokenizer_data();
   return std::make_unique<ModelSource>(path, std::move(config), std::move(tokenizer), std::move(tensors), folder);
 }
 

@@ -121,7 +121,9 @@ void read_space_prefix(const JsonObject& tokenizer, TokenizerData& data) {
 }
 
 std::string merge_text(const json& merge, const JsonObject& model) {
-  if (merge.is_string()) return merge.get<std::string>();
+  if (merge.is_string() && merge.get_ref<const std::string&>().find(' ') != std::string::npos) {
+    return merge.get<std::string>();
+  }
   if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
     return merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   }

@@ -92,13 +92,17 @@ class SafetensorsParser {
   void check_size(const std::string& thing, const Safetensors::Entry& entry) const {
     const Dtype* dtype = find_dtype(entry.dtype);
     std::uint64_t bytes = dtype == nullptr ? 1 : dtype->bytes;
+    bool empty = false;
     for (const std::int64_t size : entry.shape) {
-      const auto limit = std::numeric_limits<std::uint64_t>::max();
+      // Rows and columns are counted one by one: their product must not overflow where another size is 0 either.
+      const auto limit = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
       if (size < 0 || (size > 0 && bytes > limit / static_cast<std::uint64_t>(size))) {
         fail(thing, "a shape of positive sizes", std::to_string(size));
       }
-      bytes *= static_cast<std::uint64_t>(size);
+      empty = empty || size == 0;
+      if (size > 0) bytes *= static_cast<std::uint64_t>(size);
     }
+    if (empty) bytes = 0;
     if (dtype != nullptr && bytes != entry.bytes) {
       fail(thing, std::to_string(bytes) + " bytes (its shape)", std::to_string(entry.bytes) + " (its data_offsets)");
     }

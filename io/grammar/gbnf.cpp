@@ -182,7 +182,12 @@ class Parser {
     sequence.place = place();
     for (skip(depth > 0); begins_element(); skip(depth > 0)) {
       GrammarElement e = parse_element(depth);
-      while (begins_repetition()) e = parse_repetition(std::move(e));
+      for (int signs = 0; begins_repetition(); ++signs) {
+        if (signs == kMostRepetitionSigns) {  // each is a level that functions descend to
+          fail("expected at most " + std::to_string(kMostRepetitionSigns) + " repetitions of one element, found more");
+        }
+        e = parse_repetition(std::move(e));
+      }
       sequence.parts.push_back(std::move(e));
     }
     return sequence.parts.size() == 1 ? std::move(sequence.parts.front()) : sequence;

@@ -14,6 +14,7 @@ constexpr std::size_t kMostGrammarBytes = 256 << 10;
 constexpr std::size_t kMostGrammarRules = 5000;
 constexpr std::int64_t kMostRepetitions = 100'000;  // of one element
 constexpr int kMostGrammarDepth = 100;              // groups inside groups
+constexpr int kMostRepetitionSigns = 8;             // behind one element
 
 // Where something stands in the text, both counted from 1.
 struct GrammarPlace {

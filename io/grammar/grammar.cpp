@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -228,15 +229,15 @@ class GrammarCompiler {
 
   // The bytes of a character behind its first ones are shared between the ranges.
   std::int32_t add_character(const GrammarElement& e, std::int32_t next) {
-    std::vector<std::pair<ByteRanges, std::int32_t>> tails;
+    std::map<ByteRanges, std::int32_t> tails;  // a class may have tens of thousands
     std::vector<Grammar::Edge> edges;
     for (const ByteRanges& ranges : byte_ranges(e.ranges)) {
       std::int32_t at = next;
       for (std::size_t i = ranges.size() - 1; i > 0; --i) {
         const ByteRanges tail(ranges.begin() + static_cast<std::ptrdiff_t>(i), ranges.end());
-        const auto known = std::find_if(tails.begin(), tails.end(), [&](const auto& t) { return t.first == tail; });
+        const auto known = tails.find(tail);
         at = known != tails.end() ? known->second : add_bytes({{ranges[i].first, ranges[i].second, at}}, e.place);
-        if (known == tails.end()) tails.emplace_back(tail, at);
+        if (known == tails.end()) tails.emplace(tail, at);
       }
       edges.push_back({ranges[0].first, ranges[0].second, at});
     }

@@ -22,11 +22,23 @@ using Json = nlohmann::ordered_json;
 constexpr std::int64_t kMostLength = 20'000;  // of a string, in characters, where the schema says it; and of an array
 constexpr int kMostVisits = 20'000;           // of schemas, where references are written out once for each use
 constexpr int kMostDepth = 200;               // of schemas inside schemas, references included
+constexpr std::size_t kMostValues = 50'000;   // of JSON in a schema
+constexpr std::size_t kMostMerged = 20 * kMostValues;         // in schemas that are put together, all together
+constexpr std::size_t kMostWritten = 32 * kMostGrammarBytes;  // of GBNF, what becomes part of others counted again
+constexpr std::size_t kMostNameBytes = 1024;  // of a property: rules about other names descend it byte by byte
 
 std::string joined(const std::vector<std::string>& parts, std::string_view with) {
   std::string out;
   for (const std::string& p : parts) out.append(out.empty() ? "" : with).append(p);
   return out;
+}
+
+std::size_t count_values(const Json& j) {
+  std::size_t n = 1;
+  if (j.is_structured()) {
+    for (const Json& part : j) n += count_values(part);
+  }
+  return n;
 }
 
 std::string alternatives(const std::vector<std::string>& parts) {
@@ -38,6 +50,8 @@ class Converter {
   Converter(const Json& root, std::string_view where) : root_(root), where_(where) {}
 
   std::string convert() {
+    const std::size_t values = count_values(root_);
+    if (values > kMostValues) fail("", "at most " + std::to_string(kMostValues) + " values", std::to_string(values));
     const std::string body = visit(root_, "");
     return "root ::= " + body + "\n" + rules_ + std::string(kJsonRules);
   }
@@ -53,7 +67,23 @@ class Converter {
     for (const char c : pointer.substr(0, 60)) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '-';
     return name;
   }
-  void define(const std::string& name, const std::string& body) { rules_ += name + " ::= " + body + "\n"; }
+  void define(const std::string& name, const std::string& body) {
+    count_written(body);
+    rules_ += name + " ::= " + body + "\n";
+  }
+  // Parts that are written out again and again would take memory long before the grammar is refused as too large.
+  void count_written(const std::string& body) {
+    written_ += body.size();
+    if (written_ > kMostWritten) fail("", "a schema whose grammar is shorter", std::to_string(written_) + " bytes");
+  }
+  // The same of schemas that are put together.
+  Json merge(const Json& a, const Json& b, const std::string& pointer) {
+    merged_ += count_values(a) + count_values(b);
+    if (merged_ > kMostMerged) {
+      fail(pointer, "schemas put together of at most " + std::to_string(kMostMerged) + " values", "more");
+    }
+    return merged(a, b, where_, pointer);
+  }
   std::string rule(const std::string& pointer, const std::string& body) {
     const std::string name = new_name(pointer);
     define(name, body);
@@ -74,6 +104,7 @@ class Converter {
       fail(pointer, "at most " + std::to_string(kMostVisits) + " schemas, references written out", "more");
     }
     const std::string body = visit_object(schema, pointer);
+    count_written(body);
     --depth_;
     return body;
   }
@@ -83,7 +114,7 @@ class Converter {
     if (schema.contains("$ref")) {
       const Json rest = without(schema, {"$ref"});
       if (!has_assertions(rest)) return reference(schema["$ref"], pointer + "/$ref");
-      return visit(merged(resolve(root_, schema["$ref"], where_, pointer), rest, where_, pointer), pointer);
+      return visit(merge(resolve(root_, schema["$ref"], where_, pointer), rest, pointer), pointer);
     }
     if (schema.contains("allOf")) return visit(all_of(schema, pointer), pointer);
     for (const char* key : {"anyOf", "oneOf"}) {
@@ -102,13 +133,13 @@ class Converter {
     return alternatives(parts);
   }
 
-  Json all_of(const Json& schema, const std::string& pointer) const {
+  Json all_of(const Json& schema, const std::string& pointer) {
     const Json& parts = schema["allOf"];
     if (!parts.is_array() || parts.empty()) fail(pointer + "/allOf", "a list of schemas", json_text(parts));
     Json all = without(schema, {"allOf"});
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const std::string at = pointer + "/allOf/" + std::to_string(i);
-      all = merged(all, resolved(root_, parts[i], where_, at), where_, at);
+      all = merge(all, resolved(root_, parts[i], where_, at), at);
     }
     return all;
   }
@@ -122,8 +153,8 @@ class Converter {
     std::vector<std::string> choices;
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const std::string of_part = at + "/" + std::to_string(i);
-      choices.push_back(visit(
-          shared ? merged(rest, resolved(root_, parts[i], where_, of_part), where_, of_part) : parts[i], of_part));
+      choices.push_back(
+          visit(shared ? merge(rest, resolved(root_, parts[i], where_, of_part), of_part) : parts[i], of_part));
     }
     return rule(pointer, joined(choices, " | "));
   }
@@ -321,6 +352,7 @@ class Converter {
   int names_ = 0;
   int depth_ = 0;
   int visits_ = 0;
+  std::size_t written_ = 0, merged_ = 0;
 };
 
 // The characters of keys that a schema does not list: without escapes, so that none can spell a listed one in disguise.
@@ -376,6 +408,10 @@ std::string Converter::object(const Json& schema, const std::string& pointer) {
   std::vector<std::string> names;
   std::vector<std::pair<std::string, bool>> members;  // and whether it is required
   const auto add = [&](const std::string& name, const Json& of, const std::string& at, bool must) {
+    if (name.size() > kMostNameBytes) {
+      fail(at.substr(0, 80), "names of at most " + std::to_string(kMostNameBytes) + " bytes",
+           std::to_string(name.size()));
+    }
     names.push_back(name);
     members.emplace_back(gbnf_literal(Json(name).dump() + ":") + " ws " + visit(of, at), must);
   };

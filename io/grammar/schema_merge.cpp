@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 #include <vector>
 
 #include "io/json_fields.hpp"
@@ -70,8 +71,9 @@ std::vector<Json> list_of(const Json& value) {
 
 Json common(const std::vector<Json>& a, const std::vector<Json>& b) {
   Json both = Json::array();
+  const std::set<Json> known(b.begin(), b.end());
   for (const Json& v : a) {
-    if (std::find(b.begin(), b.end(), v) != b.end()) both.push_back(v);
+    if (known.contains(v)) both.push_back(v);
   }
   return both;
 }
@@ -215,8 +217,9 @@ Json merged(const Json& a, const Json& b, std::string_view where, const std::str
         place = place.is_null() ? of : merged(place, of, where, pointer + "/properties/" + name);
       }
     } else if (key == "required" && all[key].is_array() && value.is_array()) {
+      std::set<Json> known(all[key].begin(), all[key].end());
       for (const Json& name : value) {
-        if (std::find(all[key].begin(), all[key].end(), name) == all[key].end()) all[key].push_back(name);
+        if (known.insert(name).second) all[key].push_back(name);
       }
     } else {
       all[key] = both_values(key, all[key], value, where, pointer);

@@ -135,10 +135,11 @@ void broadcast_bytes(const MpiSession& mpi, int root, std::vector<std::byte>& by
   if (mpi.size() == 1) return;
   std::uint64_t size = bytes.size();
   broadcast_piece(mpi.world(root), std::as_writable_bytes(std::span(&size, 1)), deadline);
-  bytes.resize(size);
+  if (mpi.rank() != root) bytes.clear();
   for (std::size_t at = 0; at < size; at += kPieceBytes) {
-    broadcast_piece(mpi.world(root), std::span(bytes).subspan(at, std::min<std::size_t>(kPieceBytes, size - at)),
-                    deadline);
+    const std::size_t n = std::min<std::size_t>(kPieceBytes, size - at);
+    if (mpi.rank() != root) bytes.resize(at + n);  // for what comes now, never for all that is announced
+    broadcast_piece(mpi.world(root), std::span(bytes).subspan(at, n), deadline);
   }
 }
 

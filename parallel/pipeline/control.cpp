@@ -1,5 +1,7 @@
 #include "parallel/pipeline/control.hpp"
 
+#include <cmath>
+
 #include "io/error.hpp"
 
 namespace jupiter {
@@ -22,6 +24,24 @@ T body_of(const Message& message) {
   const auto body = r.value<T>();
   r.end();
   return body;
+}
+
+// What the last rank draws tokens with. A NaN would pass every comparison of the sampler.
+void check_sampling(const SamplingOptions& s) {
+  const auto check = [](const char* what, double value, double low, double high) {
+    if (value >= low && value <= high) return;
+    throw PeerError("options of a sequence: " + std::string(what) + ": expected " + std::to_string(low) + " to " +
+                    std::to_string(high) + ", found " + std::to_string(value));
+  };
+  check("temperature", static_cast<double>(s.temperature), 0, 100);
+  check("top_k", s.top_k, 0, INT32_MAX);
+  check("top_p", static_cast<double>(s.top_p), 0, 1);
+  check("min_p", static_cast<double>(s.min_p), 0, 1);
+  check("repeat_penalty", static_cast<double>(s.repeat_penalty), 0.0099, 100);
+  check("repeat_last", s.repeat_last, 0, INT32_MAX);
+  check("presence_penalty", static_cast<double>(s.presence_penalty), -2, 2);
+  check("frequency_penalty", static_cast<double>(s.frequency_penalty), -2, 2);
+  check("top_logprobs", s.top_logprobs, -1, static_cast<double>(kMostTopLogprobs));
 }
 
 }  // namespace
@@ -68,6 +88,13 @@ Opened decode_open(const Message& message) {
   o.grammar.at_start = r.value<std::uint8_t>() != 0;
   o.answer_position = r.value<std::int64_t>();
   r.end();
+  check_sampling(o.sampling);
+  for (const LogitBias& b : o.logit_bias) {
+    if (!std::isfinite(b.bias)) {
+      throw PeerError("options of a sequence: expected a number as the bias of token " + std::to_string(b.token) +
+                      ", found " + std::to_string(b.bias));
+    }
+  }
   if (o.decode.mode > DecodeMode::continuous) {
     throw PeerError("options of a sequence: expected a way of decoding up to 2, found " +
                     std::to_string(static_cast<int>(o.decode.mode)));

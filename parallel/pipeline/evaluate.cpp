@@ -19,6 +19,16 @@ std::size_t index_of_largest(std::span<const float> values, float most) {
 
 }  // namespace
 
+void check_windows(std::span<const EvalWindow> windows, std::int64_t tokens) {
+  for (const EvalWindow& w : windows) {
+    const bool inside = w.first >= 0 && w.first <= tokens && w.length >= 0 && w.length <= tokens - w.first;
+    const bool in_order = w.scored_from >= 1 && w.scored_from <= std::max<std::int64_t>(w.length, 1);
+    if (inside && in_order && w.begin >= 0 && w.begin <= w.length) continue;
+    throw PeerError("windows: expected parts of " + std::to_string(tokens) + " tokens, found " +
+                    std::to_string(w.length) + " from " + std::to_string(w.first) + " on");
+  }
+}
+
 std::vector<EvalWindow> eval_windows(std::int64_t tokens, std::int64_t window, std::int64_t stride) {
   std::vector<EvalWindow> windows;
   for (std::int64_t first = 0; first + window <= tokens || first == 0; first += stride) {

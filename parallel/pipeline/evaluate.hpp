@@ -18,6 +18,9 @@ struct EvalWindow {
   std::int64_t scored() const { return length - scored_from; }
 };
 
+// PeerError where a window that came from another rank is not inside a list of so many tokens.
+void check_windows(std::span<const EvalWindow> windows, std::int64_t tokens);
+
 // Windows of `window` tokens that begin every `stride` tokens. Each token is scored once, in the first window that has
 // it. A last, shorter window is left out unless it is the only one.
 std::vector<EvalWindow> eval_windows(std::int64_t tokens, std::int64_t window, std::int64_t stride);

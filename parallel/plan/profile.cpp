@@ -56,6 +56,8 @@ LinkProfile Profile::hop_into(int board) const {
 
 namespace {
 
+constexpr std::size_t kMostBoards = 1024;  // each is compared with every other
+
 ordered_json curve_json(const CostCurve& c) {
   return {{"rows", c.rows}, {"seconds", c.seconds}};
 }
@@ -158,6 +160,9 @@ Profile parse_profile(const std::string& text, const std::string& file) {
   p.version = j.string("version");
   p.model_hash = j.string("model_hash");
   for (const JsonObject& b : j.objects("boards")) p.boards.push_back(read_board(b));
+  if (p.boards.size() > kMostBoards) {
+    throw FormatError(file, "boards", fmt::format("at most {}", kMostBoards), std::to_string(p.boards.size()));
+  }
   const int n = static_cast<int>(p.boards.size());
   if (n == 0) throw FormatError(file, "boards", "at least one", "none");
   for (int a = 0; a < n; ++a) {
@@ -170,6 +175,10 @@ Profile parse_profile(const std::string& text, const std::string& file) {
   for (const JsonObject& l : j.objects("links")) {
     p.links.push_back({l.within<int>("from", 0, n - 1), l.within<int>("to", 0, n - 1),
                        l.within<double>("latency_s", 0, 1e3), l.within<double>("bytes_per_s", 1, 1e15)});
+  }
+  if (std::ssize(p.links) > std::int64_t{n} * n) {
+    throw FormatError(file, "links", fmt::format("at most {}, one for each pair", std::int64_t{n} * n),
+                      std::to_string(p.links.size()));
   }
   for (const JsonObject& g : j.objects("gathers")) {
     p.gathers.push_back(

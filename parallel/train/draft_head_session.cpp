@@ -37,6 +37,20 @@ DraftHeadBatch share(const DraftHeadBatch& all, int rank, int ranks) {
   return b;
 }
 
+// What came from another rank, before it is used as an index or a size.
+void expect_count(const char* what, std::int64_t expected, std::int64_t found) {
+  if (found == expected) return;
+  throw PeerError(fmt::format("training of a head: {}: expected {}, found {}", what, expected, found));
+}
+
+void check_answers(const TrainingAnswers& answers, std::int64_t vocab_size) {
+  for (const TokenId t : answers.tokens) {
+    if (t >= 0 && t < vocab_size) continue;
+    throw PeerError(fmt::format("training of a head: expected tokens below {}, found {}", vocab_size, t));
+  }
+  check_windows(answers.windows, std::ssize(answers.tokens));
+}
+
 }  // namespace
 
 DraftHeadSession::DraftHeadSession(const MpiSession& mpi, const Runtime& rt, const ModelConfig& config,
@@ -66,6 +80,8 @@ void DraftHeadSession::share_answers(TrainingAnswers&& answers) {
   PayloadReader r(bytes);
   answers_.tokens = r.array<TokenId>(kMostTokens);
   answers_.windows = r.array<EvalWindow>(kMostTokens);
+  r.end();
+  check_answers(answers_, config_.vocab_size);
 }
 
 // Rows of the output head, and the size of hidden rows, from the last stage.
@@ -93,7 +109,10 @@ void DraftHeadSession::share_output() {
   o.steps = steps_;
   o.warm_up = std::min(50.0, 0.1 * static_cast<double>(steps_));
   o.seed = options_.seed;
-  trainer_.emplace(rt_, shape_, r.array<float>(kMostTokens), o);
+  auto rows = r.array<float>(kMostTokens);
+  r.end();
+  expect_count("numbers of the output head", std::ssize(vocabulary_) * config_.dim, std::ssize(rows));
+  trainer_.emplace(rt_, shape_, std::move(rows), o);
 }
 
 // Where rank 0 has the state of this training, all go on from there.
@@ -116,10 +135,13 @@ void DraftHeadSession::share_state() {
   broadcast_bytes(mpi_, 0, bytes, options_.deadline);
   PayloadReader r(bytes);
   training_.steps = r.value<std::int64_t>();
+  if (training_.steps < 0) throw PeerError(fmt::format("training of a head: found step {}", training_.steps));
   if (training_.steps == 0) return;
   for (auto* values : {&training_.weights, &training_.first, &training_.second}) {
     *values = r.array<float>(kMostTokens);
+    expect_count("weights", shape_.size(), std::ssize(*values));
   }
+  r.end();
 }
 
 // The last stage's part of fetch().
@@ -165,11 +187,21 @@ DraftHeadBatch DraftHeadSession::fetch(const std::vector<DraftHeadSchedule::Stre
     values->resize(narrow.size());
     rt_.kernels.widen(Precision::f16, narrow.data(), std::ssize(narrow), values->data());
   }
+  r.end();
   std::int64_t row = 0, number = 0;
   for (const DraftHeadSchedule::Stretch& s : stretches) {
     batch.spans.push_back({row, s.starts, number});
     row += s.starts + kDraftHeadDepths;
     number += s.starts;
+  }
+  expect_count("decided tokens", row, std::ssize(batch.decided));
+  for (const std::int32_t index : batch.decided) {
+    if (index < -1 || index >= std::ssize(vocabulary_)) {
+      throw PeerError(fmt::format("training of a head: expected tokens of its vocabulary, found number {}", index));
+    }
+  }
+  for (const auto* values : {&batch.hidden, &batch.embedded}) {
+    expect_count("numbers of hidden rows", row * config_.dim, std::ssize(*values));
   }
   return share(batch, mpi_.rank(), mpi_.size());
 }

@@ -163,6 +163,22 @@ TEST(Generation, LinesGoThereAndBack) {
   EXPECT_EQ(token.top.at(0).token, 6);
 }
 
+TEST(Generation, LinesWithOtherFieldsAreRefused) {
+  const auto with = [](nlohmann::json line, const char* key, const nlohmann::json& value) {
+    line[key] = value;
+    return line;
+  };
+  const nlohmann::json request = to_line(GenerationSpec{}), token = to_line(9, {5, -0.25f, {{6, -1.5f}}});
+  EXPECT_NO_THROW(spec_of(request));
+  for (const char* bias : {R"([["a", 1]])", "[[1, null]]", "[[1]]", "[[-1, 1]]", "[[4294967296, 1]]", "[1]"}) {
+    EXPECT_THROW(spec_of(with(request, "logit_bias", parse_json(bias, "bias"))), FormatError) << bias;
+    EXPECT_THROW(token_of(with(token, "top", parse_json(bias, "top"))), FormatError) << bias;
+  }
+  EXPECT_THROW(spec_of(with(request, "prompt", {"a"})), FormatError);
+  EXPECT_THROW(token_of(with(token, "token", 4294967296)), FormatError);
+  EXPECT_THROW(token_of(with(token, "token", nullptr)), FormatError);
+}
+
 TEST(LineSocket, LinesArriveWholeAndInOrder) {
   int pair[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
@@ -186,6 +202,22 @@ TEST(LineSocket, LinesArriveWholeAndInOrder) {
   EXPECT_EQ(a.next_line(), "last");
   a.send("dropped");
   EXPECT_FALSE(a.has_output());
+}
+
+TEST(LineSocket, ALineWithoutEndClosesIt) {
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  LineSocket reader(pair[0]);
+  const std::string piece(100'000, 'x');
+  std::size_t sent = 0;
+  while (!reader.closed() && sent < kMaxLineBytes + (8 << 20)) {
+    const ssize_t n = ::send(pair[1], piece.data(), piece.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n > 0) sent += static_cast<std::size_t>(n);
+    reader.poll();
+    EXPECT_FALSE(reader.next_line());  // it is looked at after every piece, as ranks and gateway do
+  }
+  EXPECT_TRUE(reader.closed());
+  ::close(pair[1]);
 }
 
 // A private folder, and ranks that a test plays.

@@ -109,6 +109,7 @@ TEST(Grammar, ErrorsNameThePlace) {
       {std::string(kMostGrammarBytes + 1, ' '), "bytes"},
       {"root ::= " + std::string(200, '(') + "\"a\"" + std::string(200, ')'), "deeper"},
       {"\nroot ::= \"a\" $", "line 2, column 14"},
+      {"root ::= \"a\"" + std::string(200'000, '?'), "at most 8 repetitions of one element"},
   };
   for (const auto& [grammar, message] : cases) {
     EXPECT_NE(error_of(grammar).find(message), std::string::npos) << grammar.substr(0, 80) << "\n" << error_of(grammar);
@@ -235,6 +236,15 @@ TEST(Grammar, StatesGoFromOneMatcherToAnother) {
       EXPECT_EQ(a.next(s, rest) == Matcher::kRefused, b.next(moved, rest) == Matcher::kRefused);
     }
   }
+}
+
+// Each of these characters begins with bytes of its own, which must not be compared with those of all others.
+TEST(Grammar, ClassesMayHaveManyCharacters) {
+  std::string text = "root ::= [";
+  for (char32_t c = 0x10000; text.size() + 8 < kMostGrammarBytes; c += 3) append_utf8(c, text);
+  text += "]";
+  EXPECT_TRUE(takes(text, "\U00010003"));
+  EXPECT_FALSE(takes(text, "\U00010004"));
 }
 
 // A grammar whose places double with every byte is cut off, not followed for ever.

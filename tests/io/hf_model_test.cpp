@@ -230,6 +230,8 @@ TEST(HfConfig, RefusesWhatItWouldComputeWrongly) {
   expect_config_error({{"num_attention_heads", 0}}, {"num_attention_heads"});
   expect_config_error({{"num_key_value_heads", 3}}, {"n_kv_heads", "a divisor"});
   expect_config_error({{"hidden_size", 1e300}}, {"hidden_size"});
+  const json yarn = {{"rope_type", "yarn"}, {"factor", 1e300}, {"original_max_position_embeddings", 64}};
+  expect_config_error({{"rope_scaling", yarn}}, {"max_seq_len"});
 }
 
 // A copy of a small model's folder that a test may damage.
@@ -313,6 +315,15 @@ TEST(HfTokenizer, RefusesStepsItDoesNotKnow) {
   expect_refused([](json& j) { j["model"]["merges"] = {{"a"}}; }, {"merges"});
   expect_refused([](json& j) { j["model"]["vocab"]["extra"] = 300; }, {"extra", "0 to 299", "300"});
   expect_refused([](json& j) { j["added_tokens"][0]["id"] = -1; }, {"-1"});
+}
+
+TEST(HfTokenizer, MergesOfScoredPiecesMustBePairs) {
+  const DamagedFolder folder("llama3");
+  folder.edit("tokenizer.json", [](json& j) {
+    j["model"]["byte_fallback"] = true;
+    j["model"]["merges"] = {"ab"};
+  });
+  folder.expect({"merges", "left right", "ab"});
 }
 
 TEST(HfTokenizer, SpecialIdsAndTemplates) {

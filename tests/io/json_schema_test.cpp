@@ -236,5 +236,24 @@ TEST(JsonSchema, WhatCannotBeKeptIsAnError) {
   }
 }
 
+// Schemas of some KiB or MiB that would take the stack, hours, or all memory.
+TEST(JsonSchema, WhatItComesToIsBounded) {
+  const auto repeated = [](std::size_t times, const std::string& text) {
+    std::string all;
+    for (std::size_t i = 0; i < times; ++i) all.append(i == 0 ? "" : ",").append(text);
+    return all;
+  };
+  const std::string name(200'000, 'a');
+  EXPECT_THROW(grammar_of(R"({"properties": {")" + name + R"(": {}}, "additionalProperties": true})"), FormatError);
+  // A long text, put together with something else for each of its uses.
+  EXPECT_THROW(grammar_of(R"({"$defs": {"long": {"const": ")" + name + R"("}}, "anyOf": [)" +
+                          repeated(10'000, R"({"$ref": "#/$defs/long", "type": "string"})") + "]}"),
+               FormatError);
+  // Many values of two lists, each to be found in the other.
+  std::string numbers;
+  for (int i = 0; i < 400'000; ++i) numbers += (i == 0 ? "" : ",") + std::to_string(i);
+  EXPECT_THROW(grammar_of(R"({"allOf": [{"enum": [)" + numbers + R"(]}, {"enum": [)" + numbers + "]}]}"), FormatError);
+}
+
 }  // namespace
 }  // namespace jupiter

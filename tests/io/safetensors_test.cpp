@@ -111,6 +111,7 @@ TEST(Safetensors, RefusesBadLayouts) {
   expect_error(one(R"("dtype":"F32","shape":[2],"data_offsets":[0])"), 8, "data_offsets");
   expect_error(one(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])"), 8, "12 bytes");
   expect_error(one(R"("dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8])"), 8, "shape");
+  expect_error(one(R"("dtype":"F32","shape":[0,4,4611686018427387904,1],"data_offsets":[0,0])"), 8, "shape");
   expect_error(one(R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])"), 8, "shape");
   expect_error(one(R"("dtype":"F32","shape":2,"data_offsets":[0,8])"), 8, "shape");
   expect_error(one(R"("dtype":3,"shape":[2],"data_offsets":[0,8])"), 8, "dtype");

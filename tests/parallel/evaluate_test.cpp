@@ -39,6 +39,22 @@ TEST(EvalWindows, ChoicesOfOneQuestionShareIt) {
   EXPECT_EQ(windows[2].begin, 3);
 }
 
+TEST(EvalWindows, ThoseOutsideTheirTokensAreRefused) {
+  const auto refused = [](const EvalWindow& w) {
+    EXPECT_THROW(check_windows(std::vector{w}, 10), PeerError) << w.first;
+  };
+  EXPECT_NO_THROW(check_windows(eval_windows(10, 4, 3), 10));
+  EXPECT_NO_THROW(check_windows(eval_windows(0, 4, 3), 0));
+  refused({-1, 3, 1, 0});
+  refused({8, 3, 1, 0});
+  refused({INT64_MAX, 3, 1, 0});
+  refused({0, INT64_MAX, 1, 0});
+  refused({0, -1, 1, 0});
+  refused({0, 3, 0, 0});
+  refused({0, 3, 4, 0});
+  refused({0, 3, 1, 4});
+}
+
 TEST(EvalStatistics, AreThoseOfTheDefinition) {
   const Distribution d = distribution_of({4, 1, 2, 3, 10});
   EXPECT_EQ(d.mean, 4);

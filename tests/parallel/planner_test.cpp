@@ -497,6 +497,9 @@ TEST(Profile, ComesBackFromJsonAndNonsenseIsRefused) {
   Profile unlinked = p;
   unlinked.links.clear();
   EXPECT_THROW(parse_profile(to_json(unlinked), "p.json"), FormatError);
+  Profile often = p;
+  while (often.links.size() < 5) often.links.push_back(p.links.front());
+  EXPECT_THROW(parse_profile(to_json(often), "p.json"), FormatError);
 }
 
 TEST(Simulator, AgreesWithTheRecurrenceAndDrawsEveryStage) {

@@ -1,6 +1,9 @@
 // Messages of fixed content have fixed bytes. Where they change, ranks of different builds must not talk to each other.
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <limits>
+
 #include "io/hash.hpp"
 #include "parallel/comm/collectives.hpp"
 #include "parallel/draft_model/remote_draft.hpp"
@@ -135,6 +138,25 @@ TEST(Protocol, MessagesOfSequencesThatAreNotWholeAreRefused) {
   }
   EXPECT_THROW((void)decode_close(encode_close(1, {1, 0, {-1, 0, {}}})), PeerError);
   EXPECT_THROW((void)decode_close(encode_close(1, {1, 0, {0, -1, {}}})), PeerError);
+}
+
+TEST(Protocol, OptionsThatTheSamplerCannotUseAreRefused) {
+  const auto refused = [](const std::function<void(SequenceOptions&)>& change) {
+    SequenceOptions options;
+    EXPECT_NO_THROW((void)decode_open(encode_open(1, {2, options})));
+    change(options);
+    EXPECT_THROW((void)decode_open(encode_open(1, {2, options})), PeerError);
+  };
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  refused([](SequenceOptions& o) { o.sampling.temperature = kNan; });
+  refused([](SequenceOptions& o) { o.sampling.top_p = kNan; });
+  refused([](SequenceOptions& o) { o.sampling.min_p = 2; });
+  refused([](SequenceOptions& o) { o.sampling.repeat_penalty = 0; });
+  refused([](SequenceOptions& o) { o.sampling.presence_penalty = kNan; });
+  refused([](SequenceOptions& o) { o.sampling.top_k = -1; });
+  refused([](SequenceOptions& o) { o.sampling.repeat_last = -1; });
+  refused([](SequenceOptions& o) { o.sampling.top_logprobs = 1 << 30; });
+  refused([](SequenceOptions& o) { o.logit_bias = {{1, kNan}}; });
 }
 
 struct Inner {

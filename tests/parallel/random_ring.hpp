@@ -44,15 +44,16 @@ class Model {
 constexpr std::int64_t kContext = 160;
 constexpr std::int64_t kDraftMax = 6;
 
-// The stages of a ring in one process.
+// The stages of a ring in one process, with room for so many sequences.
 struct Ring {
-  Ring(int n, const DrafterFactory& drafters) : pool({.threads = 1, .share_cores = true}) {
+  Ring(int n, const DrafterFactory& drafters, std::int64_t sequences = 1) : pool({.threads = 1, .share_cores = true}) {
     const Manifest& m = Model::get().manifest();
     for (int r = 0; r < n; ++r) {
       const ModelPart part{m.config.n_layers * r / n, m.config.n_layers * (r + 1) / n, r == 0, r + 1 == n};
-      const StageOptions options{.context_tokens = kContext,
-                                 .cache_tokens = kContext + 2 * (1 + spare_tree_blocks(n, kDraftMax)) * kKvBlock,
-                                 .max_rows = 64};
+      const StageOptions options{
+          .context_tokens = kContext,
+          .cache_tokens = sequences * (kContext + 2 * (1 + spare_tree_blocks(n, kDraftMax)) * kKvBlock),
+          .max_rows = 64};
       stages.push_back(
           std::make_unique<Stage>(m.config, ModelFiles(Model::get().path(), m, part, false), options, pool, n));
     }
