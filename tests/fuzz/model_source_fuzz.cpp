@@ -23,12 +23,9 @@ void read_tensors(const ModelSource& source) {
     std::vector<float> row(static_cast<std::size_t>(tensor.cols));
     for (const std::int64_t i : {std::int64_t{0}, tensor.rows - 1}) {
       source.read_row_f32(tensor, i, row.data());
-      if (is_float(tensor.format)) {
-        source.row_bytes(tensor, i);
-      } else {
-        QuantizedRow quantized(tensor.format, tensor.cols);
-        source.read_row(tensor, i, quantized);
-      }
+      if (is_float(tensor.format)) continue;
+      QuantizedRow quantized(tensor.format, tensor.cols);
+      source.read_row(tensor, i, quantized);
     }
     source.release(tensor);
   }
