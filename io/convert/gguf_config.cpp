@@ -152,7 +152,8 @@ void read_gemma(const Fields& fields, ModelConfig& c) {
   c.embedding_scale = std::sqrt(static_cast<float>(c.dim));
   // The 27B models divide scores by the root of dim / n_heads; the file does not say so.
   if (c.n_layers == (third ? 62 : 46)) {
-    c.attention_scale = 1.0f / std::sqrt(static_cast<float>(c.dim / c.n_heads));
+    const std::int64_t width = c.dim / c.n_heads;
+    c.attention_scale = 1.0f / std::sqrt(static_cast<float>(width));
   }
   c.attention_softcap = static_cast<float>(fields.number_or("attn_logit_softcapping", third ? 0 : 50));
   c.logit_softcap = static_cast<float>(fields.number_or("final_logit_softcapping", third ? 0 : 30));

@@ -32,7 +32,7 @@ Manifest synth_manifest(const ModelConfig& config, GgufType type) {
   if (type == GgufType::f32) m.config.residual = Precision::f32;
   m.source = "random";
   m.quantization = "keep";
-  m.notes.push_back("only a manifest: there are no weights");
+  m.notes.emplace_back("only a manifest: there are no weights");
   FileInfo tokenizer{tokenizer_file_name(), {}}, embed{embed_file_name(), {}}, output{output_file_name(), {}};
   const std::uint64_t tokens = static_cast<std::uint64_t>(config.vocab_size) * kTokenBytes;
   tokenizer.datasets.push_back(

@@ -21,7 +21,7 @@ std::string digit_range(char low, char high) {
 std::string digits_gbnf(std::string_view low, std::string_view high) {
   if (low.empty()) return "";
   const std::string rest = std::to_string(low.size() - 1);
-  if (low.find_first_not_of('0') == low.npos && high.find_first_not_of('9') == high.npos) {
+  if (low.find_first_not_of('0') == std::string_view::npos && high.find_first_not_of('9') == std::string_view::npos) {
     return "[0-9]{" + std::to_string(low.size()) + "}";
   }
   if (low[0] == high[0]) return digit_range(low[0], low[0]) + " " + digits_gbnf(low.substr(1), high.substr(1));

@@ -179,7 +179,7 @@ const Json& resolve(const Json& root, const Json& ref, std::string_view where, c
     if (at->is_object() && at->contains(part)) {
       at = &(*at)[part];
     } else if (at->is_array() && !part.empty() && part.size() < 6 &&
-               part.find_first_not_of("0123456789") == part.npos && std::stoul(part) < at->size()) {
+               part.find_first_not_of("0123456789") == std::string_view::npos && std::stoul(part) < at->size()) {
       at = &(*at)[std::stoul(part)];
     } else {
       fail();

@@ -24,6 +24,7 @@ NOT_RUN = {
     "bash jobs/ci/check-format.sh": "looks at the sources only: .ci/run does it",
     "bash jobs/ci/test-sanitizers.sh": "builds: .ci/run does it",
     "bash jobs/ci/test-aarch64.sh": "builds: .ci/run does it",
+    "bash jobs/ci/fuzz.sh": "builds with clang, and fuzzes for as long as it is told",
     "bash jobs/ci/test-api.sh": "installs what others test servers with, and takes minutes",
     "build-api/bin/python": "wants sources that are not here",
     "ctest --test-dir build-test": "runs tests",
