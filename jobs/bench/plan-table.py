@@ -82,7 +82,8 @@ class Table:
 
     def print(self):
         print("| decoding | plan | boards by stage | tokens/s | least | most | of the first | predicted | off | "
-              "gathers a layer | bytes a board sends in them |\n|---|---|---|---|---|---|---|---|---|---|---|")
+              "drafts right | gathers a layer | bytes a board sends in them |\n"
+              "|---|---|---|---|---|---|---|---|---|---|---|---|")
         speeds = {key: [j["decode_tokens_per_s"] for j in runs] for key, runs in self.runs.items()}
         for (kind, way), values in speeds.items():
             plan = json.loads(self.plans[kind].read_text(encoding="utf-8"))
@@ -90,7 +91,15 @@ class Table:
             first = statistics.median(speeds[next(iter(self.plans)), way])
             gathers, sent = of_a_layer(self.runs[kind, way][-1], plan["stages"][-1]["last_layer"])
             print(f"| {way} | {kind} | {layout(plan)} | {found:.2f} | {min(values):.2f} | {max(values):.2f} | "
-                  f"{found / first:.2f} | {predicted:.2f} | {predicted / found - 1:+.0%} | {gathers} | {sent} |")
+                  f"{found / first:.2f} | {predicted:.2f} | {predicted / found - 1:+.0%} | "
+                  f"{right(self.runs[kind, way])} | {gathers} | {sent} |")
+
+
+def right(reports):
+    """The share of drafts that were right on the way to the answer; a short one may miss the oracle's rate by far."""
+    accepted = sum(j.get("draft", {}).get("accepted", 0) for j in reports)
+    misses = sum(j.get("draft", {}).get("misses", 0) for j in reports)
+    return f"{accepted / (accepted + misses):.0%}" if accepted else ""
 
 
 def layout(plan):
