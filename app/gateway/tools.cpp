@@ -247,7 +247,7 @@ bool ToolCallReader::step(Piece& piece) {
 }
 
 bool ToolCallReader::take_content(Piece& piece) {
-  if (!calls_.empty()) held_ = trimmed_left(held_);  // nothing but calls follows a call
+  if (behind_call_) held_ = trimmed_left(held_);  // most often nothing but another call follows
   if (held_.empty()) return false;
   const bool llama = form_ == ToolForm::llama3;
   const std::string_view mark = llama ? kLlamaTrigger : kOpen;
@@ -255,6 +255,7 @@ bool ToolCallReader::take_content(Piece& piece) {
   if (llama && at != 0) at = std::string::npos;
   if (at != std::string::npos) {
     piece.content += held_.substr(0, at);
+    behind_call_ = behind_call_ && at == 0;
     held_.erase(0, llama ? 0 : at + mark.size());
     where_ = Where::head;
     return true;
@@ -265,6 +266,7 @@ bool ToolCallReader::take_content(Piece& piece) {
   if (llama && keep < held_.size()) keep = 0;
   const std::size_t shown = held_.size() - keep;
   begun_ |= shown > 0;
+  behind_call_ = behind_call_ && shown == 0;
   piece.content += held_.substr(0, shown);
   held_.erase(0, shown);
   return false;
@@ -320,7 +322,8 @@ bool ToolCallReader::take_tail() {
   }
   const std::size_t at = held_.find(kClose);
   if (at == std::string::npos) return false;
-  held_ = trimmed_left(std::string_view(held_).substr(at + kClose.size()));
+  held_.erase(0, at + kClose.size());
+  behind_call_ = true;
   where_ = Where::content;
   return true;
 }

@@ -91,7 +91,8 @@ class ToolCallReader {
   Where where_ = Where::content;
   std::string held_;
   std::vector<ToolCall> calls_;
-  bool begun_ = false;  // any content was given
+  bool begun_ = false;        // any content was given
+  bool behind_call_ = false;  // nothing but space since a call
   std::int64_t depth_ = 0;
   bool inside_string_ = false, escaped_ = false;
 };

@@ -172,6 +172,9 @@ TEST(Tools, CallsAreReadFromPiecesOfAnySize) {
     ASSERT_EQ(two.calls.size(), 2u);
     EXPECT_EQ(two.calls[0].arguments, R"({"city": "Rome", "days": 3})");
     EXPECT_EQ(two.calls[1].name, "now");
+    const Read behind = read_in_pieces(ToolForm::tagged, kNow + "\n That is  all. <" + kNow, size);
+    EXPECT_EQ(behind.content, "That is  all. <");
+    EXPECT_EQ(behind.calls.size(), 2u);
     const Read none = read_in_pieces(ToolForm::tagged, "a <tool_cal", size);
     EXPECT_EQ(none.content, "a <tool_cal");
     const Read one = read_in_pieces(ToolForm::tagged, odd, size);
