@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "io/begun_marker.hpp"
+
 namespace jupiter {
 
 class StopStrings {
@@ -36,11 +38,7 @@ class StopStrings {
   // Length of the longest end of the text that begins a stop string.
   std::size_t longest_partial() const {
     std::size_t longest = 0;
-    for (const std::string& stop : stops_) {
-      for (std::size_t n = std::min(stop.size() - 1, held_.size()); n > longest; --n) {
-        if (std::string_view(held_).substr(held_.size() - n) == std::string_view(stop).substr(0, n)) longest = n;
-      }
-    }
+    for (const std::string& stop : stops_) longest = std::max(longest, begun_marker(held_, stop));
     return longest;
   }
   std::vector<std::string> stops_;  // none empty

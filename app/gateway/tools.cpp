@@ -5,6 +5,7 @@
 #include <set>
 
 #include "app/output_format.hpp"
+#include "io/begun_marker.hpp"
 #include "io/grammar/json_schema.hpp"
 
 namespace jupiter {
@@ -261,8 +262,7 @@ bool ToolCallReader::take_content(Piece& piece) {
     return true;
   }
   // What might be the beginning of a call is held back.
-  std::size_t keep = llama && begun_ ? 0 : std::min(held_.size(), mark.size() - 1);
-  while (keep > 0 && !mark.starts_with(std::string_view(held_).substr(held_.size() - keep))) --keep;
+  std::size_t keep = llama && begun_ ? 0 : begun_marker(held_, mark);
   if (llama && keep < held_.size()) keep = 0;
   const std::size_t shown = held_.size() - keep;
   begun_ |= shown > 0;

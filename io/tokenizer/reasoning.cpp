@@ -3,20 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "io/begun_marker.hpp"
+
 namespace jupiter {
 
 namespace {
 
 constexpr std::string_view kOpen = "<think>", kClose = "</think>";
 constexpr std::string_view kSpace = " \t\r\n";
-
-// Whether `text` ends in a beginning of `marker`; the length of the longest.
-std::size_t partial(std::string_view text, std::string_view marker) {
-  for (std::size_t n = std::min(marker.size() - 1, text.size()); n > 0; --n) {
-    if (text.ends_with(marker.substr(0, n))) return n;
-  }
-  return 0;
-}
 
 }  // namespace
 
@@ -101,7 +95,7 @@ void ReasoningReader::read_tags(std::string_view text, bool last, Piece& piece) 
   }
   if (where_ == Where::thinking) {
     const std::size_t at = held_.find(kClose);
-    const std::size_t end = at != std::string::npos ? at : held_.size() - (last ? 0 : partial(held_, kClose));
+    const std::size_t end = at != std::string::npos ? at : held_.size() - (last ? 0 : begun_marker(held_, kClose));
     add_thought(std::string_view(held_).substr(0, end), piece);
     held_.erase(0, at != std::string::npos ? at + kClose.size() : end);
     if (at != std::string::npos) {
