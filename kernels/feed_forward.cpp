@@ -88,13 +88,11 @@ class GroupedInput {
       integers_.push_back({g.rows, x_.cols, all.values + at * kGroupCols, all.scales + at, all.offsets + at,
                            all.half_offsets + 2 * at, all.scaled_sums + at});
     }
-    const MatrixView<const float> mine = x_.columns(columns.first, columns.size());
     for_rows(rt, std::ssize(routing.groups), 1, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) {
+        const auto rows = x_.slice(routing.groups[i].first, routing.groups[i].rows);
         for (std::int64_t b = 0; b < integers_[i].blocks(); ++b) {
-          const RowBlock at = integers_[i].block(b);
-          rt.kernels.quantize_rows(mine.slice(routing.groups[i].first + at.first, at.rows),
-                                   integers_[i].only(at, columns.first, columns.size()));
+          quantize_block(rt.kernels, rows, columns, integers_[i], b);
         }
       }
     });
@@ -135,10 +133,6 @@ void sum_entries(const Runtime& rt, const Routing& routing, MatrixView<const flo
     }
   });
 }
-
-}  // namespace
-
-namespace {
 
 auto gate_kernel(const KernelTable& kernels, Activation activation) {
   switch (activation) {

@@ -67,14 +67,17 @@ void LinearInput::set(const Runtime& rt, MatrixView<const float> x, bool quantis
   quantize(rt, x, {0, x.cols});
 }
 
+void quantize_block(const KernelTable& kernels, MatrixView<const float> x, const IndexRange& columns,
+                    const QuantizedRows& integers, std::int64_t b) {
+  const RowBlock at = integers.block(b);
+  kernels.quantize_rows(x.columns(columns.first, columns.size()).slice(at.first, at.rows),
+                        integers.only(at, columns.first, columns.size()));
+}
+
 // Columns [columns) of x.
 void LinearInput::quantize(const Runtime& rt, MatrixView<const float> x, const IndexRange& columns) {
-  const auto mine = x.columns(columns.first, columns.size());
   for_rows(rt, integers_.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t b = first; b < last; ++b) {
-      const RowBlock at = integers_.block(b);
-      rt.kernels.quantize_rows(mine.slice(at.first, at.rows), integers_.only(at, columns.first, columns.size()));
-    }
+    for (std::int64_t b = first; b < last; ++b) quantize_block(rt.kernels, x, columns, integers_, b);
   });
 }
 

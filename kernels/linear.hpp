@@ -14,6 +14,10 @@ struct LinearView {
   QuantizedRows integers = {};
 };
 
+// Rounds these columns of x, in block b of the rows of `integers`.
+void quantize_block(const KernelTable& kernels, MatrixView<const float> x, const IndexRange& columns,
+                    const QuantizedRows& integers, std::int64_t b);
+
 // Owns the integers. Made once for the largest batch.
 class LinearInput {
  public:

@@ -48,10 +48,6 @@ Architecture read_architecture(const Gguf& file) {
                     ", found " + (text ? "\"" + std::string(text->substr(0, 80)) + "\"" : "nothing"));
 }
 
-bool is_gemma(Architecture a) {
-  return a == Architecture::gemma2 || a == Architecture::gemma3;
-}
-
 // ---- rotary embedding
 
 std::vector<float> read_factors(const Gguf& file, const std::string& name, std::int64_t pairs) {

@@ -33,10 +33,6 @@ constexpr std::array kModels = {
     KnownModel{"GptOssForCausalLM", "gpt_oss", Architecture::gpt_oss},
 };
 
-bool is_gemma(Architecture a) {
-  return a == Architecture::gemma2 || a == Architecture::gemma3;
-}
-
 // Layers with a window take turns with those that see everything.
 bool alternates(Architecture a) {
   return is_gemma(a) || a == Architecture::gpt_oss;

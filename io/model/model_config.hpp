@@ -24,6 +24,9 @@ enum class Architecture : std::uint8_t {
   granitemoe,
   gpt_oss
 };
+constexpr bool is_gemma(Architecture a) {
+  return a == Architecture::gemma2 || a == Architecture::gemma3;
+}
 std::string_view name(Architecture architecture);
 std::optional<Architecture> architecture_from_name(std::string_view text);
 std::string architecture_names();  // "llama, qwen2, ...": for messages
