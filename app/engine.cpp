@@ -227,12 +227,11 @@ void Engine::load(const EngineOptions& options) {
 
 // On the last stage of a plan that says so.
 void Engine::share_output_head() {
-  if (!plan_ || plan_->head_helpers.empty() || mpi_.rank() != mpi_.stages() - 1) return;
-  const std::vector<IndexRange> tokens = vocabulary_parts(config(), plan_->head_shares());
+  if (!part_.output_head || !part_.vocabulary) return;
   std::vector<SharedHead::Helper> helpers;
-  for (std::size_t h = 0; h < plan_->head_helpers.size(); ++h) {
-    const HeadPlan& board = plan_->head_helpers[h];
-    helpers.push_back({static_cast<int>(plan_->stage_of(board.host, board.slot)), tokens[h + 1]});
+  for (int s = 0; s + 1 < mpi_.stages(); ++s) {
+    const ModelPart part = plan_->parts(static_cast<std::size_t>(s), config()).front();
+    if (part.vocabulary) helpers.push_back({s, *part.vocabulary});
   }
   shared_head_ = std::make_unique<SharedHead>(mpi_, helpers, most_piece_bytes(config(), stage_options_));
   stage_->share_output_head(shared_head_.get());

@@ -21,7 +21,12 @@ std::optional<SendChannel> output_of(const MpiSession& mpi) {
 }  // namespace
 
 StageRunner::StageRunner(const MpiSession& mpi, Stage& stage, Trace& trace)
-    : stage_(stage), group_(stage.group()), trace_(trace), last_(mpi.rank() + 1 == mpi.stages()), out_(output_of(mpi)) {
+    : stage_(stage),
+      group_(stage.group()),
+      trace_(trace),
+      last_(mpi.rank() + 1 == mpi.stages()),
+      out_(output_of(mpi)),
+      shared_head_(stage.shared_head()) {
   for (int r = 1; last_ && r < mpi.rank(); ++r) verdicts_.emplace_back(mpi, r, Tag::verdict);
   if (stage.part().helps_with_output_head()) {
     helper_.emplace(mpi, mpi.stages() - 1, most_piece_bytes(stage.config(), stage.options()));
@@ -37,18 +42,17 @@ void StageRunner::poll() {
   for (SendChannel& c : verdicts_) c.poll();
   if (group_ != nullptr) group_->poll();
   if (helper_) helper_->poll();
-  if (last_ && stage_.shared_head() != nullptr) stage_.shared_head()->poll();
+  if (shared_head_ != nullptr) shared_head_->poll();
 }
 
 bool StageRunner::idle() const {
   return (!out_ || out_->idle()) && (group_ == nullptr || group_->idle()) && (!helper_ || helper_->idle()) &&
-         (!last_ || stage_.shared_head() == nullptr || stage_.shared_head()->idle());
+         (shared_head_ == nullptr || shared_head_->idle());
 }
 
 std::uint64_t StageRunner::sent_bytes() const {
   return (out_ ? out_->stats().bytes : 0) + (group_ != nullptr ? group_->stats().sent_bytes : 0) +
-         (helper_ ? helper_->sent_bytes() : 0) +
-         (last_ && stage_.shared_head() != nullptr ? stage_.shared_head()->sent_bytes() : 0);
+         (helper_ ? helper_->sent_bytes() : 0) + (shared_head_ != nullptr ? shared_head_->sent_bytes() : 0);
 }
 
 void StageRunner::pass_on(Message&& message) {

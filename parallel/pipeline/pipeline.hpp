@@ -60,6 +60,7 @@ class StageRunner {
   Trace& trace_;
   bool last_;
   std::optional<SendChannel> out_;
+  SharedHead* shared_head_;            // null: nobody helps this stage
   std::optional<HeadHelper> helper_;   // of a stage that shares the last one's output head
   std::vector<SendChannel> verdicts_;  // last rank only: to the stages between the first one and itself
   std::deque<Message> answers_;

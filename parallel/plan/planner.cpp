@@ -426,8 +426,9 @@ Plan Planner::best() const {
   const PlanKind kind = request_.kind;
   if (kind == PlanKind::any || kind == PlanKind::pipeline) {
     if (const auto candidate = best_candidate(false)) {
-      take(plan_of(*candidate));
-      take(best_with_shared_head(*candidate));
+      Plan alone = plan_of(*candidate);
+      take(best_with_shared_head(*candidate, cost(alone)));
+      take(std::move(alone));
     }
   }
   if (kind != PlanKind::pipeline) take(best_of_groups(kind));

@@ -78,8 +78,8 @@ class Planner {
   // fits.
   std::optional<Plan> best_of_groups(PlanKind kind) const;
   // A pipeline whose stages share the output head, where that is better than the best one whose last stage computes it
-  // alone. None where it is not, or where every row passes the head.
-  std::optional<Plan> best_with_shared_head(const Candidate& alone) const;
+  // alone, which costs alone_cost. None where it is not, or where every row passes the head.
+  std::optional<Plan> best_with_shared_head(const Candidate& alone, double alone_cost) const;
   // What the request's objective minimises.
   double cost(const Plan& plan) const;
   // As many layers on each board of the profile; none where there are more boards than layers.

@@ -41,7 +41,7 @@ void Planner::share_head(StageCost& stage, int board, const HeadSharing& sharing
   }
 }
 
-std::optional<Plan> Planner::best_with_shared_head(const Candidate& alone) const {
+std::optional<Plan> Planner::best_with_shared_head(const Candidate& alone, double alone_cost) const {
   const bool refused = !request_.share_output_head || request_.workload.every_row ||
                        request_.objective == Objective::prefill || manifest_.config.vocab_size < kPanelRows;
   if (refused) return std::nullopt;
@@ -75,7 +75,7 @@ std::optional<Plan> Planner::best_with_shared_head(const Candidate& alone) const
   std::vector<StageCost> stages = stage_costs(*split);
   for (std::size_t i = 0; i < stages.size(); ++i) share_head(stages[i], split->boards[i], *sharing);
   Plan plan = plan_of(stages, alone.even_chunk);
-  if (cost(plan) >= kWorthIt * cost(plan_of(alone))) return std::nullopt;
+  if (cost(plan) >= kWorthIt * alone_cost) return std::nullopt;
   return plan;
 }
 
