@@ -22,6 +22,17 @@ constexpr int kMaxSlot = 4096;
 constexpr double kShareError = 1e-3;  // by which shares that somebody wrote may miss 1
 constexpr const char* kAttentionOut = "wo";
 constexpr const char* kFeedForwardOut = "w_down";
+
+// The first board has what the others leave.
+template <typename Boards>
+std::vector<double> shares_of(const Boards& others) {
+  std::vector<double> shares{1};
+  for (const auto& b : others) {
+    shares.front() -= b.share;
+    shares.push_back(b.share);
+  }
+  return shares;
+}
 }  // namespace
 
 ModelPart Plan::part(std::size_t stage) const {
@@ -45,12 +56,7 @@ std::vector<ModelPart> Plan::parts(std::size_t stage, const ModelConfig& config)
 }
 
 TensorSplit StagePlan::split() const {
-  TensorSplit split{{1}, repeat_attention_out, repeat_feed_forward_out};
-  for (const BoardPlan& b : others) {
-    split.shares.front() -= b.share;
-    split.shares.push_back(b.share);
-  }
-  return split;
+  return {shares_of(others), repeat_attention_out, repeat_feed_forward_out};
 }
 
 std::int64_t Plan::max_chunk() const {
@@ -70,12 +76,7 @@ std::size_t Plan::draft_stage() const {
 }
 
 std::vector<double> Plan::head_shares() const {
-  std::vector<double> shares{1};
-  for (const HeadPlan& h : head_helpers) {
-    shares.front() -= h.share;
-    shares.push_back(h.share);
-  }
-  return shares;
+  return shares_of(head_helpers);
 }
 
 namespace {
